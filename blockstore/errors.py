@@ -1,0 +1,49 @@
+"""The errors that a user may see.
+
+BlockstoreError
+├── InputError      what the user gave cannot be used (a path, a size, an image)      exit code 2
+├── MountError      the mount cannot be made, reached or ended                         exit code 1
+│   └── BusyError   it is in use: by another mount, or by processes with open files    exit code 3
+├── StateError      the state directory is damaged, foreign, or of another version     exit code 4
+├── OutOfRoom       the pool limit or the file system under the state is full          exit code 5
+└── CorruptBlock    a stored block does not decode to what was written                 exit code 6
+
+Each message is one sentence for the user: what is wrong with which thing, and what to do. The command line
+prints the message and ends with `exit_code`; nothing else of the error is shown.
+"""
+
+
+class BlockstoreError(Exception):
+    """Root of all errors that are written for the user."""
+
+    exit_code = 1
+
+
+class InputError(BlockstoreError):
+    exit_code = 2
+
+
+class MountError(BlockstoreError):
+    exit_code = 1
+
+
+class BusyError(MountError):
+    exit_code = 3
+
+
+class StateError(BlockstoreError):
+    exit_code = 4
+
+
+class OutOfRoom(BlockstoreError):
+    exit_code = 5
+
+
+class CorruptBlock(BlockstoreError):
+    """Reading block `block_id` gave other bytes than were written; no bytes are returned."""
+
+    exit_code = 6
+
+    def __init__(self, block_id: int, reason: str) -> None:
+        super().__init__(f"block {block_id} cannot be decoded: {reason}")
+        self.block_id = block_id

@@ -1,0 +1,77 @@
+"""The content index: digest -> row. Open addressing over 32-bit row numbers, nothing else.
+
+A slot holds only a row number; whether it matches is decided by the row's own digest and domain, and in the end
+by comparing bytes. So a freed row needs no deletion: its slot keeps the chain together and matches nothing
+(its word is 0), or matches rightly again when the row is reused. Stale slots vanish at the next rebuild.
+
+The probing itself is written out in ingest.py, the only caller that is hot.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from blockstore.store.home import Home
+from blockstore.store.rows import Rows
+from blockstore.store.shared_array import SharedArray
+
+MAXIMUM_LOAD: Final = 0.65
+"""Above this a miss probes more than four slots."""
+
+_LOAD_AFTER_REBUILD: Final = 0.52
+_FIRST_SLOTS: Final = 8192
+
+
+class ContentIndex:
+    """`slots.items[digest % len]` and on, wrapping round, until an empty slot. Written by ingest only."""
+
+    def __init__(self, home: Home) -> None:
+        home.remove("content-index")
+        self._home = home
+        self.slots = SharedArray(home, "content-index", "I", _FIRST_SLOTS)
+        self.used = 0
+
+    @property
+    def size_bytes(self) -> int:
+        return self.slots.size_bytes
+
+    def reserve(self, entries: int, rows: Rows) -> None:
+        """Make sure that so many entries can be inserted. Raises OutOfRoom. May replace the slots' views."""
+        if self.used + entries > MAXIMUM_LOAD * self.slots.capacity:
+            self.rebuild(rows, entries)
+
+    def rebuild(self, rows: Rows, entries: int = 0) -> None:
+        """Enter all live rows anew, with room for `entries` more."""
+        live = np.flatnonzero(rows.where.array).astype(np.uint32)
+        wanted = max(int((len(live) + entries) / _LOAD_AFTER_REBUILD), _FIRST_SLOTS)
+        if wanted > self.slots.capacity:
+            self._home.remove("content-index")
+            fresh = SharedArray(self._home, "content-index", "I", wanted)
+            self.slots.close()
+            self.slots = fresh
+        else:
+            self.slots.clear()
+        _insert_all(self.slots.array, rows.digest.array[live], live)
+        self.used = len(live)
+
+    def close(self) -> None:
+        self.slots.close()
+
+
+def _insert_all(
+    slots: npt.NDArray[np.uint32], digests: npt.NDArray[np.uint64], rows: npt.NDArray[np.uint32]
+) -> None:
+    """Open addressing for a whole column at once: each round, every pending row bids for one slot."""
+    length = len(slots)
+    position = (digests % np.uint64(length)).astype(np.int64)
+    pending = rows
+    while len(pending):
+        empty = slots[position] == 0
+        slots[position[empty]] = pending[empty]  # of several bids for a slot the last one stays
+        lost = slots[position] != pending
+        pending = pending[lost]
+        position = position[lost] + 1
+        position[position == length] = 0

@@ -1,0 +1,73 @@
+"""The domains of a store: which volumes may share blocks, and the secret key of each.
+
+An array of (key, seed) pairs; a pair's position is the index that block rows carry. The key is the caller's name
+for the domain (the inode of a top-level directory); 0 marks an unused pair.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+from blockstore.errors import OutOfRoom
+from blockstore.store.home import Home
+from blockstore.store.shared_array import SharedArray
+from blockstore.store.volume import Domain
+
+MAXIMUM_DOMAINS: Final = 1 << 16
+"""The index has 16 bits in a row."""
+
+_FIRST_CAPACITY: Final = 256
+
+
+class Domains:
+    """Domains that have volumes; one without is forgotten."""
+
+    def __init__(self, home: Home) -> None:
+        self._pairs = SharedArray(home, "domains", "Q", 2 * _FIRST_CAPACITY)
+        self._by_key: dict[int, Domain] = {}
+        for index in range(self._pairs.capacity // 2):
+            key, seed = self._pairs.items[2 * index], self._pairs.items[2 * index + 1]
+            if key:
+                self._by_key[key] = Domain(index, key, seed)
+
+    @property
+    def size_bytes(self) -> int:
+        return self._pairs.size_bytes
+
+    def enter(self, key: int) -> Domain:
+        """The domain with this key, made if need be, for one more volume. Raises OutOfRoom beyond MAXIMUM_DOMAINS."""
+        domain = self._by_key.get(key)
+        if domain is None:
+            index = self._unused()
+            domain = Domain(index, key, secrets.randbits(64))
+            self._pairs.items[2 * index + 1] = domain.seed
+            self._pairs.items[2 * index] = key
+            self._by_key[key] = domain
+        domain.volumes += 1
+        return domain
+
+    def leave(self, domain: Domain) -> None:
+        """A volume of the domain is gone. The last one takes the domain along."""
+        domain.volumes -= 1
+        if not domain.volumes:
+            self._pairs.items[2 * domain.index] = 0
+            del self._by_key[domain.key]
+
+    def forget_empty(self) -> None:
+        """At start, after all volumes were entered: drop domains that a killed process left without a volume."""
+        for domain in [domain for domain in self._by_key.values() if not domain.volumes]:
+            domain.volumes = 1
+            self.leave(domain)
+
+    def close(self) -> None:
+        self._pairs.close()
+
+    def _unused(self) -> int:
+        used = {domain.index for domain in self._by_key.values()}
+        index = next(index for index in range(len(used) + 1) if index not in used)
+        if index >= MAXIMUM_DOMAINS:
+            raise OutOfRoom(f"there are {MAXIMUM_DOMAINS} sharing domains already; remove a top-level directory")
+        if 2 * index >= self._pairs.capacity:
+            self._pairs.grow(2 * self._pairs.capacity)
+        return index

@@ -1,0 +1,51 @@
+"""Sizes and codes that are part of the stored format. Changing any of them needs a new FORMAT_VERSION.
+
+A block is known by its *block id*, an index into the block rows. Two ids are not rows:
+
+    HOLE   never written, or freed by the guest; reads as zeros and is not counted as touched
+    ZERO   written, and all its bytes are zero; needs no row and no record
+
+A row says where its record is in one 64-bit word, so that moving a record is a single store:
+
+    bits 0..2    encoding (FREE, RAW, COMPRESSED, PATCHED)
+    bits 3..15   record size in bytes, 1..4096
+    bits 16..63  byte offset of the record in the pool
+"""
+
+from typing import Final
+
+FORMAT_VERSION: Final = 1
+
+BLOCK_BYTES: Final = 4096
+BLOCK_SHIFT: Final = 12
+ZERO_BLOCK: Final = bytes(BLOCK_BYTES)
+
+SEGMENT_SHIFT: Final = 20
+SEGMENT_BYTES: Final = 1 << SEGMENT_SHIFT
+"""The unit in which the pool takes memory from the host and gives it back. 1 MiB holds about 700 records, so
+that the unused tail (at most one record) is under 0.4 %, and emptying one for compaction takes under a millisecond."""
+
+HOLE: Final = 0
+ZERO: Final = 1
+FIRST_ROW: Final = 2
+
+FREE: Final = 0
+RAW: Final = 1
+COMPRESSED: Final = 2
+PATCHED: Final = 3
+
+ENCODING_MASK: Final = 0x7
+SIZE_SHIFT: Final = 3
+SIZE_MASK: Final = 0x1FFF
+OFFSET_SHIFT: Final = 16
+WHERE_SEGMENT_SHIFT: Final = OFFSET_SHIFT + SEGMENT_SHIFT
+
+
+def pack_where(offset: int, size_bytes: int, encoding: int) -> int:
+    """The `where` word of a row. The hot paths write this expression out."""
+    return offset << OFFSET_SHIFT | size_bytes << SIZE_SHIFT | encoding
+
+
+def unpack_where(where: int) -> tuple[int, int, int]:
+    """(offset, size_bytes, encoding) of a `where` word."""
+    return where >> OFFSET_SHIFT, where >> SIZE_SHIFT & SIZE_MASK, where & ENCODING_MASK

@@ -1,0 +1,125 @@
+"""Where a store's files live: a state directory, or anonymous memory for stores that nobody comes back to.
+
+Every array of the store is a file that is mapped shared, and every byte of it is allocated *before* it is
+touched: on a full tmpfs a store into a hole of a mapping ends the process with SIGBUS, while fallocate(2)
+only returns ENOSPC.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+from typing import Final, Protocol
+
+from blockstore.errors import BusyError, OutOfRoom, StateError
+
+
+MADV_REMOVE: Final = 9
+"""mman.h; madvise(2): frees the pages of a shared mapping and their backing store, as punching a hole does."""
+
+
+class Home(Protocol):
+    """A flat folder of named files."""
+
+    def open(self, name: str) -> int:
+        """A descriptor of the file, read-write, created empty when it is not there. The caller closes it."""
+
+    def remove(self, name: str) -> None:
+        """Forget the file. It is no error when it is not there."""
+
+    def names(self) -> list[str]:
+        """The names of all files."""
+
+    def describe(self) -> str:
+        """How to call this place in a message."""
+
+    def close(self) -> None:
+        """Give up the lock, if any."""
+
+
+class MemoryHome:
+    """Files without names (memfd_create(2)): gone with the process."""
+
+    def open(self, name: str) -> int:
+        return os.memfd_create(f"blockstore-{name}")
+
+    def remove(self, name: str) -> None:
+        del name
+
+    def names(self) -> list[str]:
+        return []
+
+    def describe(self) -> str:
+        return "memory"
+
+    def close(self) -> None:
+        return None
+
+
+class DirectoryHome:
+    """A state directory, mode 0700, held by one process at a time through a lock on its file `lock`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._directory_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise StateError(
+                f"the state directory {path} cannot be used: {error.strerror}; name another with --state"
+            ) from None
+        try:
+            self._lock_fd = self.open("lock")
+        except BaseException:
+            os.close(self._directory_fd)
+            raise
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.close()
+            raise BusyError(
+                f"the state directory {path} is in use by a running mount; unmount that one, or name another with --state"
+            ) from None
+
+    def open(self, name: str) -> int:
+        try:
+            return os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self._directory_fd)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise OutOfRoom(no_room_under(self.describe())) from None
+            raise StateError(f"{self.path / name} cannot be opened: {error.strerror}") from None
+
+    def remove(self, name: str) -> None:
+        try:
+            os.unlink(name, dir_fd=self._directory_fd)
+        except FileNotFoundError:
+            return
+
+    def names(self) -> list[str]:
+        return os.listdir(self._directory_fd)
+
+    def describe(self) -> str:
+        return str(self.path)
+
+    def close(self) -> None:
+        os.close(self._directory_fd)
+        os.close(self._lock_fd)
+
+
+def no_room_under(place: str) -> str:
+    """The sentence for a full file system under the state."""
+    return (
+        f"the file system under {place} is full; free some of it or name a state directory elsewhere with --state"
+    )
+
+
+def allocate(fd: int, start: int, length: int, place: str) -> None:
+    """Give the range real memory, growing the file if need be. Raises OutOfRoom and changes nothing otherwise."""
+    try:
+        os.posix_fallocate(fd, start, length)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM):
+            raise OutOfRoom(no_room_under(place)) from None
+        raise

@@ -1,0 +1,113 @@
+"""The block rows: one for each stored content, as columns of shared memory.
+
+    column      type  kept                meaning
+    where       u64   state, the truth    encoding, record size, offset in the pool (geometry.py); 0 is a free row
+    digest      u64   state               keyed XXH3 of the content
+    reference   u32   state               the row that a patch is against, else 0
+    domain      u16   state               index of the domain that may share it
+    count       u32   rebuilt at start    map entries that point here
+    dependents  u16   rebuilt at start    patches against this row
+
+28 bytes a row. A row is filled with `where` last, and published by a map entry only then; it is freed when
+`count` and `dependents` are both zero. Written by ingest (new rows), release (counts, freeing), upkeep (`where`).
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from blockstore.store.geometry import ENCODING_MASK, FIRST_ROW, PATCHED
+from blockstore.store.home import Home
+from blockstore.store.shared_array import SharedArray
+
+ROW_BYTES: Final = 28
+
+MAXIMUM_DEPENDENTS: Final = 60_000
+"""Patches against one row, below what its 16-bit column can count. A busier reference is no candidate any more."""
+
+_FIRST_CAPACITY: Final = 4096
+_GROWTH: Final = 1.125
+"""Small steps, because an unused row costs as much as a used one and the budget for tables is 1.5 %."""
+
+
+class Rows:
+    """Columns and the stack of free rows."""
+
+    def __init__(self, home: Home) -> None:
+        self._columns = [
+            SharedArray(home, f"rows-{name}", typecode, _FIRST_CAPACITY)
+            for name, typecode in (
+                ("where", "Q"),
+                ("digest", "Q"),
+                ("reference", "I"),
+                ("domain", "H"),
+                ("count", "I"),
+                ("dependents", "H"),
+            )
+        ]
+        self.where, self.digest, self.reference, self.domain, self.count, self.dependents = self._columns
+        for column in self._columns:  # a start after a half-done growth finds columns of unequal length
+            column.grow(max(other.capacity for other in self._columns))
+        self.capacity = min(column.capacity for column in self._columns)
+        self.free = array("I")
+        self.next_row = FIRST_ROW
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(column.size_bytes for column in self._columns)
+
+    @property
+    def live(self) -> int:
+        """Rows in use."""
+        return self.next_row - FIRST_ROW - len(self.free)
+
+    def reserve(self, rows: int) -> None:
+        """Make sure that `take` can be called that often. Raises OutOfRoom. May replace the columns' views."""
+        missing = self.next_row + rows - len(self.free) - self.capacity
+        if missing > 0:
+            capacity = max(self.capacity + missing, int(self.capacity * _GROWTH))
+            for column in self._columns:
+                column.grow(capacity)
+            self.capacity = min(column.capacity for column in self._columns)
+
+    def take(self) -> int:
+        """An unused row, for which room was reserved."""
+        if self.free:
+            return self.free.pop()
+        row = self.next_row
+        self.next_row = row + 1
+        return row
+
+    def give_back(self, rows: npt.NDArray[np.uint32]) -> None:
+        """Free these rows: their words become 0 first, so that nothing can find them."""
+        self.where.array[rows] = 0
+        self.free.frombytes(rows.astype(np.uint32).tobytes())
+
+    def rebuild(self, references_of_maps: npt.NDArray[np.int64]) -> None:
+        """At start: set the counts from the maps (`references_of_maps[row]`), free rows that nothing points at.
+
+        Rows that a killed process filled but did not publish, and references of patches that are gone, end here.
+        """
+        where, reference = self.where.array, self.reference.array
+        self.count.clear()
+        self.count.array[: len(references_of_maps)] = references_of_maps
+        self.count.array[:FIRST_ROW] = 0
+        encoding = where & np.uint64(ENCODING_MASK)
+        orphan = (self.count.array == 0) & (encoding == PATCHED)
+        where[orphan] = 0
+        patched = np.flatnonzero((where & np.uint64(ENCODING_MASK)) == PATCHED)
+        dependents = np.bincount(reference[patched], minlength=self.capacity)
+        self.dependents.array[:] = dependents.astype(np.uint16)
+        where[(self.count.array == 0) & (self.dependents.array == 0)] = 0
+        used = np.flatnonzero(where)
+        self.next_row = int(used[-1]) + 1 if len(used) else FIRST_ROW
+        free = np.flatnonzero(where[FIRST_ROW : self.next_row] == 0) + FIRST_ROW
+        self.free = array("I", free[::-1].astype(np.uint32).tobytes())
+
+    def close(self) -> None:
+        for column in self._columns:
+            column.close()

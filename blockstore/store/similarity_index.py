@@ -1,0 +1,91 @@
+"""The similarity index: feature -> a recent row that had it. A table of hints, allowed to forget and to be wrong.
+
+One slot a feature, the last writer stays; 8 bits of the feature are kept as a tag, so that 1 of 256 foreign
+features passes. A hint is only used if its row is live, in the same domain and no patch itself; and what it is
+worth is decided by making the patch. So nothing here needs repair after a crash, and nothing is ever deleted.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from blockstore.store.features import NO_FEATURE
+from blockstore.store.geometry import ENCODING_MASK, FREE, PATCHED
+from blockstore.store.home import Home
+from blockstore.store.rows import MAXIMUM_DEPENDENTS, Rows
+from blockstore.store.shared_array import SharedArray
+
+CANDIDATES: Final = 2
+"""References that are tried for one block. Each costs a decode and a patch, about 15 us."""
+
+SLOTS_PER_ROW: Final = 1.5
+"""The least number of slots for a row; a row has four features, so older hints are forgotten. 5 bytes a slot."""
+
+_FIRST_SLOTS: Final = 8192
+_TAG_SHIFT: Final = np.uint32(24)
+
+
+class SimilarityIndex:
+    """Slot `feature % slots` holds the row that had the feature last, and the feature's top 8 bits. Written by ingest."""
+
+    def __init__(self, home: Home) -> None:
+        self._rows_of = SharedArray(home, "similarity-rows", "I", _FIRST_SLOTS)
+        self._tags = SharedArray(home, "similarity-tags", "B", self._rows_of.capacity)
+        self._slots = min(self._rows_of.capacity, self._tags.capacity)
+
+    @property
+    def size_bytes(self) -> int:
+        return self._rows_of.size_bytes + self._tags.size_bytes
+
+    def reserve(self, rows: int) -> None:
+        """Keep SLOTS_PER_ROW slots for so many rows. Raises OutOfRoom.
+
+        The table doubles: a feature's slot is then either the old one or its copy in the new half, so no hint is lost.
+        """
+        while rows * SLOTS_PER_ROW > self._slots:
+            slots = self._slots
+            self._rows_of.grow(2 * slots)
+            self._tags.grow(2 * slots)
+            self._rows_of.array[slots : 2 * slots] = self._rows_of.array[:slots]
+            self._tags.array[slots : 2 * slots] = self._tags.array[:slots]
+            self._slots = 2 * slots
+
+    def candidates(
+        self, features: npt.NDArray[np.uint32], rows: Rows, domain: int
+    ) -> npt.NDArray[np.uint32]:
+        """For each line of features the CANDIDATES rows with most votes, most voted first; 0 where there are fewer."""
+        slots = features % np.uint32(self._slots)
+        row = self._rows_of.array[slots]
+        encoding = rows.where.array[row] & np.uint64(ENCODING_MASK)
+        usable = (
+            (self._tags.array[slots] == (features >> _TAG_SHIFT).astype(np.uint8))
+            & (features != NO_FEATURE)
+            & (encoding != FREE)
+            & (encoding != PATCHED)
+            & (rows.domain.array[row] == domain)
+            & (rows.count.array[row] != 0)  # nothing new may keep a row that only patches need
+            & (rows.dependents.array[row] < MAXIMUM_DEPENDENTS)
+        )
+        row[~usable] = 0
+        votes = (row[:, :, None] == row[:, None, :]).sum(axis=2)
+        votes[row == 0] = 0
+        chosen = np.zeros((len(row), CANDIDATES), dtype=np.uint32)
+        line = np.arange(len(row))
+        for place in range(CANDIDATES):
+            best = votes.argmax(axis=1)
+            chosen[:, place] = row[line, best]
+            votes[row == chosen[:, place, None]] = 0
+        return chosen
+
+    def enter(self, features: npt.NDArray[np.uint32], row: npt.NDArray[np.uint32]) -> None:
+        """These rows have these features from now on."""
+        slots = features % np.uint32(self._slots)
+        self._rows_of.array[slots] = row[:, None]
+        self._tags.array[slots] = (features >> _TAG_SHIFT).astype(np.uint8)
+
+    def close(self) -> None:
+        self._rows_of.close()
+        self._tags.close()

@@ -1,0 +1,297 @@
+"""The Store: volumes of blocks, kept once for all that have the same content. The face of this package.
+
+Everything that changes a volume is a sequence of *steps*, a generator: each `next` does at most about a
+millisecond of work, so that whoever owns the store can do something more urgent in between. A step yields True
+when it went on, and False when the pool has no room for it: nothing of it was done, and it can be tried again
+when room was made. `run` drives steps to their end in one go.
+
+One thread at a time may use a Store; the daemon puts it behind one door (daemon/door.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from blockstore.errors import InputError, OutOfRoom, StateError
+from blockstore.store import superblock
+from blockstore.store.content_index import ContentIndex
+from blockstore.store.decode import Decoder
+from blockstore.store.domains import Domains
+from blockstore.store.geometry import BLOCK_BYTES, BLOCK_SHIFT, FIRST_ROW
+from blockstore.store.home import Home
+from blockstore.store.ingest import SLICE_BLOCKS, Ingest
+from blockstore.store.pool import Pool
+from blockstore.store.references import acquire, release
+from blockstore.store.rows import Rows
+from blockstore.store.similarity_index import SimilarityIndex
+from blockstore.store.upkeep import Upkeep
+from blockstore.store.volume import MAXIMUM_SIZE_BYTES, Volume, file_name, read_header
+
+Steps = Iterator[bool]
+
+DISCARD_STEP_BLOCKS = 4096
+"""Blocks made holes in one step: numpy does them at once, in about half a millisecond."""
+
+CLONE_STEP_BLOCKS = 16384
+"""Map entries copied in one step: about half a millisecond."""
+
+
+class Store:
+    """All volumes, and the tables and the pool that they share."""
+
+    def __init__(self, home: Home, pool_limit_bytes: int, *, patching: bool = True) -> None:
+        """Open the state in `home`, or start an empty one. Raises StateError, OutOfRoom, InputError."""
+        self._home = home
+        existed = superblock.check_or_create(home)
+        self.pool = Pool(home, pool_limit_bytes)
+        self.rows = Rows(home)
+        self.content = ContentIndex(home)
+        self.similarity = SimilarityIndex(home)
+        self.domains = Domains(home)
+        self._decoder = Decoder(self.rows, self.pool)
+        self._ingest = Ingest(
+            self.rows, self.pool, self.content, self.similarity, self._decoder, patching=patching
+        )
+        self.upkeep = Upkeep(self.rows, self.pool)
+        self.volumes: dict[int, Volume] = {}
+        if existed:
+            self._adopt()
+
+    def create_volume(self, number: int, domain_key: int) -> Volume:
+        """An empty volume. `number` names it in the state; `domain_key` (not 0) says with whom it shares."""
+        assert number not in self.volumes and domain_key
+        domain = self.domains.enter(domain_key)
+        try:
+            volume = Volume(self._home, number, domain, create=True)
+        except BaseException:
+            self._home.remove(file_name(number))
+            self.domains.leave(domain)
+            raise
+        self.volumes[number] = volume
+        return volume
+
+    def delete_steps(self, volume: Volume) -> Steps:
+        """Free all blocks of the volume and forget it. From the first step on it may not be used otherwise."""
+        volume.deleted = True
+        yield from self._discard_blocks(volume, 0, volume.blocks)
+        del self.volumes[volume.number]
+        volume.close()
+        self._home.remove(file_name(volume.number))
+        self.domains.leave(volume.domain)
+
+    def read(self, volume: Volume, offset: int, length: int) -> list[bytes | memoryview]:
+        """Up to `length` bytes from `offset`, as pieces; shorter only at the end. Raises CorruptBlock."""
+        return self._decoder.read(volume, offset, length)
+
+    def write_steps(self, volume: Volume, offset: int, data: memoryview | bytes) -> Steps:
+        """Write at any offset; the volume grows as needed. `data` must stay as it is until the last step."""
+        view, position, end = memoryview(data), offset, offset + len(data)
+        check_size(end)
+        while position < end:
+            block, skip = position >> BLOCK_SHIFT, position & (BLOCK_BYTES - 1)
+            if skip or end - position < BLOCK_BYTES:
+                stop = min((block + 1) << BLOCK_SHIFT, end)
+                old = self._decoder.read_blocks(volume, block, 1)[0]
+                piece = b"".join(
+                    (old[:skip], view[position - offset : stop - offset], old[skip + stop - position :])
+                )
+            else:
+                count = min((end - position) >> BLOCK_SHIFT, SLICE_BLOCKS)
+                stop = position + count * BLOCK_BYTES
+                piece = bytes(view[position - offset : stop - offset])
+            while not self._write_slice(volume, block, piece, stop):
+                yield False
+            position = stop
+            yield True
+        volume.touch()
+
+    def discard_steps(self, volume: Volume, offset: int, length: int) -> Steps:
+        """Make the range read as zeros and free its whole blocks. The size stays."""
+        end = min(offset + length, volume.size_bytes)
+        if offset >= end:
+            return
+        whole_end = -(-end // BLOCK_BYTES) if end == volume.size_bytes else end >> BLOCK_SHIFT
+        first = -(-offset // BLOCK_BYTES)
+        if first > whole_end or (first == whole_end and end & (BLOCK_BYTES - 1) and end != volume.size_bytes):
+            yield from self._zero(volume, offset, end)
+        else:
+            yield from self._zero(volume, offset, min(first << BLOCK_SHIFT, end))
+            yield from self._zero(volume, whole_end << BLOCK_SHIFT, end)
+            yield from self._discard_blocks(volume, first, whole_end)
+        volume.touch()
+
+    def resize_steps(self, volume: Volume, size_bytes: int) -> Steps:
+        """Truncate down, freeing what is cut off, or up, adding a hole."""
+        check_size(size_bytes)
+        if size_bytes < volume.size_bytes:
+            yield from self.discard_steps(volume, size_bytes, volume.size_bytes - size_bytes)
+        volume.set_size(size_bytes)
+        volume.touch()
+
+    def clone_steps(
+        self, source: Volume, source_offset: int, target: Volume, target_offset: int, length: int
+    ) -> Steps:
+        """Copy a range between volumes of one domain (to itself if it does not overlap): block ids, no data.
+
+        Parts that are not whole blocks on both sides are copied as bytes. The range must be inside the source.
+        """
+        assert source.domain is target.domain and source_offset + length <= source.size_bytes
+        end = target_offset + length
+        check_size(end)
+        done = 0
+        if not (source_offset | target_offset) & (BLOCK_BYTES - 1):
+            # The block at the end of both files holds only zeros beyond it, so it can be taken whole.
+            to_both_ends = source_offset + length == source.size_bytes and end >= target.size_bytes
+            blocks = -(-length // BLOCK_BYTES) if to_both_ends else length >> BLOCK_SHIFT
+            done = min(blocks << BLOCK_SHIFT, length)
+            yield from self._clone_blocks(
+                source, source_offset >> BLOCK_SHIFT, target, target_offset >> BLOCK_SHIFT, blocks
+            )
+            if target_offset + done > target.size_bytes:
+                target.set_size(target_offset + done)
+        while done < length:
+            count = min(length - done, SLICE_BLOCKS * BLOCK_BYTES)
+            data = b"".join(self.read(source, source_offset + done, count))
+            yield from self.write_steps(target, target_offset + done, data)
+            done += count
+        target.touch()
+
+    def seek(self, volume: Volume, offset: int, *, data: bool) -> int:
+        """The next offset at or after `offset` inside data or a hole; the size if there is none (lseek(2))."""
+        end = volume.blocks
+        position = offset >> BLOCK_SHIFT
+        for start, stop in volume.prepared(position, end):
+            if not data and start > position:
+                break
+            for window in range(start, stop, CLONE_STEP_BLOCKS):
+                ids = volume.map_array[window : min(window + CLONE_STEP_BLOCKS, stop)]
+                found = np.flatnonzero((ids != 0) == data)
+                if len(found):
+                    block = window + int(found[0])
+                    return min(max(block << BLOCK_SHIFT, offset), volume.size_bytes)
+            position = stop
+        if data:
+            return volume.size_bytes
+        return min(max(position << BLOCK_SHIFT, offset), volume.size_bytes)
+
+    def touched_blocks(self, volume: Volume) -> int:
+        """Blocks that were written and not freed."""
+        return sum(
+            int(np.count_nonzero(volume.map_array[start:end]))
+            for start, end in volume.prepared(0, volume.blocks)
+        )
+
+    @property
+    def table_bytes(self) -> int:
+        """Memory of all tables: rows, both indexes, domains, volume maps."""
+        return (
+            self.rows.size_bytes
+            + self.content.size_bytes
+            + self.similarity.size_bytes
+            + self.domains.size_bytes
+            + sum(volume.table_bytes for volume in self.volumes.values())
+        )
+
+    def close(self) -> None:
+        """Let go of all files. Nothing needs to be written: the state is its files."""
+        for volume in self.volumes.values():
+            volume.close()
+        for part in (self.domains, self.similarity, self.content, self.rows, self.pool):
+            part.close()
+        self._home.close()
+
+    def _write_slice(self, volume: Volume, block: int, piece: bytes, end: int) -> bool:
+        count = len(piece) // BLOCK_BYTES
+        try:
+            volume.cover(block + count)
+            self._ingest.reserve(volume, block, count)
+        except OutOfRoom:
+            if not self.upkeep.step():
+                return False
+            return self._write_slice(volume, block, piece, end)
+        self._ingest.write(volume, block, piece)
+        if end > volume.size_bytes:
+            volume.set_size(end)
+        return True
+
+    def _zero(self, volume: Volume, start: int, end: int) -> Steps:
+        """Overwrite less than a block with zeros, unless it is a hole anyway."""
+        if start < end and volume.lookup(start >> BLOCK_SHIFT) > 1:
+            yield from self.write_steps(volume, start, bytes(end - start))
+
+    def _discard_blocks(self, volume: Volume, first: int, end: int) -> Steps:
+        for start, stop in volume.prepared(first, end):
+            for window in range(start, stop, DISCARD_STEP_BLOCKS):
+                ids = volume.map_array[window : min(window + DISCARD_STEP_BLOCKS, stop)]
+                old = ids.copy()
+                ids[:] = 0
+                release(self.rows, self.pool, old)
+                yield True
+        volume.give_back_pages(first, end)
+
+    def _clone_blocks(self, source: Volume, first: int, target: Volume, to: int, count: int) -> Steps:
+        target.cover(to + count)
+        for done in range(0, count, CLONE_STEP_BLOCKS):
+            window = min(CLONE_STEP_BLOCKS, count - done)
+            ids = source.ids(first + done, window)
+            if not ids.any():
+                yield from self._discard_blocks(target, to + done, to + done + window)
+                continue
+            while not _prepared(target, to + done, window):
+                yield False
+            acquire(self.rows, ids)
+            entries = target.map_array[to + done : to + done + window]
+            old = entries.copy()
+            entries[:] = ids
+            release(self.rows, self.pool, old)
+            yield True
+
+    def _adopt(self) -> None:
+        """Make what is rebuilt at start from what is kept: counts, free lists, the content index (DESIGN.md 5)."""
+        for name in self._home.names():
+            if name.startswith("volume-"):
+                number, domain_key = read_header(self._home, name)
+                domain = self.domains.enter(domain_key)
+                self.volumes[number] = Volume(self._home, number, domain, create=False)
+        self.domains.forget_empty()
+        counts = np.zeros(self.rows.capacity, dtype=np.int64)
+        for volume in self.volumes.values():
+            for start, end in volume.prepared(0, volume.blocks):
+                ids = volume.map_array[start:end]
+                if int(ids.max(initial=0)) >= self.rows.capacity:
+                    raise self._damaged(f"volume {volume.number} points at a block that does not exist")
+                counts += np.bincount(ids, minlength=self.rows.capacity)
+        where = self.rows.where.array
+        if (where[FIRST_ROW:][counts[FIRST_ROW:] > 0] == 0).any():
+            raise self._damaged("a volume points at a block that is not stored")
+        self.rows.rebuild(counts)
+        self.pool.adopt(where)
+        self.content.rebuild(self.rows)
+
+    def _damaged(self, what: str) -> StateError:
+        return StateError(
+            f"the state in {self._home.describe()} is damaged: {what}; restore the directory, or mount with an empty one"
+        )
+
+
+def run(steps: Steps) -> None:
+    """Take all the steps now. Raises OutOfRoom when one finds no room; the steps before it stay done."""
+    for went_on in steps:
+        if not went_on:
+            raise OutOfRoom("the pool is at its limit; delete or punch memory, or raise --pool-limit")
+
+
+def check_size(size_bytes: int) -> None:
+    """Raises InputError for a size that no volume can have."""
+    if size_bytes > MAXIMUM_SIZE_BYTES:
+        raise InputError(f"a volume of {size_bytes} bytes is too large; the most is {MAXIMUM_SIZE_BYTES} bytes (16T)")
+
+
+def _prepared(volume: Volume, first: int, count: int) -> bool:
+    try:
+        volume.prepare(first, count)
+    except OutOfRoom:
+        return False
+    return True

@@ -1,0 +1,72 @@
+"""The superblock: says that a directory is a blockstore state, of which version and geometry, and which one.
+
+Offset 0 magic 16s, 16 format version u32, 20 block bytes u32, 24 segment bytes u32, 28 row bytes u32, 32 id 16s.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import Final
+
+from blockstore.errors import StateError
+from blockstore.store.geometry import BLOCK_BYTES, FORMAT_VERSION, SEGMENT_BYTES
+from blockstore.store.home import Home, allocate
+from blockstore.store.rows import ROW_BYTES
+
+LAYOUT: Final = struct.Struct("<16sIIII16s")
+NAME: Final = "superblock"
+_MAGIC: Final = b"blockstore state"
+
+
+def check_or_create(home: Home) -> bool:
+    """Read the superblock, or write one into an empty home. True when the state existed before.
+
+    Raises StateError for a directory that holds something else, another version, or another geometry.
+    """
+    names = set(home.names()) - {"lock", "control", "daemon.log"}
+    if NAME not in names:
+        if names:
+            raise StateError(
+                f"{home.describe()} holds files but no blockstore state (for example {min(names)!r}); "
+                "name an empty or new directory with --state"
+            )
+        _create(home)
+        return False
+    fd = home.open(NAME)
+    try:
+        data = os.pread(fd, LAYOUT.size, 0)
+    finally:
+        os.close(fd)
+    if len(data) < LAYOUT.size or data[:16] != _MAGIC:
+        raise StateError(
+            f"the superblock of {home.describe()} is damaged; restore the directory, or mount with an empty one"
+        )
+    _, version, block_bytes, segment_bytes, row_bytes, _ = LAYOUT.unpack(data)
+    if version != FORMAT_VERSION:
+        raise StateError(
+            f"the state in {home.describe()} has format version {version}, this blockstore reads version {FORMAT_VERSION}; "
+            "use the blockstore that wrote it, or mount with an empty state directory"
+        )
+    if (block_bytes, segment_bytes, row_bytes) != (BLOCK_BYTES, SEGMENT_BYTES, ROW_BYTES):
+        raise StateError(
+            f"the state in {home.describe()} has another geometry (blocks of {block_bytes} bytes, segments of "
+            f"{segment_bytes}); use the blockstore that wrote it, or mount with an empty state directory"
+        )
+    return True
+
+
+def _create(home: Home) -> None:
+    fd = home.open(NAME)
+    try:
+        allocate(fd, 0, LAYOUT.size, home.describe())
+        os.pwrite(
+            fd,
+            LAYOUT.pack(_MAGIC, FORMAT_VERSION, BLOCK_BYTES, SEGMENT_BYTES, ROW_BYTES, os.urandom(16)),
+            0,
+        )
+    except BaseException:
+        home.remove(NAME)
+        raise
+    finally:
+        os.close(fd)

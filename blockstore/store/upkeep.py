@@ -1,0 +1,98 @@
+"""Compaction: the live records of a sparse segment move to the head, and the segment goes back to the host.
+
+Done in steps of well under a millisecond, between requests. Moving a record is copying it and then storing one
+word in its row, so that a process killed in between leaves the row at the old record or at the new one.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from blockstore.errors import OutOfRoom
+from blockstore.store.geometry import (
+    ENCODING_MASK,
+    OFFSET_SHIFT,
+    SEGMENT_BYTES,
+    SEGMENT_SHIFT,
+    SIZE_MASK,
+    SIZE_SHIFT,
+    WHERE_SEGMENT_SHIFT,
+)
+from blockstore.store.pool import Pool
+from blockstore.store.rows import Rows
+
+GARBAGE_SHARE: Final = 0.15
+"""Compact when more than this share of the pool is garbage; a lower share moves each record more often."""
+
+GARBAGE_FLOOR_BYTES: Final = 4 * SEGMENT_BYTES
+"""Less garbage than this is left alone, however small the pool."""
+
+WORTH_MOVING: Final = 0.9
+"""A segment that is live above this share is never moved: it would free less than it costs."""
+
+STEP_RECORDS: Final = 128
+"""Records moved in one step, about 0.2 ms."""
+
+
+class Upkeep:
+    """Moves records: writes `where` of rows, and the pool."""
+
+    def __init__(self, rows: Rows, pool: Pool) -> None:
+        self._rows = rows
+        self._pool = pool
+        self._victim = -1
+        self._pending: list[int] = []
+
+    def due(self) -> bool:
+        """Is there enough garbage, or a segment half emptied?"""
+        if self._victim >= 0:
+            return True
+        garbage_bytes = self._pool.garbage_bytes
+        return (
+            garbage_bytes > GARBAGE_FLOOR_BYTES and garbage_bytes > GARBAGE_SHARE * self._pool.allocated_bytes
+        )
+
+    def step(self) -> bool:
+        """Do a bounded piece of work; False when there was nothing worth doing."""
+        if self._victim < 0 and not self._choose():
+            return False
+        records, self._pending = self._pending[:STEP_RECORDS], self._pending[STEP_RECORDS:]
+        for row in records:
+            if not self._move(row):
+                self._victim, self._pending = -1, []
+                return False
+        if not self._pending:
+            victim, self._victim = self._victim, -1
+            if victim != self._pool.head and self._pool.is_allocated(victim):
+                assert not self._pool.live_bytes[victim]
+                self._pool.release_segment(victim)
+        return True
+
+    def _choose(self) -> bool:
+        segment, live_bytes = self._pool.emptiest()
+        if segment < 0 or live_bytes > WORTH_MOVING * SEGMENT_BYTES:
+            return False
+        where = self._rows.where.array
+        in_segment = (where >> np.uint64(WHERE_SEGMENT_SHIFT) == segment) & (where != 0)
+        self._victim, self._pending = segment, np.flatnonzero(in_segment).tolist()
+        return True
+
+    def _move(self, row: int) -> bool:
+        """Move one record, unless its row was freed or moved since it was listed. False when there is no room."""
+        where, pool = self._rows.where.items[row], self._pool
+        if not where or where >> WHERE_SEGMENT_SHIFT != self._victim:
+            return True
+        offset, size_bytes = where >> OFFSET_SHIFT, where >> SIZE_SHIFT & SIZE_MASK
+        try:
+            pool.reserve(size_bytes, reserved_segments=0)
+        except OutOfRoom:
+            return False
+        target = pool.append(bytes(pool.view[offset : offset + size_bytes]))
+        self._rows.where.items[row] = target << OFFSET_SHIFT | where & ((1 << OFFSET_SHIFT) - 1)
+        pool.live_items[offset >> SEGMENT_SHIFT] -= size_bytes
+        return True
+
+
+assert ENCODING_MASK | SIZE_MASK << SIZE_SHIFT == (1 << OFFSET_SHIFT) - 1  # what a move leaves as it is

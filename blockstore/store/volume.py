@@ -1,0 +1,215 @@
+"""A volume: the memory of one VM. Its map says for each block which content it has.
+
+The file of a volume is one header page and then the map, a 32-bit block id for each block. Map pages are given
+memory when the first of their entries is written (`prepare`), so a sparse volume of any size costs what it
+holds; entries of pages without memory are holes and must not be touched.
+
+Header page (little endian): offset 0 magic u64, 8 number u64, 16 domain key u64, 24 size in bytes u64,
+32 mtime in ns u64. The size is stored after the map has changed when growing, before it when shrinking.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from blockstore.errors import StateError
+from blockstore.store.features import multipliers
+from blockstore.store.geometry import BLOCK_BYTES, BLOCK_SHIFT
+from blockstore.store.home import MADV_REMOVE, Home, allocate
+
+MAXIMUM_SIZE_BYTES: Final = 1 << 44
+"""16 TiB, more than any VM has; a map of such a volume is 16 GiB of address space."""
+
+HEADER_BYTES: Final = 4096
+_HEADER_WORDS: Final = HEADER_BYTES // 8
+_MAGIC: Final = int.from_bytes(b"bsvolume", "little")
+_MAGIC_AT, _NUMBER_AT, _DOMAIN_AT, _SIZE_AT, _MTIME_AT = range(5)
+
+PAGE_ENTRIES: Final = mmap.PAGESIZE // 4
+"""Entries on one page of the map; the unit in which the map is given memory. 1024 entries stand for 4 MiB."""
+
+_PAGE_SHIFT: Final = PAGE_ENTRIES.bit_length() - 1
+
+
+@dataclass
+class Domain:
+    """The set of volumes that may share blocks, with the key of its digests and features."""
+
+    index: int
+    key: int
+    seed: int
+    volumes: int = 0
+
+    def __post_init__(self) -> None:
+        self.multipliers = multipliers(self.seed)
+
+
+class Volume:
+    """`map` (a memoryview of ids) is for single entries, `map_array` for ranges; entries of unprepared pages are holes."""
+
+    map: memoryview
+    map_array: npt.NDArray[np.uint32]
+
+    def __init__(self, home: Home, number: int, domain: Domain, *, create: bool) -> None:
+        self.number = number
+        self.domain = domain
+        self.deleted = False
+        self._place = home.describe()
+        self._fd = home.open(file_name(number))
+        self._pages = bytearray()
+        self._capacity = 0
+        try:
+            if create:
+                allocate(self._fd, 0, HEADER_BYTES, self._place)
+                self._map_file(0)
+                self._header[_NUMBER_AT] = number
+                self._header[_DOMAIN_AT] = domain.key
+                self.touch()
+                self._header[_MAGIC_AT] = _MAGIC
+            else:
+                self._map_file((os.fstat(self._fd).st_size - HEADER_BYTES) // 4)
+                self._find_pages()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the file, in bytes; the last block may be partly used."""
+        return self._header[_SIZE_AT]
+
+    @property
+    def blocks(self) -> int:
+        return (self.size_bytes + BLOCK_BYTES - 1) >> BLOCK_SHIFT
+
+    @property
+    def mtime_ns(self) -> int:
+        return self._header[_MTIME_AT]
+
+    @mtime_ns.setter
+    def mtime_ns(self, value: int) -> None:
+        self._header[_MTIME_AT] = value
+
+    def touch(self) -> None:
+        """The content changed now."""
+        self._header[_MTIME_AT] = time.time_ns()
+
+    def set_size(self, size_bytes: int) -> None:
+        """Store the size. Blocks beyond it must have been made holes by the caller."""
+        self.cover((size_bytes + BLOCK_BYTES - 1) >> BLOCK_SHIFT)
+        self._header[_SIZE_AT] = size_bytes
+
+    def cover(self, blocks: int) -> None:
+        """Let the map have entries for so many blocks, all holes where it had none; the size stays."""
+        if blocks > self._capacity:
+            # An eighth more than asked for, or a file that is written from front to back is mapped anew each time.
+            self._map_file(blocks + blocks // 8)
+
+    def prepare(self, first: int, count: int) -> None:
+        """Give the map's pages for these blocks memory. The map must cover them. Raises OutOfRoom."""
+        for page in range(first >> _PAGE_SHIFT, ((first + count - 1) >> _PAGE_SHIFT) + 1):
+            if not self._pages[page]:
+                allocate(self._fd, HEADER_BYTES + page * mmap.PAGESIZE, mmap.PAGESIZE, self._place)
+                self._pages[page] = 1
+
+    def lookup(self, block: int) -> int:
+        """The id of one block; HOLE beyond the end."""
+        if block >= self._capacity or not self._pages[block >> _PAGE_SHIFT]:
+            return 0
+        return self.map[block]  # type: ignore[no-any-return]
+
+    def ids(self, first: int, count: int) -> npt.NDArray[np.uint32]:
+        """A copy of the ids of `count` blocks from `first`; HOLE beyond the end."""
+        result = np.zeros(count, dtype=np.uint32)
+        for start, end in self.prepared(first, first + count):
+            result[start - first : end - first] = self.map_array[start:end]
+        return result
+
+    def prepared(self, first: int, end: int) -> list[tuple[int, int]]:
+        """The [start, end) ranges of blocks within [first, end) whose map pages have memory."""
+        end = min(end, self._capacity)
+        ranges: list[tuple[int, int]] = []
+        while first < end:
+            page = first >> _PAGE_SHIFT
+            found = self._pages.find(1, page, ((end - 1) >> _PAGE_SHIFT) + 1)
+            if found < 0:
+                break
+            stop = self._pages.find(0, found)
+            stop = len(self._pages) if stop < 0 else stop
+            start, first = max(first, found << _PAGE_SHIFT), min(end, stop << _PAGE_SHIFT)
+            ranges.append((start, first))
+        return ranges
+
+    def give_back_pages(self, first: int, end: int) -> None:
+        """Blocks [first, end) are all holes: return the memory of the map pages that hold nothing else."""
+        first_page, end_page = -(-first // PAGE_ENTRIES), min(end, self._capacity) // PAGE_ENTRIES
+        page = self._pages.find(1, first_page, max(first_page, end_page))
+        while page >= 0:
+            self._pages[page] = 0
+            self._mapping.madvise(MADV_REMOVE, HEADER_BYTES + page * mmap.PAGESIZE, mmap.PAGESIZE)
+            page = self._pages.find(1, page, end_page)
+
+    @property
+    def table_bytes(self) -> int:
+        """Memory of the header and of the map's pages."""
+        return HEADER_BYTES + self._pages.count(1) * mmap.PAGESIZE
+
+    def close(self) -> None:
+        """Let go of the memory; the file stays."""
+        self.map = memoryview(b"")
+        self.map_array = np.empty(0, dtype=np.uint32)
+        os.close(self._fd)
+
+    def _map_file(self, entries: int) -> None:
+        pages = -(-entries // PAGE_ENTRIES)
+        length = HEADER_BYTES + pages * mmap.PAGESIZE
+        if os.fstat(self._fd).st_size < length:
+            os.ftruncate(self._fd, length)
+        mapping = mmap.mmap(self._fd, length)
+        self._mapping = mapping
+        view = memoryview(mapping)
+        self._header = view[:HEADER_BYTES].cast("Q")
+        self.map = view[HEADER_BYTES:].cast("I")
+        self.map_array = np.frombuffer(mapping, dtype=np.uint32, offset=HEADER_BYTES)
+        self._capacity = pages * PAGE_ENTRIES
+        self._pages.extend(bytes(pages - len(self._pages)))
+
+    def _find_pages(self) -> None:
+        """Learn from the file system which pages of the map have memory."""
+        position, end = HEADER_BYTES, HEADER_BYTES + self._capacity * 4
+        while position < end:
+            try:
+                start = os.lseek(self._fd, position, os.SEEK_DATA)
+            except OSError:
+                return  # ENXIO: no data from here on
+            position = os.lseek(self._fd, start, os.SEEK_HOLE)
+            for page in range((start - HEADER_BYTES) // mmap.PAGESIZE, (position - HEADER_BYTES) // mmap.PAGESIZE):
+                self._pages[page] = 1
+
+
+def file_name(number: int) -> str:
+    """The name of a volume's file in the state directory."""
+    return f"volume-{number}"
+
+
+def read_header(home: Home, name: str) -> tuple[int, int]:
+    """(number, domain key) of the volume file `name`. Raises StateError when it is not one."""
+    fd = home.open(name)
+    try:
+        header = np.frombuffer(os.pread(fd, HEADER_BYTES, 0).ljust(HEADER_BYTES, b"\0"), dtype=np.uint64)
+        assert len(header) == _HEADER_WORDS
+        number = int(header[_NUMBER_AT])
+        if int(header[_MAGIC_AT]) != _MAGIC or name != file_name(number):
+            raise StateError(
+                f"{home.describe()}/{name} is not the map of a volume; restore the state directory or start with an empty one"
+            )
+        return number, int(header[_DOMAIN_AT])
+    finally:
+        os.close(fd)
