@@ -61,9 +61,7 @@ class ContentIndex:
         self.slots.close()
 
 
-def _insert_all(
-    slots: npt.NDArray[np.uint32], digests: npt.NDArray[np.uint64], rows: npt.NDArray[np.uint32]
-) -> None:
+def _insert_all(slots: npt.NDArray[np.uint32], digests: npt.NDArray[np.uint64], rows: npt.NDArray[np.uint32]) -> None:
     """Open addressing for a whole column at once: each round, every pending row bids for one slot."""
     length = len(slots)
     position = (digests % np.uint64(length)).astype(np.int64)

@@ -15,7 +15,6 @@ from typing import Final, Protocol
 
 from blockstore.errors import BusyError, OutOfRoom, StateError
 
-
 MADV_REMOVE: Final = 9
 """mman.h; madvise(2): frees the pages of a shared mapping and their backing store, as punching a hole does."""
 
@@ -80,7 +79,7 @@ class DirectoryHome:
         except OSError:
             self.close()
             raise BusyError(
-                f"the state directory {path} is in use by a running mount; unmount that one, or name another with --state"
+                f"the state directory {path} is in use by a running mount; unmount it, or name another with --state"
             ) from None
 
     def open(self, name: str) -> int:
@@ -110,9 +109,7 @@ class DirectoryHome:
 
 def no_room_under(place: str) -> str:
     """The sentence for a full file system under the state."""
-    return (
-        f"the file system under {place} is full; free some of it or name a state directory elsewhere with --state"
-    )
+    return f"the file system under {place} is full; free some of it or name a state directory elsewhere with --state"
 
 
 def allocate(fd: int, start: int, length: int, place: str) -> None:

@@ -135,9 +135,7 @@ class Ingest:
             row = slots[slot]
         return 0
 
-    def _encode_all(
-        self, domain: Domain, data: bytes, missing: list[tuple[int, int]], ids: list[int]
-    ) -> None:
+    def _encode_all(self, domain: Domain, data: bytes, missing: list[tuple[int, int]], ids: list[int]) -> None:
         """New rows for contents that are not stored yet."""
         counts = self._rows.count.items
         if not self.patching:

@@ -84,12 +84,12 @@ class Pool:
         return max(segments, 0) * SEGMENT_BYTES + self.head_end - self.tail
 
     def reserve(self, size_bytes: int, reserved_segments: int = COMPACTION_RESERVE_SEGMENTS) -> None:
-        """Make sure that `size_bytes` (at most half a segment) can be appended; raises OutOfRoom when they cannot."""
+        """Make sure that `size_bytes` (at most half a segment) can be appended; else raises OutOfRoom."""
         if self.tail + size_bytes <= self.head_end:
             return
         if self.allocated_segments + reserved_segments >= self.limit_bytes // SEGMENT_BYTES or not self._free:
             raise OutOfRoom(
-                f"the pool is at its limit of {self.limit_bytes >> 20} MiB; delete or punch memory, or raise --pool-limit"
+                f"the pool is at its limit of {self.limit_bytes >> 20} MiB; delete memory files or raise --pool-limit"
             )
         segment = self._free[-1]
         allocate(self._fd, segment * SEGMENT_BYTES, SEGMENT_BYTES, self._place)

@@ -38,18 +38,13 @@ class Rows:
     """Columns and the stack of free rows."""
 
     def __init__(self, home: Home) -> None:
-        self._columns = [
-            SharedArray(home, f"rows-{name}", typecode, _FIRST_CAPACITY)
-            for name, typecode in (
-                ("where", "Q"),
-                ("digest", "Q"),
-                ("reference", "I"),
-                ("domain", "H"),
-                ("count", "I"),
-                ("dependents", "H"),
-            )
-        ]
-        self.where, self.digest, self.reference, self.domain, self.count, self.dependents = self._columns
+        self.where = SharedArray(home, "rows-where", "Q", _FIRST_CAPACITY)
+        self.digest = SharedArray(home, "rows-digest", "Q", _FIRST_CAPACITY)
+        self.reference = SharedArray(home, "rows-reference", "I", _FIRST_CAPACITY)
+        self.domain = SharedArray(home, "rows-domain", "H", _FIRST_CAPACITY)
+        self.count = SharedArray(home, "rows-count", "I", _FIRST_CAPACITY)
+        self.dependents = SharedArray(home, "rows-dependents", "H", _FIRST_CAPACITY)
+        self._columns = (self.where, self.digest, self.reference, self.domain, self.count, self.dependents)
         for column in self._columns:  # a start after a half-done growth finds columns of unequal length
             column.grow(max(other.capacity for other in self._columns))
         self.capacity = min(column.capacity for column in self._columns)

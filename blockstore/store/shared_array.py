@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import mmap
 import os
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from blockstore.store.home import Home, allocate
+
+Typecode = Literal["B", "H", "I", "Q"]
 
 _DTYPES: Final = {"B": np.uint8, "H": np.uint16, "I": np.uint32, "Q": np.uint64}
 
@@ -24,7 +26,7 @@ class SharedArray:
     items: memoryview
     array: npt.NDArray[Any]
 
-    def __init__(self, home: Home, name: str, typecode: str, capacity: int) -> None:
+    def __init__(self, home: Home, name: str, typecode: Typecode, capacity: int) -> None:
         self.name = name
         self._place = home.describe()
         self._typecode = typecode

@@ -29,7 +29,7 @@ _TAG_SHIFT: Final = np.uint32(24)
 
 
 class SimilarityIndex:
-    """Slot `feature % slots` holds the row that had the feature last, and the feature's top 8 bits. Written by ingest."""
+    """Slot `feature % slots` has the last row with the feature, and the feature's top 8 bits. Written by ingest."""
 
     def __init__(self, home: Home) -> None:
         self._rows_of = SharedArray(home, "similarity-rows", "I", _FIRST_SLOTS)
@@ -53,9 +53,7 @@ class SimilarityIndex:
             self._tags.array[slots : 2 * slots] = self._tags.array[:slots]
             self._slots = 2 * slots
 
-    def candidates(
-        self, features: npt.NDArray[np.uint32], rows: Rows, domain: int
-    ) -> npt.NDArray[np.uint32]:
+    def candidates(self, features: npt.NDArray[np.uint32], rows: Rows, domain: int) -> npt.NDArray[np.uint32]:
         """For each line of features the CANDIDATES rows with most votes, most voted first; 0 where there are fewer."""
         slots = features % np.uint32(self._slots)
         row = self._rows_of.array[slots]

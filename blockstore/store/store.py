@@ -51,9 +51,7 @@ class Store:
         self.similarity = SimilarityIndex(home)
         self.domains = Domains(home)
         self._decoder = Decoder(self.rows, self.pool)
-        self._ingest = Ingest(
-            self.rows, self.pool, self.content, self.similarity, self._decoder, patching=patching
-        )
+        self._ingest = Ingest(self.rows, self.pool, self.content, self.similarity, self._decoder, patching=patching)
         self.upkeep = Upkeep(self.rows, self.pool)
         self.volumes: dict[int, Volume] = {}
         if existed:
@@ -94,9 +92,7 @@ class Store:
             if skip or end - position < BLOCK_BYTES:
                 stop = min((block + 1) << BLOCK_SHIFT, end)
                 old = self._decoder.read_blocks(volume, block, 1)[0]
-                piece = b"".join(
-                    (old[:skip], view[position - offset : stop - offset], old[skip + stop - position :])
-                )
+                piece = b"".join((old[:skip], view[position - offset : stop - offset], old[skip + stop - position :]))
             else:
                 count = min((end - position) >> BLOCK_SHIFT, SLICE_BLOCKS)
                 stop = position + count * BLOCK_BYTES
@@ -130,9 +126,7 @@ class Store:
         volume.set_size(size_bytes)
         volume.touch()
 
-    def clone_steps(
-        self, source: Volume, source_offset: int, target: Volume, target_offset: int, length: int
-    ) -> Steps:
+    def clone_steps(self, source: Volume, source_offset: int, target: Volume, target_offset: int, length: int) -> Steps:
         """Copy a range between volumes of one domain (to itself if it does not overlap): block ids, no data.
 
         Parts that are not whole blocks on both sides are copied as bytes. The range must be inside the source.
@@ -179,8 +173,7 @@ class Store:
     def touched_blocks(self, volume: Volume) -> int:
         """Blocks that were written and not freed."""
         return sum(
-            int(np.count_nonzero(volume.map_array[start:end]))
-            for start, end in volume.prepared(0, volume.blocks)
+            int(np.count_nonzero(volume.map_array[start:end])) for start, end in volume.prepared(0, volume.blocks)
         )
 
     @property
@@ -272,7 +265,7 @@ class Store:
 
     def _damaged(self, what: str) -> StateError:
         return StateError(
-            f"the state in {self._home.describe()} is damaged: {what}; restore the directory, or mount with an empty one"
+            f"the state in {self._home.describe()} is damaged: {what}; restore it, or mount with an empty one"
         )
 
 

@@ -24,7 +24,7 @@ def check_or_create(home: Home) -> bool:
 
     Raises StateError for a directory that holds something else, another version, or another geometry.
     """
-    names = set(home.names()) - {"lock", "control", "daemon.log"}
+    names = {name for name in home.names() if name not in ("lock", "control") and not name.startswith("daemon.")}
     if NAME not in names:
         if names:
             raise StateError(
@@ -45,7 +45,7 @@ def check_or_create(home: Home) -> bool:
     _, version, block_bytes, segment_bytes, row_bytes, _ = LAYOUT.unpack(data)
     if version != FORMAT_VERSION:
         raise StateError(
-            f"the state in {home.describe()} has format version {version}, this blockstore reads version {FORMAT_VERSION}; "
+            f"the state in {home.describe()} has format version {version}, not {FORMAT_VERSION}; "
             "use the blockstore that wrote it, or mount with an empty state directory"
         )
     if (block_bytes, segment_bytes, row_bytes) != (BLOCK_BYTES, SEGMENT_BYTES, ROW_BYTES):

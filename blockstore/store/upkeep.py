@@ -50,9 +50,7 @@ class Upkeep:
         if self._victim >= 0:
             return True
         garbage_bytes = self._pool.garbage_bytes
-        return (
-            garbage_bytes > GARBAGE_FLOOR_BYTES and garbage_bytes > GARBAGE_SHARE * self._pool.allocated_bytes
-        )
+        return garbage_bytes > GARBAGE_FLOOR_BYTES and garbage_bytes > GARBAGE_SHARE * self._pool.allocated_bytes
 
     def step(self) -> bool:
         """Do a bounded piece of work; False when there was nothing worth doing."""

@@ -52,7 +52,7 @@ class Domain:
 
 
 class Volume:
-    """`map` (a memoryview of ids) is for single entries, `map_array` for ranges; entries of unprepared pages are holes."""
+    """`map` (a memoryview of ids) is for single entries, `map_array` for ranges; on unprepared pages all are holes."""
 
     map: memoryview
     map_array: npt.NDArray[np.uint32]
@@ -123,7 +123,7 @@ class Volume:
         """The id of one block; HOLE beyond the end."""
         if block >= self._capacity or not self._pages[block >> _PAGE_SHIFT]:
             return 0
-        return self.map[block]  # type: ignore[no-any-return]
+        return self.map[block]
 
     def ids(self, first: int, count: int) -> npt.NDArray[np.uint32]:
         """A copy of the ids of `count` blocks from `first`; HOLE beyond the end."""
@@ -208,7 +208,7 @@ def read_header(home: Home, name: str) -> tuple[int, int]:
         number = int(header[_NUMBER_AT])
         if int(header[_MAGIC_AT]) != _MAGIC or name != file_name(number):
             raise StateError(
-                f"{home.describe()}/{name} is not the map of a volume; restore the state directory or start with an empty one"
+                f"{home.describe()}/{name} is not the map of a volume; restore the directory, or mount with an empty one"
             )
         return number, int(header[_DOMAIN_AT])
     finally:

@@ -134,7 +134,7 @@ def note(line: str) -> None:
 def _cache_lock() -> Iterator[None]:
     """Hold the cache for building; whoever holds it may remove every partial result."""
     folder = cache_dir()
-    with open(folder / ".lock", "w") as lock:
+    with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for leftover in folder.glob(f"{_PARTIAL_PREFIX}*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -160,7 +160,7 @@ def _kernel_package() -> str:
             listing = run(["apt-cache", "depends", KERNEL_METAPACKAGE], "ask apt for the kernel")
         except GuestLabError:
             continue
-        packages = re.findall(r"Depends: (linux-image-\d\S+)", listing)
+        packages: list[str] = re.findall(r"Depends: (linux-image-\d\S+)", listing)
         if packages:
             return max(packages, key=_version_key)
     raise GuestLabError(f"apt knows no package {KERNEL_METAPACKAGE}; is this a Debian with its mirrors set?")

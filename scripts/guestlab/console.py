@@ -10,6 +10,7 @@ CONSOLE_LIMIT_BYTES = 1 << 20
 #: How much of the console an error message quotes.
 TAIL_BYTES = 1500
 _READ_BYTES = 65536
+_REST_PER_SEARCH = 4
 
 
 class Console:
@@ -34,16 +35,20 @@ class Console:
         deadline = time.monotonic() + timeout_s
         with self._changed:
             while True:
+                began_s = time.monotonic()
                 start = max(self._cursor - self._dropped, 0)
                 # latin-1 keeps one character a byte, so that offsets in text and data agree.
                 match = compiled.search(self._data[start:].decode("latin-1"))
                 if match is not None:
                     self._cursor = self._dropped + start + match.end()
                     return match
-                remaining_s = deadline - time.monotonic()
-                if self._ended or remaining_s <= 0:
+                now_s = time.monotonic()
+                if self._ended or now_s >= deadline:
                     return None
-                self._changed.wait(remaining_s)
+                self._changed.wait(deadline - now_s)
+                # A serial line wakes us for every few bytes: rest in proportion to what a search costs.
+                rest_s = _REST_PER_SEARCH * (now_s - began_s)
+                self._changed.wait_for(lambda: self._ended, min(rest_s, max(deadline - now_s, 0)))
 
     def tail(self) -> str:
         """Return the last bytes of the console, for error messages."""

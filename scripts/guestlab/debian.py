@@ -56,9 +56,7 @@ def debian_image() -> Path:
 def _build_image(image: Path) -> None:
     if shutil.which("debootstrap") is None:
         assets.note("installing debootstrap")
-        assets.run(
-            ["apt-get", "install", "-y", "--no-install-recommends", "debootstrap"], "install debootstrap"
-        )
+        assets.run(["apt-get", "install", "-y", "--no-install-recommends", "debootstrap"], "install debootstrap")
     assets.note(f"building a Debian {SUITE} image, once, about two minutes")
     root = image.parent / "root"
     # In a mount namespace of its own, the /proc that debootstrap mounts goes away with it, also when it

@@ -1,7 +1,7 @@
 """One QEMU guest whose RAM is a file: start it, talk to its console, stop it.
 
-The guest's initramfs runs a small shell on the serial console (see `initramfs.CONSOLE_SHELL`), which
-`Guest.command` drives. QEMU dies with the thread that started it, whatever happens to that.
+`Guest.command` drives a small shell on the guest's serial console (`initramfs.CONSOLE_SHELL`). QEMU dies with
+the thread that called `start`: the kernel kills it (PR_SET_PDEATHSIG), so start guests in lasting threads.
 """
 
 import base64

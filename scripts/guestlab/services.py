@@ -7,22 +7,28 @@ copied. `python -m guestlab.services --out DIR` does it; what is in DIR already 
 import argparse
 import os
 import re
+import shutil
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from guestlab import assets
+from guestlab import assets, work
 from guestlab.debian import debian_image
 from guestlab.errors import GuestLabError
 from guestlab.guest import Accelerator, Guest
 from guestlab.sparse import copy_sparse, nonzero_bytes
 
-#: Every service has a shell script of this name in loads/.
+#: The default set. Every service has a shell script of its name in loads/; "logs" is one more.
 SERVICES = ("web", "compile", "db")
+#: Not a Debian: the plain busybox guest after `work.fill_mixed`.
+BUSYBOX = "busybox"
+BUSYBOX_MEMORY_BYTES = 256 << 20
+_BUSYBOX_FILL_MIB = 96
 DEFAULT_MEMORY_BYTES = 512 << 20
 
 _LOADS = Path(__file__).parent / "loads"
@@ -32,6 +38,8 @@ _CONCURRENT_GUESTS = 2
 _BOOT_TIMEOUT_S = 300
 _LOAD_TIMEOUT_S = 1200
 _SETTLE_S = 5
+_MEMORY_PARENT = Path("/dev/shm")
+_MEMORY_PREFIX = "guestlab-"
 
 
 @dataclass(frozen=True)
@@ -56,8 +64,8 @@ def record(
 ) -> list[Recording]:
     """Make OUT_DIR/SERVICE.ram for each service and return them in order; existing ones are reused."""
     for service in services:
-        if not _load_script(service).exists():
-            raise GuestLabError(f"There is no service {service!r}; known are {', '.join(SERVICES)}.")
+        if service not in known_services():
+            raise GuestLabError(f"There is no service {service!r}; known are {', '.join(known_services())}.")
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -65,8 +73,10 @@ def record(
     done = {
         service: _existing(service, out_dir)
         for service in services
-        if not force and (out_dir / f"{service}.ram").exists()
+        if not force and _is_recorded(service, out_dir, memory_bytes)
     }
+    if BUSYBOX in services and BUSYBOX not in done:
+        done[BUSYBOX] = _record_busybox(out_dir, accel)
     missing = [service for service in dict.fromkeys(services) if service not in done]
     for start in range(0, len(missing), _CONCURRENT_GUESTS):
         batch = missing[start : start + _CONCURRENT_GUESTS]
@@ -74,15 +84,17 @@ def record(
     return [done[service] for service in services]
 
 
-def _record_batch(
-    services: Sequence[str], out_dir: Path, memory_bytes: int, accel: Accelerator
-) -> list[Recording]:
+def known_services() -> list[str]:
+    """Return every name that `record` takes."""
+    return sorted([BUSYBOX, *(script.stem for script in _LOADS.glob("*.sh"))])
+
+
+def _record_batch(services: Sequence[str], out_dir: Path, memory_bytes: int, accel: Accelerator) -> list[Recording]:
     """Run these guests side by side. All work happens inside them, so one thread is enough here."""
     disk = debian_image()
     recordings = []
     with ExitStack() as stack:
-        # Memory on a tmpfs, as a disk's writeback would slow the guests down.
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="guestlab-", dir="/dev/shm"))
+        folder = stack.enter_context(_memory_folder())
         started_s = time.monotonic()
         guests = {}
         for service in services:
@@ -90,7 +102,7 @@ def _record_batch(
                 Guest(
                     service,
                     memory_bytes,
-                    Path(folder) / f"{service}.ram",
+                    folder / f"{service}.ram",
                     accel=accel,
                     disk=disk,
                     kernel_arguments=f"systemd.hostname={service} systemd.show_status=0",
@@ -101,11 +113,9 @@ def _record_batch(
         assets.note(f"{', '.join(services)} booted in {time.monotonic() - started_s:.0f} s")
         for service, guest in guests.items():
             guest.write_file("/root/load.sh", _load_script(service).read_text())
-            # In the background of a pipeline-free subshell: the console stays free, the mark comes later.
-            guest.command(
-                "{ sh /root/load.sh >/var/log/load.log 2>&1; "
-                f"echo {_DONE_MARK[:4]}''{_DONE_MARK[4:]} $?; }} >/dev/ttyS0 2>&1 &"
-            )
+            # In the background: the console stays free for the next guest's turn, the mark comes later.
+            load = "sh /root/load.sh >/var/log/load.log 2>&1"
+            guest.command(f'{{ {load}; echo "{_DONE_MARK} $?" >/dev/ttyS0; }} &')
         # Those that finish first idle meanwhile, as services do.
         for service, guest in guests.items():
             mark = guest.wait_for(rf"{_DONE_MARK} \d+", _LOAD_TIMEOUT_S)
@@ -118,10 +128,42 @@ def _record_batch(
             path = out_dir / f"{service}.ram"
             touched_bytes = copy_sparse(guest.memory_path, path)
             seconds = time.monotonic() - started_s
-            recordings.append(
-                Recording(service, path, touched_bytes, nonzero_bytes(path), seconds, reused=False)
-            )
+            recordings.append(Recording(service, path, touched_bytes, nonzero_bytes(path), seconds, reused=False))
     return recordings
+
+
+def _record_busybox(out_dir: Path, accel: Accelerator) -> Recording:
+    started_s = time.monotonic()
+    path = out_dir / f"{BUSYBOX}.ram"
+    with (
+        _memory_folder() as folder,
+        Guest(BUSYBOX, BUSYBOX_MEMORY_BYTES, folder / path.name, accel=accel) as guest,
+    ):
+        work.fill_mixed(guest, _BUSYBOX_FILL_MIB)
+        guest.pause()
+        touched_bytes = copy_sparse(guest.memory_path, path)
+    seconds = time.monotonic() - started_s
+    return Recording(BUSYBOX, path, touched_bytes, nonzero_bytes(path), seconds, reused=False)
+
+
+@contextmanager
+def _memory_folder() -> Iterator[Path]:
+    """Make a folder for memory files, on a tmpfs: a disk's writeback would slow the guests down.
+
+    It bears our process id, so that a later run can remove what a killed one left.
+    """
+    for leftover in _MEMORY_PARENT.glob(f"{_MEMORY_PREFIX}*-*"):
+        pid = leftover.name.removeprefix(_MEMORY_PREFIX).partition("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{_MEMORY_PREFIX}{os.getpid()}-", dir=_MEMORY_PARENT) as folder:
+        yield Path(folder)
+
+
+def _is_recorded(service: str, out_dir: Path, memory_bytes: int) -> bool:
+    path = out_dir / f"{service}.ram"
+    expected_bytes = BUSYBOX_MEMORY_BYTES if service == BUSYBOX else memory_bytes
+    return path.exists() and path.stat().st_size == expected_bytes
 
 
 def _existing(service: str, out_dir: Path) -> Recording:
@@ -130,7 +172,7 @@ def _existing(service: str, out_dir: Path) -> Recording:
 
 
 def _load_script(service: str) -> Path:
-    return _LOADS / f"{os.path.basename(service)}.sh"
+    return _LOADS / f"{service}.sh"
 
 
 def _parse_size(text: str) -> int:
@@ -149,6 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--accel", choices=("tcg", "kvm"), default="tcg")
     parser.add_argument("--force", action="store_true", help="record again what exists")
     options = parser.parse_args(arguments)
+    # SIGTERM, too, must unwind: guests and their memory go with us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         recordings = record(
             options.guests.split(","),

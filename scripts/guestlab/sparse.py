@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from guestlab.errors import GuestLabError
+
 BLOCK_BYTES = 4096
 _CHUNK_BYTES = 1 << 20
 _ZERO_BLOCK = bytes(BLOCK_BYTES)
@@ -14,7 +16,7 @@ def copy_sparse(source: Path, target: Path) -> int:
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     copied_bytes = 0
     try:
-        with open(source, "rb") as reader, open(partial, "wb") as writer:
+        with source.open("rb") as reader, partial.open("wb") as writer:
             os.truncate(writer.fileno(), os.fstat(reader.fileno()).st_size)
             for start, end in _extents(reader.fileno()):
                 for offset in range(start, end, _CHUNK_BYTES):
@@ -22,6 +24,8 @@ def copy_sparse(source: Path, target: Path) -> int:
                     os.pwrite(writer.fileno(), chunk, offset)
                     copied_bytes += len(chunk)
         partial.rename(target)
+    except OSError as error:
+        raise GuestLabError(f"Cannot copy {source} to {target}: {error.strerror}.") from error
     finally:
         partial.unlink(missing_ok=True)
     return copied_bytes
@@ -30,13 +34,11 @@ def copy_sparse(source: Path, target: Path) -> int:
 def nonzero_bytes(path: Path) -> int:
     """Return how many bytes lie in 4 KiB blocks that are not all zero."""
     blocks = 0
-    with open(path, "rb") as reader:
+    with path.open("rb") as reader:
         for start, end in _extents(reader.fileno()):
             for offset in range(start, end, _CHUNK_BYTES):
                 chunk = os.pread(reader.fileno(), min(_CHUNK_BYTES, end - offset), offset)
-                blocks += sum(
-                    chunk[at : at + BLOCK_BYTES] != _ZERO_BLOCK for at in range(0, len(chunk), BLOCK_BYTES)
-                )
+                blocks += sum(chunk[at : at + BLOCK_BYTES] != _ZERO_BLOCK for at in range(0, len(chunk), BLOCK_BYTES))
     return blocks * BLOCK_BYTES
 
 

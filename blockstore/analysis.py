@@ -1,0 +1,267 @@
+"""What the store would save on memory images that exist already: they go into a store in memory, no mount.
+
+All images are in one domain, each is a volume. The same blocks are also counted as identical-page sharing
+alone (KSM) and compression alone (zram with lz4) would have stored them. A hole of a sparse image is memory
+that the VM never touched, and counts as such; zeros that are written out in the image count as touched.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from blockstore.errors import CorruptBlock, InputError, OutOfRoom
+from blockstore.store import census
+from blockstore.store.codec import compress
+from blockstore.store.decode import Decoder
+from blockstore.store.geometry import (
+    BLOCK_BYTES,
+    BLOCK_SHIFT,
+    ENCODING_MASK,
+    FIRST_ROW,
+    PATCHED,
+    RAW,
+    SIZE_MASK,
+    SIZE_SHIFT,
+)
+from blockstore.store.home import MemoryHome
+from blockstore.store.ingest import RAW_FROM_BYTES
+from blockstore.store.pool import MINIMUM_LIMIT_BYTES
+from blockstore.store.report import Report, describe
+from blockstore.store.store import Store, check_size, run
+from blockstore.store.volume import Volume
+
+PIECE_BYTES: Final = 1 << 20
+"""Read from an image at a time."""
+
+ZRAM_STEP_BYTES: Final = 64
+"""zram's allocator keeps sizes in steps about this large. Its own tables and its slack are not counted."""
+
+USABLE_SHARE: Final = 0.9
+"""Of the memory that the host has left, the most that the pool takes: the tables and the host need some."""
+
+Progress = Callable[[str, int, int], None]
+"""progress(stage, bytes done, bytes in all)"""
+
+
+@dataclass
+class Image:
+    """An open image file and what it looked like when it was opened."""
+
+    path: str
+    fd: int
+    size_bytes: int
+    mtime_ns: int
+    extents: list[tuple[int, int]]
+    """[start, end) byte ranges that hold data; all but the last end on whole blocks."""
+
+    @property
+    def data_bytes(self) -> int:
+        return sum(end - start for start, end in self.extents)
+
+    def pieces(self) -> Iterator[tuple[int, bytes]]:
+        """(offset, data) of everything that is not a hole. Raises InputError."""
+        for start, end in self.extents:
+            for offset in range(start, end, PIECE_BYTES):
+                length = min(PIECE_BYTES, end - offset)
+                try:
+                    data = os.pread(self.fd, length, offset)
+                except OSError as error:
+                    raise InputError(f"{self.path} cannot be read: {error.strerror}") from None
+                if len(data) < length:
+                    raise self._changed()
+                yield offset, data
+
+    def check_unchanged(self) -> None:
+        """Raises InputError when the image was written to since it was opened."""
+        now = os.fstat(self.fd)
+        if (now.st_size, now.st_mtime_ns) != (self.size_bytes, self.mtime_ns):
+            raise self._changed()
+
+    def _changed(self) -> InputError:
+        return InputError(f"{self.path} changed while it was read; pause the VM, or analyze a copy")
+
+
+def analyze(
+    paths: Sequence[str], *, patching: bool = True, verify: bool = False, progress: Progress | None = None
+) -> Report:
+    """The report (store/report.py) of these images, with the keys of `_comparison` in its total.
+
+    Raises InputError for an image that cannot be used, OutOfRoom when memory does not suffice, and with
+    `verify` CorruptBlock when an image does not read back as it was.
+    """
+    progress = progress or _unheard
+    with ExitStack() as stack:
+        images = _open_all(paths, stack)
+        in_all = sum(image.data_bytes for image in images)
+        store = Store(MemoryHome(), _pool_limit(in_all), patching=patching)
+        stack.callback(store.close)
+        _feed(store, images, in_all, progress)
+        if verify:
+            _verify(store, images, in_all, progress)
+        progress("comparing", in_all, in_all)
+        report = describe(census.take(store), dict(enumerate(_names(paths))))
+        for figures in (*report["volumes"].values(), report["total"]):
+            figures |= {"blocks": figures["touched_blocks"], "bytes": figures["touched"]}
+        report["total"] |= _comparison(store, zeros=report["total"]["zero_blocks"] > 0)
+        return report
+
+
+def _comparison(store: Store, *, zeros: bool) -> dict[str, int]:
+    """What the touched blocks would take elsewhere:
+
+    ksm_bytes        every content once, uncompressed; the block of zeros is one of them
+    zram_bytes       every block for itself: zeros nothing, others their LZ4 size in steps of 64 bytes
+    both_bytes       every content once, at the same size
+    stored_no_patch  this store without patches
+    """
+    sizes = _compressed_sizes(store)
+    count = store.rows.count.array[FIRST_ROW : store.rows.next_row].astype(np.int64)
+    in_zram = np.minimum(-(-sizes // ZRAM_STEP_BYTES) * ZRAM_STEP_BYTES, BLOCK_BYTES)
+    plain = np.where(sizes >= RAW_FROM_BYTES, BLOCK_BYTES, sizes)
+    return {
+        "ksm_bytes": (len(sizes) + zeros) * BLOCK_BYTES,
+        "zram_bytes": int((in_zram * count).sum()),
+        "both_bytes": int(in_zram.sum()),
+        "stored_no_patch": int(plain.sum()),
+    }
+
+
+def _compressed_sizes(store: Store) -> npt.NDArray[np.int64]:
+    """The LZ4 size of each row's block alone. Nothing was freed: the rows are dense, each has a map entry."""
+    rows = store.rows
+    assert not len(rows.free) and rows.count.array[FIRST_ROW : rows.next_row].all()
+    where = rows.where.array[FIRST_ROW : rows.next_row]
+    sizes = (where >> np.uint64(SIZE_SHIFT) & np.uint64(SIZE_MASK)).astype(np.int64)
+    encoding = where & np.uint64(ENCODING_MASK)
+    content = Decoder(rows, store.pool).content
+    for place in np.flatnonzero((encoding == PATCHED) | (encoding == RAW)).tolist():
+        sizes[place] = len(compress(content(place + FIRST_ROW)))
+    return sizes
+
+
+def _feed(store: Store, images: list[Image], in_all: int, progress: Progress) -> None:
+    done = 0
+    try:
+        for number, image in enumerate(images):
+            volume = _new_volume(store, number, image)
+            run(store.resize_steps(volume, image.size_bytes))
+            for offset, data in image.pieces():
+                run(store.write_steps(volume, offset, data))
+                done += len(data)
+                progress("reading", done, in_all)
+            image.check_unchanged()
+    except OutOfRoom:
+        raise OutOfRoom(
+            f"the images do not fit into the memory that is left ({store.pool.limit_bytes >> 20} MiB), "
+            "even shared and compressed; free some, or analyze fewer at once"
+        ) from None
+
+
+def _new_volume(store: Store, number: int, image: Image) -> Volume:
+    try:
+        return store.create_volume(number, domain_key=1)
+    except OSError as error:  # too many open files
+        raise InputError(f"{image.path} cannot be analyzed: {error.strerror}; name fewer images at once") from None
+
+
+def _verify(store: Store, images: list[Image], in_all: int, progress: Progress) -> None:
+    """Read every image again and compare it with its volume."""
+    done = 0
+    for number, image in enumerate(images):
+        volume = store.volumes[number]
+        for offset, data in image.pieces():
+            if b"".join(store.read(volume, offset, len(data))) != data:
+                image.check_unchanged()
+                raise CorruptBlock(
+                    volume.lookup(offset >> BLOCK_SHIFT),
+                    f"{image.path} does not read back as it was near {offset}",
+                )
+            done += len(data)
+            progress("verifying", done, in_all)
+        image.check_unchanged()
+        expected = sum(-(-(end - start) // BLOCK_BYTES) for start, end in image.extents)
+        if store.touched_blocks(volume) != expected:
+            raise CorruptBlock(0, f"{image.path} has {expected} blocks of data, its volume another number")
+
+
+def _open_all(paths: Sequence[str], stack: ExitStack) -> list[Image]:
+    """All images, checked before the first is read: a typing error should not cost the minutes before it."""
+    for path, times in Counter(paths).items():
+        if times > 1:
+            raise InputError(f"{path} is named {times} times; name each image once")
+    return [_open(path, stack) for path in paths]
+
+
+def _open(path: str, stack: ExitStack) -> Image:
+    if path == "-":
+        raise InputError("standard input cannot be analyzed; save it to a file and name that")
+    try:
+        # Without O_NONBLOCK the open of a pipe would wait for its writer.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; name a readable memory image") from None
+    stack.callback(os.close, fd)
+    status = os.fstat(fd)
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{path} is a directory; name the image files in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is not a regular file; save what it gives to a file and name that")
+    if not status.st_size:
+        raise InputError(f"{path} is empty; name a memory image")
+    check_size(status.st_size)
+    return Image(path, fd, status.st_size, status.st_mtime_ns, _extents(fd, status.st_size))
+
+
+def _extents(fd: int, size_bytes: int) -> list[tuple[int, int]]:
+    """The ranges of data, widened to whole blocks; everything where the file system knows no holes."""
+    extents: list[tuple[int, int]] = []
+    position = 0
+    while position < size_bytes:
+        try:
+            start = os.lseek(fd, position, os.SEEK_DATA)
+            end = os.lseek(fd, start, os.SEEK_HOLE)
+        except OSError:
+            break  # ENXIO: only a hole from here on
+        start &= -BLOCK_BYTES
+        end = min(-(-end // BLOCK_BYTES) * BLOCK_BYTES, size_bytes)
+        if extents and start <= extents[-1][1]:
+            start = extents.pop()[0]
+        extents.append((start, end))
+        position = end
+    return extents
+
+
+def _names(paths: Sequence[str]) -> list[str]:
+    """The base names; where several images have the same, their paths as they were given."""
+    times = Counter(Path(path).name for path in paths)
+    names = [Path(path).name if times[Path(path).name] == 1 else path for path in paths]
+    return names if len(set(names)) == len(names) else list(paths)
+
+
+def _pool_limit(data_bytes: int) -> int:
+    """Room for all data as it is, so that only the host's memory is a limit."""
+    enough = data_bytes + data_bytes // 64 + MINIMUM_LIMIT_BYTES
+    return max(min(enough, int(_available_bytes() * USABLE_SHARE)), MINIMUM_LIMIT_BYTES)
+
+
+def _available_bytes() -> int:
+    """What the kernel thinks a new workload can have without swapping (proc_meminfo(5))."""
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        key, _, value = line.partition(":")
+        if key == "MemAvailable":
+            return int(value.split()[0]) << 10
+    return 1 << 40  # a kernel before 3.14: no limit from here
+
+
+def _unheard(stage: str, done: int, in_all: int) -> None:
+    del stage, done, in_all

@@ -1,0 +1,132 @@
+"""The command `blockstore`: the table of its subcommands, and what becomes of errors.
+
+A new subcommand is one module and one line in COMMANDS. Only the module of the command that runs is imported,
+so that `analyze` works where there is no libfuse, and starts fast.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final, NamedTuple
+
+import click
+from click.shell_completion import CompletionItem
+
+from blockstore import __version__
+from blockstore.errors import BlockstoreError
+
+INTERRUPTED_EXIT_CODE: Final = 130
+"""128 + SIGINT, as shells have it."""
+
+
+class Entry(NamedTuple):
+    """Where a subcommand is ("module:attribute"), and its line in `blockstore --help`."""
+
+    place: str
+    summary: str
+
+
+COMMANDS: Final = {
+    "mount": Entry("blockstore.cli.mount:mount", "Serve VM memory files in a directory."),
+    "umount": Entry("blockstore.cli.umount:umount", "End a mount, without losing a block."),
+    "status": Entry("blockstore.cli.status:status", "What a mount saves, by VM and mechanism, and what it costs."),
+    "evict": Entry("blockstore.cli.evict:evict", "Move memory of VMs out of the page cache into the store."),
+    "analyze": Entry("blockstore.cli.analyze:analyze", "What the store would save on memory images, without a mount."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its subcommands from COMMANDS and imports the one that is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        module, _, attribute = entry.place.partition(":")
+        try:
+            command = getattr(import_module(module), attribute)
+        except ImportError as error:
+            raise BlockstoreError(
+                f"`blockstore {cmd_name}` cannot be loaded: {error}; install what is missing "
+                "(on Debian: apt-get install fuse3 libfuse3-3, then pip install blockstore)"
+            ) from error
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        names = [
+            CompletionItem(name, help=entry.summary) for name, entry in COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="blockstore")
+def cli() -> None:
+    """Memory for virtual machines that costs less than memory.
+
+    A mounted directory holds the memory of VMs, one file each. Blocks of 4 KiB that are alike are kept once,
+    similar ones as a patch, all others compressed.
+
+    \b
+    Example:
+      blockstore analyze /var/tmp/*.ram        what would it save here?
+      blockstore mount /run/vm-memory          serve
+      qemu-system-x86_64 -m 2G -machine memory-backend=ram0 \\
+        -object memory-backend-file,id=ram0,size=2G,share=on,mem-path=/run/vm-memory/vm1 ...
+      blockstore status /run/vm-memory         what does it save?
+
+    \b
+    Exit codes:
+      0    done
+      1    a mount cannot be made, reached or ended; any other failure
+      2    bad input: an option, a path, a size, an image
+      3    in use, by another mount or by a process with open files
+      4    the state directory is damaged, foreign, or of another version
+      5    out of room: the pool limit or the file system under the state
+      6    a stored block is corrupt
+      130  interrupted
+
+    \b
+    Shell completion (bash; for zsh and fish put zsh_source or fish_source):
+      eval "$(_BLOCKSTORE_COMPLETE=bash_source blockstore)"
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; its exit code. An error that is written for the user is one line on stderr."""
+    try:
+        result = cli.main(arguments, prog_name="blockstore", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except BlockstoreError as error:
+        _complain(str(error))
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED_EXIT_CODE
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO) or error.filename:
+            raise
+        # Whoever reads our output has gone, or has no room for it. Nobody may flush the rest at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno != errno.EPIPE:
+            _complain(f"the output cannot be written: {error.strerror}")
+        return 1
+
+
+def _complain(message: str) -> None:
+    click.echo(f"blockstore: {message}", err=True)

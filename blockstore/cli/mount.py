@@ -1,0 +1,104 @@
+"""`blockstore mount`: serve VM memory files in a directory."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+
+from blockstore.cli.sizes import SIZE, format_size
+from blockstore.daemon import launch
+from blockstore.daemon.serve import MountOptions, serve
+from blockstore.errors import InputError
+from blockstore.store.pool import MINIMUM_LIMIT_BYTES
+
+DEFAULT_LIMIT_SHARE: Final = 0.5
+"""Of the host's memory, for the pool: the other half is for what is resident, and for everything else."""
+
+
+@click.command()
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    help="Directory for everything that is stored. Default: one under /dev/shm, named after MOUNTPOINT.",
+)
+@click.option(
+    "--pool-limit",
+    type=SIZE,
+    help="The most memory that stored blocks may take (512M, 2GiB). Default: half of this machine's memory.",
+)
+@click.option("--foreground", is_flag=True, help="Stay in the foreground and log to stderr; Ctrl-C unmounts.")
+@click.option(
+    "--no-lane",
+    is_flag=True,
+    help="Serve data through pyfuse3 alone: slower, for comparison and for trouble.",
+)
+@click.option("--no-patch", is_flag=True, help="Do not look for similar blocks: share and compress only.")
+@click.option(
+    "--allow-other",
+    is_flag=True,
+    help="Let other users in, as far as the files' modes allow. libvirt needs this.",
+)
+def mount(
+    mountpoint: Path,
+    state: Path | None,
+    pool_limit: int | None,
+    foreground: bool,
+    no_lane: bool,
+    no_patch: bool,
+    allow_other: bool,
+) -> None:
+    """Serve VM memory files in the directory MOUNTPOINT, which must exist and be empty.
+
+    Returns when the mount serves. Every file in it can be the memory of one VM; files below one top-level directory
+    share blocks with each other and with nobody else. What is stored outlives the mount: mount the same place (or
+    --state) again, and the files are there.
+
+    \b
+    Example:
+      mkdir -p /run/vm-memory
+      blockstore mount /run/vm-memory --pool-limit 8G
+    """
+    target = Path(os.path.realpath(mountpoint.parent)) / mountpoint.name if mountpoint.name else mountpoint.resolve()
+    if target.is_symlink():
+        target = target.resolve()
+    place = (state or _default_state(target)).absolute()
+    options = MountOptions(
+        mountpoint=str(target),
+        state=str(place),
+        pool_limit_bytes=pool_limit if pool_limit is not None else _default_limit_bytes(),
+        lane=not no_lane,
+        patching=not no_patch,
+        allow_other=allow_other,
+        remove_empty_state=state is None,
+    )
+    if options.pool_limit_bytes < MINIMUM_LIMIT_BYTES:
+        raise InputError(
+            f"--pool-limit {format_size(options.pool_limit_bytes)} is too small; "
+            f"the least is {format_size(MINIMUM_LIMIT_BYTES)}"
+        )
+    if foreground:
+        launch.check(options)
+        launch.log_to(logging.StreamHandler(sys.stderr))
+        serve(options, lambda warnings: None)
+        return
+    for warning in launch.start(options):
+        click.echo(f"blockstore: warning: {warning}", err=True)
+
+
+def _default_state(target: Path) -> Path:
+    """A name that tells the place, and tells places apart that look alike in it."""
+    readable = str(target).strip("/").replace("/", "-") or "root"
+    mark = hashlib.sha256(os.fsencode(target)).hexdigest()[:8]
+    return Path(f"/dev/shm/blockstore-{os.geteuid()}") / f"{readable[:64]}-{mark}"
+
+
+def _default_limit_bytes() -> int:
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(int(memory_bytes * DEFAULT_LIMIT_SHARE), MINIMUM_LIMIT_BYTES)

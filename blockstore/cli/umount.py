@@ -1,0 +1,90 @@
+"""`blockstore umount`: end a mount, without losing a block."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import click
+
+from blockstore.daemon import control, mounts
+from blockstore.daemon.serve import remove_state
+from blockstore.errors import BusyError, MountError
+
+DAEMON_END_S: Final = 120.0
+"""How long the daemon may take to end after the unmount: it closes its files and frees nameless ones."""
+
+
+@click.command()
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Take the mount out of the tree even while it is in use; the daemon ends after its last user.",
+)
+@click.option("--discard", is_flag=True, help="Delete the state as well: every file of the mount is gone.")
+def umount(mountpoint: Path, force: bool, discard: bool) -> None:
+    """End the mount at MOUNTPOINT when everything is written back.
+
+    Refused while a process has a file open or mapped, because a VM would lose its memory. The state stays in its
+    directory, and a later mount of the same place shows the same files, unless --discard.
+
+    \b
+    Example:
+      blockstore umount /run/vm-memory
+    """
+    mount = mounts.find(mountpoint)
+    try:
+        daemon_pid = int(control.ask(mount.state, {"do": "hello"})["daemon_pid"])
+    except MountError:
+        daemon_pid = 0  # a dead or deaf daemon must not keep its mount alive
+    failure = _unmount(mount, lazy=False)
+    if failure:
+        found = mounts.users(mount)
+        if not force:
+            raise BusyError(
+                f"{mount.path} is in use by {mounts.describe_users(found) or 'somebody'}: {failure}; "
+                "end these first, or detach the mount from the tree with --force"
+            )
+        failure = _unmount(mount, lazy=True)
+        if failure:
+            raise MountError(f"{mount.path} cannot be unmounted: {failure}")
+        click.echo(
+            f"blockstore: {mount.path} is detached; its daemon (process {daemon_pid}) goes on until the last of "
+            f"these has closed its files: {mounts.describe_users(found)}",
+            err=True,
+        )
+        return
+    if daemon_pid and not _ended(daemon_pid):
+        raise MountError(
+            f"{mount.path} is unmounted, but its daemon (process {daemon_pid}) has not ended within "
+            f"{DAEMON_END_S:.0f} s; look at {mount.state}/daemon.log"
+        )
+    if discard and mount.state.is_dir():
+        remove_state(mount.state)
+
+
+def _unmount(mount: mounts.Mount, *, lazy: bool) -> str:
+    """Unmount; empty when done, else what umount(8) said."""
+    if os.geteuid() == 0:
+        command = ["umount", "--no-canonicalize", *(["--lazy"] if lazy else []), "--", str(mount.path)]
+    else:
+        command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", str(mount.path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode == 0:
+        return ""
+    return result.stderr.strip().rpartition(": ")[2].rstrip(".") or f"{command[0]} failed"
+
+
+def _ended(pid: int) -> bool:
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], DAEMON_END_S)[0])
+    finally:
+        os.close(descriptor)

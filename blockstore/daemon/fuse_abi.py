@@ -1,0 +1,65 @@
+"""The part of the FUSE protocol that the lane speaks (include/uapi/linux/fuse.h, protocol 7.31 and up).
+
+Every request starts with IN_HEADER; READ and WRITE go on with READ_WRITE_IN, so that their first 80 bytes have
+one layout. Every answer starts with OUT_HEADER, whose error is 0 or a negative errno.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+FORGET: Final = 2
+READ: Final = 15
+WRITE: Final = 16
+INIT: Final = 26
+INTERRUPT: Final = 36
+BATCH_FORGET: Final = 42
+FALLOCATE: Final = 43
+LSEEK: Final = 46
+COPY_FILE_RANGE: Final = 47
+COPY_FILE_RANGE_64: Final = 53  # Linux 6.18
+
+# len, opcode, unique, nodeid, uid, gid, pid, total_extlen, padding
+IN_HEADER: Final = struct.Struct("<IIQQIIIHH")
+# fh, offset, size, flags, lock_owner, open flags, padding
+READ_WRITE_IN: Final = struct.Struct("<QQIIQII")
+# The two together, without what nobody needs: len, opcode, unique, nodeid; fh, offset, size, flags
+REQUEST: Final = struct.Struct("<IIQQ16xQQII16x")
+# fh, offset, length, mode, padding
+FALLOCATE_IN: Final = struct.Struct("<QQQII")
+# fh_in, off_in, nodeid_out, fh_out, off_out, len, flags
+COPY_FILE_RANGE_IN: Final = struct.Struct("<QQQQQQQ")
+# fh, offset, whence, padding
+LSEEK_IN: Final = struct.Struct("<QQII")
+# unique of the interrupted request
+INTERRUPT_IN: Final = struct.Struct("<Q")
+# count, padding; then count times (nodeid u64, nlookup u64)
+BATCH_FORGET_IN: Final = struct.Struct("<II")
+FORGET_ONE_BYTES: Final = 16
+
+# len, error, unique
+OUT_HEADER: Final = struct.Struct("<IiQ")
+# OUT_HEADER and one 32-bit figure (fuse_write_out) or one 64-bit figure (fuse_lseek_out, fuse_copy_file_range_out)
+OUT_U32: Final = struct.Struct("<IiQII")
+OUT_U64: Final = struct.Struct("<IiQQ")
+
+# In an INIT request: major, minor, max_readahead, flags, at offset 40
+INIT_IN: Final = struct.Struct("<IIII")
+# In an INIT answer: major, minor, max_readahead, flags, max_background, congestion_threshold, at offset 16
+INIT_OUT: Final = struct.Struct("<IIIIHH")
+
+SPLICE_FLAGS: Final = 1 << 7 | 1 << 8 | 1 << 9  # FUSE_SPLICE_WRITE, _MOVE, _READ
+AUTO_INVAL_DATA: Final = 1 << 12
+
+WRITE_CACHE: Final = 1  # FUSE_WRITE_CACHE: written back from the page cache, nobody's write(2)
+
+FALLOC_KEEP_SIZE: Final = 1
+FALLOC_PUNCH_HOLE: Final = 2
+FALLOC_ZERO_RANGE: Final = 16
+
+MAXIMUM_WRITE_BYTES: Final = 1 << 20
+"""FUSE_MAX_MAX_PAGES (256) pages, which libfuse asks for."""
+
+HEAD_BYTES: Final = IN_HEADER.size + READ_WRITE_IN.size
+assert HEAD_BYTES == REQUEST.size == 80

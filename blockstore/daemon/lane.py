@@ -1,0 +1,361 @@
+"""The lane: answers what touches data straight from /dev/fuse, in a thread of its own (DESIGN.md section 4).
+
+READ is answered at once. What may take long (a WRITE of 1 MiB is 256 blocks, milliseconds) becomes a *job*: steps
+of the store, of which one is done at a time, and between two steps all requests that wait in the device are
+looked at. So a fault of one VM waits for one step of another's write-back, not for all of it. Jobs of different
+volumes take turns.
+
+A step that finds no room leaves its job *stalled*: it is tried again when something may have made room, and at
+least every STALL_RETRY_MS; meanwhile reads go on. A hot path; its benchmark is `scripts/bench fault`.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from blockstore.daemon import fuse_abi as abi
+from blockstore.daemon.door import Door
+from blockstore.daemon.relay import Relay
+from blockstore.errors import BlockstoreError, CorruptBlock, InputError, OutOfRoom
+from blockstore.store.ingest import SLICE_BLOCKS
+from blockstore.store.store import Steps, Store
+from blockstore.store.volume import Volume
+
+log = logging.getLogger(__name__)
+
+MAXIMUM_JOBS: Final = 32
+"""Jobs under way at once, each with a buffer of up to 1 MiB. The kernel sends at most MAXIMUM_BACKGROUND (relay.py)
+write-back requests at once; direct writers come on top. When there are more, the device is not read until one is
+done; of those that wait for room, direct ones beyond this number fail with ENOSPC."""
+
+STALL_RETRY_MS: Final = 50
+"""How often a job that found no room tries again: often enough not to be felt, at no cost worth naming."""
+
+SMALL_WRITE_BYTES: Final = SLICE_BLOCKS * 4096
+"""Writes up to one step are done at once."""
+
+
+@dataclass(slots=True)
+class Job:
+    """A request that is answered when its steps are done."""
+
+    unique: int
+    volume: Volume
+    steps: Steps
+    answer: Callable[[], bytes]
+    buffer: bytearray | None = None
+
+
+class Lane:
+    """The thread. `writers_of(inode, fh)` says how many other handles than `fh` may write to a file."""
+
+    def __init__(
+        self, device_fd: int, store: Store, door: Door, relay: Relay, writers_of: Callable[[int, int], int]
+    ) -> None:
+        self._fd = device_fd
+        self._store = store
+        self._door = door
+        self._relay = relay
+        self._writers_of = writers_of
+        self._poll = select.poll()
+        self._poll.register(device_fd, select.POLLIN)
+        self._head = bytearray(abi.HEAD_BYTES)
+        self._payload = bytearray(abi.MAXIMUM_WRITE_BYTES + 4096)
+        self._spare_buffers: list[bytearray] = []
+        self._jobs: OrderedDict[int, deque[Job]] = OrderedDict()  # by volume, the next one first
+        self._stalled: list[Job] = []
+        self._job_count = 0
+        self._was_stalled = False
+        self._changed = True
+        self._thread = threading.Thread(target=self._run, name="lane", daemon=True)
+        self.corrupt_reads = 0
+        self._handlers: dict[int, Callable[[int, int, bytes], None]] = {
+            abi.FALLOCATE: self._fallocate,
+            abi.COPY_FILE_RANGE: self._copy_file_range,
+            abi.COPY_FILE_RANGE_64: self._copy_file_range,
+            abi.LSEEK: self._lseek,
+        }
+
+    @property
+    def stalled(self) -> int:
+        """Requests that wait for room."""
+        return len(self._stalled)
+
+    def start(self, ended: Callable[[], None]) -> None:
+        """Serve until the mount is gone, then call `ended` (in the lane's thread)."""
+        self._ended = ended
+        self._thread.start()
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                if self._job_count and not self._wait_beside_jobs():
+                    self._advance()
+                    continue
+                if not self._serve_one():
+                    break
+                if self._changed and not self._job_count:
+                    self._upkeep()
+        except BaseException:
+            log.critical("the lane ended by an error", exc_info=True)
+        finally:
+            self._ended()
+
+    def _wait_beside_jobs(self) -> bool:
+        """With jobs under way: should the device be read now?"""
+        if self._job_count >= MAXIMUM_JOBS and self._jobs:
+            return False
+        if self._jobs:
+            return bool(self._poll.poll(0))
+        if self._poll.poll(STALL_RETRY_MS):
+            return True
+        self._retry_stalled()
+        return False
+
+    def _serve_one(self) -> bool:
+        """Read one request and answer it, make a job of it or hand it on. False when the mount is gone."""
+        head, payload = self._head, self._payload
+        try:
+            size = os.readv(self._fd, (head, payload))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
+                return True  # the request was withdrawn before we could read it
+            if error.errno == errno.ENODEV:
+                return False
+            raise
+        _, opcode, unique, inode, _, offset, length, flags = abi.REQUEST.unpack(head)
+        if opcode == abi.READ:
+            self._read(unique, inode, offset, length)
+            return True
+        if opcode not in self._handlers and opcode != abi.WRITE:
+            self._hand_on(opcode, unique, (head + payload[: max(size - abi.HEAD_BYTES, 0)])[:size])
+            return True
+        self._changed = True
+        try:
+            if opcode == abi.WRITE:
+                self._write(unique, inode, offset, size - abi.HEAD_BYTES, flags)
+            else:
+                arguments = bytes(head[abi.IN_HEADER.size :]) + bytes(payload[: max(size - abi.HEAD_BYTES, 0)])
+                self._handlers[opcode](unique, inode, arguments)
+        except Exception:
+            log.exception("request %d on file %d", opcode, inode)
+            self._fail(unique, errno.EIO)
+        return True
+
+    def _read(self, unique: int, inode: int, offset: int, length: int) -> None:
+        try:
+            with self._door:
+                pieces = self._store.read(self._store.volumes[inode], offset, length)
+        except CorruptBlock as error:
+            self.corrupt_reads += 1
+            log.error("reading file %d at %d: %s", inode, offset, error)
+            self._answer(abi.OUT_HEADER.pack(abi.OUT_HEADER.size, -errno.EIO, unique))
+            return
+        except Exception:
+            log.exception("reading file %d at %d", inode, offset)
+            self._answer(abi.OUT_HEADER.pack(abi.OUT_HEADER.size, -errno.EIO, unique))
+            return
+        total = abi.OUT_HEADER.size + (len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces)))
+        self._answer(abi.OUT_HEADER.pack(total, 0, unique), *pieces)
+
+    def _write(self, unique: int, inode: int, offset: int, size: int, flags: int) -> None:
+        if len(self._stalled) >= MAXIMUM_JOBS and not flags & abi.WRITE_CACHE:
+            self._fail(unique, errno.ENOSPC)  # whoever still calls write(2) can be told; a page fault cannot
+            return
+        volume = self._store.volumes[inode]
+        buffer = self._payload
+        data = memoryview(buffer)[:size]
+        answer = abi.OUT_U32.pack(abi.OUT_U32.size, 0, unique, size, 0)
+        job = Job(unique, volume, self._store.write_steps(volume, offset, data), lambda: answer, buffer)
+        if size <= SMALL_WRITE_BYTES and not self._jobs:
+            if self._finish_now(job):
+                return
+            self._payload = self._take_buffer()
+            self._job_count += 1
+            self._stall(job)
+            return
+        self._payload = self._take_buffer()
+        self._enter(job)
+
+    def _fallocate(self, unique: int, inode: int, arguments: bytes) -> None:
+        _, offset, length, mode, _ = abi.FALLOCATE_IN.unpack_from(arguments)
+        volume = self._store.volumes[inode]
+        freeing = mode & (abi.FALLOC_PUNCH_HOLE | abi.FALLOC_ZERO_RANGE)
+        if mode & ~(abi.FALLOC_KEEP_SIZE | abi.FALLOC_PUNCH_HOLE | abi.FALLOC_ZERO_RANGE):
+            self._fail(unique, errno.EOPNOTSUPP)
+            return
+
+        def steps() -> Iterator[bool]:
+            if freeing:
+                yield from self._store.discard_steps(volume, offset, length)
+            if not mode & abi.FALLOC_KEEP_SIZE and offset + length > volume.size_bytes:
+                yield from self._store.resize_steps(volume, offset + length)
+
+        answer = abi.OUT_HEADER.pack(abi.OUT_HEADER.size, 0, unique)
+        self._enter(Job(unique, volume, steps(), lambda: answer))
+
+    def _copy_file_range(self, unique: int, inode: int, arguments: bytes) -> None:
+        _, from_offset, to_inode, _, to_offset, length, _ = abi.COPY_FILE_RANGE_IN.unpack_from(arguments)
+        source, target = self._store.volumes[inode], self._store.volumes[to_inode]
+        if source.domain is not target.domain:
+            self._fail(unique, errno.EXDEV)  # the caller copies bytes instead
+            return
+        length = max(min(length, source.size_bytes - from_offset, _LARGEST_COPY_BYTES), 0)
+        answer = abi.OUT_U64.pack(abi.OUT_U64.size, 0, unique, length)
+        steps = self._store.clone_steps(source, from_offset, target, to_offset, length) if length else iter(())
+        self._enter(Job(unique, target, steps, lambda: answer))
+
+    def _lseek(self, unique: int, inode: int, arguments: bytes) -> None:
+        fh, offset, whence, _ = abi.LSEEK_IN.unpack_from(arguments)
+        volume = self._store.volumes[inode]
+        size = volume.size_bytes
+        if whence not in (os.SEEK_DATA, os.SEEK_HOLE) or offset >= size:
+            self._fail(unique, errno.EINVAL if offset < size else errno.ENXIO)
+            return
+        if self._writers_of(inode, fh):
+            # Somebody else may have written to a mapping what is not here yet: nothing can be called a hole.
+            found = offset if whence == os.SEEK_DATA else size
+        else:
+            with self._door:
+                found = self._store.seek(volume, offset, data=whence == os.SEEK_DATA)
+        if whence == os.SEEK_DATA and found >= size:
+            self._fail(unique, errno.ENXIO)
+            return
+        self._answer(abi.OUT_U64.pack(abi.OUT_U64.size, 0, unique, found))
+
+    def _hand_on(self, opcode: int, unique: int, request: bytearray) -> None:
+        if opcode == abi.INIT:
+            self._relay.forward_init(unique, request)
+        elif opcode == abi.INTERRUPT:
+            (target,) = abi.INTERRUPT_IN.unpack_from(request, abi.IN_HEADER.size)
+            if target in self._relay.unanswered:
+                self._relay.forward(opcode, unique, request)
+            else:
+                self._interrupt(target)
+        else:
+            self._relay.forward(opcode, unique, request)
+
+    def _interrupt(self, unique: int) -> None:
+        """A process that waits for room may be killed; other requests of ours are done in milliseconds anyway."""
+        for job in self._stalled:
+            if job.unique == unique:
+                self._stalled.remove(job)
+                self._leave(job)
+                self._fail(unique, errno.EINTR)
+                return
+
+    def _enter(self, job: Job) -> None:
+        self._job_count += 1
+        self._jobs.setdefault(job.volume.number, deque()).append(job)
+
+    def _leave(self, job: Job) -> None:
+        self._job_count -= 1
+        if job.buffer is not None:
+            self._spare_buffers.append(job.buffer)
+
+    def _take_buffer(self) -> bytearray:
+        if self._spare_buffers:
+            return self._spare_buffers.pop()
+        return bytearray(abi.MAXIMUM_WRITE_BYTES + 4096)
+
+    def _advance(self) -> None:
+        """One step of one job."""
+        if not self._jobs:
+            return
+        number, queue = next(iter(self._jobs.items()))
+        job = queue[0]
+        outcome = self._step(job)
+        if outcome is None:  # it goes on
+            self._jobs.move_to_end(number)
+            return
+        queue.popleft()
+        if not queue:
+            del self._jobs[number]
+        if outcome is _NO_ROOM:
+            self._stall(job)
+            return
+        self._leave(job)
+        self._answer(outcome)
+        if self._was_stalled and not self._stalled and not self._jobs:
+            self._was_stalled = False
+            log.warning("the pool has room again: all writes that waited are done")
+
+    def _finish_now(self, job: Job) -> bool:
+        """Take all steps of a small job and answer; False when it found no room."""
+        while True:
+            outcome = self._step(job)
+            if outcome is _NO_ROOM:
+                return False
+            if outcome is not None:
+                self._answer(outcome)
+                return True
+
+    def _step(self, job: Job) -> bytes | None:
+        """Take a step: None when there is more to do, _NO_ROOM, or the answer."""
+        try:
+            with self._door:
+                return None if next(job.steps) else _NO_ROOM
+        except StopIteration:
+            return job.answer()
+        except OutOfRoom as error:
+            log.error("file %d: %s", job.volume.number, error)
+            code = errno.ENOSPC
+        except InputError:
+            code = errno.EFBIG
+        except BlockstoreError as error:
+            log.error("file %d: %s", job.volume.number, error)
+            code = errno.EIO
+        except Exception:
+            log.exception("request on file %d", job.volume.number)
+            code = errno.EIO
+        return abi.OUT_HEADER.pack(abi.OUT_HEADER.size, -code, job.unique)
+
+    def _stall(self, job: Job) -> None:
+        if not self._stalled and not self._was_stalled:
+            log.error("the pool has no room: writes wait until memory is freed or the limit is raised")
+        self._was_stalled = True
+        self._stalled.append(job)
+
+    def _retry_stalled(self) -> None:
+        stalled, self._stalled = self._stalled, []
+        for job in stalled:
+            self._job_count -= 1
+            self._enter(job)
+
+    def _upkeep(self) -> None:
+        """Compact while nobody waits."""
+        upkeep = self._store.upkeep
+        while True:
+            with self._door:
+                if not (upkeep.due() and upkeep.step()):
+                    self._changed = False
+                    return
+            if self._poll.poll(0):
+                return
+
+    def _fail(self, unique: int, code: int) -> None:
+        self._answer(abi.OUT_HEADER.pack(abi.OUT_HEADER.size, -code, unique))
+
+    def _answer(self, *pieces: bytes | memoryview) -> None:
+        try:
+            os.writev(self._fd, pieces)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):  # interrupted meanwhile; unmounted meanwhile
+                log.error("the kernel refused an answer: %s", error.strerror)
+
+
+_NO_ROOM: Final = b"no room"
+
+_LARGEST_COPY_BYTES: Final = 0x7FFF_F000
+"""COPY_FILE_RANGE answers with 32 bits; more is asked for again by the caller."""

@@ -1,0 +1,183 @@
+"""Starting a daemon: what must be true before, and how its start is told to whoever waits.
+
+The daemon is a new session without a terminal. It reports through a pipe, one JSON line: `ready` with warnings,
+or `error` with the exit code; the end of the pipe without a line means that it died. Its log is `daemon.log` in
+the state directory, `daemon.stderr` what libfuse and Python print.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import logging.handlers
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from blockstore.daemon import mounts
+from blockstore.daemon.serve import MountOptions, serve
+from blockstore.errors import BlockstoreError, BusyError, InputError, MountError, OutOfRoom, StateError
+
+START_S: Final = 60.0
+"""How long a start may take, the adoption of terabytes of state included."""
+
+LOG_BYTES: Final = 1 << 20
+"""daemon.log and the one before it: enough for months, and a flood of errors cannot fill the state's file system."""
+
+
+def check(options: MountOptions) -> None:
+    """Raise a sentence for what would make the mount fail. Never touches a mount."""
+    target = Path(options.mountpoint)
+    for mount in mounts.all_mounts():
+        if mount.path == target:
+            raise BusyError(f"{target} is a blockstore mount already; `blockstore status {target}` shows it")
+        if mount.state == Path(options.state):
+            raise BusyError(f"the state directory {options.state} is in use by the mount at {mount.path}")
+    _check_mountpoint(target)
+    _check_device()
+
+
+def start(options: MountOptions) -> list[str]:
+    """Start a daemon in the background; its warnings, once the mount serves. Raises what it failed with."""
+    check(options)
+    state = Path(options.state)
+    made = _make_state(state)
+    try:
+        with (state / "daemon.stderr").open("wb") as stderr:
+            report_fd, pipe_fd = os.pipe()
+            process = subprocess.Popen(
+                [sys.executable, "-m", "blockstore.daemon", str(pipe_fd), options.to_json()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                pass_fds=(pipe_fd,),
+                start_new_session=True,
+                cwd="/",
+            )
+            os.close(pipe_fd)
+        return _await_report(process, report_fd, state)
+    except BaseException:
+        if made and not mounts_with(state):
+            _forget_new_state(state)
+        raise
+
+
+def main(arguments: list[str]) -> int:
+    """The background process: `python -m blockstore.daemon PIPE_FD OPTIONS`."""
+    pipe_fd, options = int(arguments[0]), MountOptions.from_json(arguments[1])
+    pipe = os.fdopen(pipe_fd, "w")
+
+    def report(message: dict[str, Any]) -> None:
+        if not pipe.closed:
+            pipe.write(json.dumps(message) + "\n")
+            pipe.close()
+
+    state = Path(options.state)
+    handler = logging.handlers.RotatingFileHandler(state / "daemon.log", maxBytes=LOG_BYTES, backupCount=1)
+    log_to(handler)
+    try:
+        serve(options, lambda warnings: report({"ready": warnings}))
+    except BlockstoreError as error:
+        logging.critical("%s", error)
+        report({"error": str(error), "code": error.exit_code})
+        return error.exit_code
+    except BaseException as error:
+        logging.critical("the daemon ended by an error", exc_info=True)
+        report({"error": f"the daemon failed ({error!r}); look at {state}/daemon.log", "code": 1})
+        return 1
+    return 0
+
+
+def log_to(handler: logging.Handler) -> None:
+    """Send all log records there, with times."""
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def mounts_with(state: Path) -> list[mounts.Mount]:
+    """The mounts that are served from this state directory."""
+    return [mount for mount in mounts.all_mounts() if mount.state == state]
+
+
+def _await_report(process: subprocess.Popen[bytes], report_fd: int, state: Path) -> list[str]:
+    # No timeout can be too short for a start that works on: the pipe ends when the process does.
+    with os.fdopen(report_fd) as pipe:
+        try:
+            line = pipe.readline()
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait(START_S)
+            raise
+    if not line:
+        code = process.wait(START_S)
+        stderr = (state / "daemon.stderr").read_text(errors="replace").strip().splitlines()
+        reason = stderr[-1] if stderr else f"exit code {code}"
+        raise MountError(f"the daemon died at its start: {reason}; look at {state}/daemon.log")
+    message: dict[str, Any] = json.loads(line)
+    if "error" in message:
+        process.wait(START_S)
+        error = _errors_by_code().get(message["code"], MountError)(message["error"])
+        raise error
+    warnings: list[str] = message["ready"]
+    return warnings
+
+
+def _errors_by_code() -> dict[int, type[BlockstoreError]]:
+    """The classes that a start can fail with."""
+    kinds: list[type[BlockstoreError]] = [InputError, MountError, BusyError, StateError, OutOfRoom]
+    return {kind.exit_code: kind for kind in kinds}
+
+
+def _check_mountpoint(target: Path) -> None:
+    try:
+        if next(target.iterdir(), None) is not None:
+            raise InputError(f"{target} is not empty; name an empty directory to mount on")
+    except FileNotFoundError:
+        raise InputError(f"there is no directory {target}; make it first: mkdir -p {target}") from None
+    except NotADirectoryError:
+        raise InputError(f"{target} is no directory; name an empty directory to mount on") from None
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            raise MountError(
+                f"{target} is the mount of a file system whose daemon died; remove it first: umount {target}"
+            ) from None
+        raise InputError(f"{target} cannot be used to mount on: {error.strerror}") from None
+
+
+def _check_device() -> None:
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        raise MountError("there is no /dev/fuse; load the kernel's module first: modprobe fuse") from None
+    except OSError as error:
+        raise MountError(
+            f"/dev/fuse cannot be opened: {error.strerror}; mount as root, or ask root to allow it"
+        ) from None
+
+
+def _make_state(state: Path) -> bool:
+    """Make the state directory if need be; True if it was not there. Errors are the daemon's to find, but for these."""
+    try:
+        if state.is_dir():
+            if not os.access(state, os.W_OK | os.X_OK):
+                raise InputError(f"the state directory {state} cannot be written to; name another with --state")
+            return False
+        state.mkdir(mode=0o700, parents=True)
+    except OSError as error:
+        raise InputError(
+            f"the state directory {state} cannot be made: {error.strerror}; name another with --state"
+        ) from None
+    return True
+
+
+def _forget_new_state(state: Path) -> None:
+    """Take back a state directory that this start has made and that holds nothing of anybody's."""
+    try:
+        for entry in state.iterdir():
+            entry.unlink()
+        state.rmdir()
+    except OSError:
+        return

@@ -1,0 +1,161 @@
+"""Which blockstore mounts there are, and which processes use them. Reads /proc only, never a mount.
+
+A mount's source, as /proc/self/mountinfo and df(1) show it, is `blockstore:STATE`, with the path of the state
+directory percent-encoded; that is how the command line finds the daemon's control socket.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote, unquote
+
+from blockstore.errors import MountError
+
+FILE_SYSTEM_TYPE: Final = "fuse.blockstore"
+_SOURCE_PREFIX: Final = "blockstore:"
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One line of mountinfo; `device` is MAJOR:MINOR."""
+
+    path: Path
+    device: str
+    state: Path
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """A range of a process's address space that shows a file of a mount."""
+
+    pid: int
+    start: int
+    length: int
+    inode: int
+    path: str
+
+
+@dataclass(frozen=True)
+class User:
+    """A process that keeps a mount busy."""
+
+    pid: int
+    command: str
+    paths: frozenset[str]
+
+
+def source_for(state: Path) -> str:
+    """The source of a mount with this state directory."""
+    return _SOURCE_PREFIX + quote(os.fsencode(state))
+
+
+def all_mounts() -> list[Mount]:
+    """All blockstore mounts in this mount namespace, in the order in which they were made."""
+    mounts = []
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        fields = line.split(" ")
+        kind, source = fields[fields.index("-") + 1 : fields.index("-") + 3]
+        if kind == FILE_SYSTEM_TYPE and source.startswith(_SOURCE_PREFIX):
+            state = Path(os.fsdecode(unquote(_unescape(source[len(_SOURCE_PREFIX) :]), errors="surrogateescape")))
+            mounts.append(Mount(Path(_unescape(fields[4])), fields[2], state))
+    return mounts
+
+
+def find(path: Path | None) -> Mount:
+    """The mount at `path`; the only one there is, if no path is given. Raises MountError."""
+    mounts = all_mounts()
+    if path is None:
+        if len(mounts) == 1:
+            return mounts[0]
+        if not mounts:
+            raise MountError("there is no blockstore mount; make one with: blockstore mount DIRECTORY")
+        names = ", ".join(str(mount.path) for mount in mounts)
+        raise MountError(f"there are several blockstore mounts ({names}); say which one")
+    wanted = Path(os.path.abspath(path))
+    # Resolving the last part could ask the mount itself, which may not answer: only its parent is resolved.
+    for candidate in (wanted, Path(os.path.realpath(wanted.parent)) / wanted.name):
+        for mount in reversed(mounts):
+            if mount.path == candidate:
+                return mount
+    raise MountError(f"{path} is not a blockstore mount; `blockstore status` lists them")
+
+
+def mappings(mount: Mount) -> Iterator[Mapping]:
+    """All mappings of the mount's files in all processes that we may look into."""
+    for process in _processes():
+        try:
+            with (process / "maps").open("rb") as lines:
+                for line in lines:
+                    fields = line.split(None, 5)
+                    if _device(fields[3].decode()) == mount.device and len(fields) == 6:
+                        start, end = (int(part, 16) for part in fields[0].split(b"-"))
+                        path = os.fsdecode(fields[5].rstrip(b"\n"))
+                        yield Mapping(int(process.name), start, end - start, int(fields[4]), path)
+        except (OSError, ValueError):
+            continue  # gone meanwhile, or not ours to see
+
+
+def users(mount: Mount) -> list[User]:
+    """The processes that have files of the mount mapped or open, or stand in it."""
+    paths: dict[int, set[str]] = {}
+    for mapping in mappings(mount):
+        paths.setdefault(mapping.pid, set()).add(mapping.path)
+    prefix = str(mount.path)
+    for process in _processes():
+        for link in _links(process):
+            if link == prefix or link.startswith(prefix + "/"):
+                paths.setdefault(int(process.name), set()).add(link)
+    return [User(pid, _command(pid), frozenset(found)) for pid, found in sorted(paths.items())]
+
+
+def describe_users(found: list[User]) -> str:
+    """`qemu-system-x86 (process 12, /mnt/vm1), ...` for a message; at most five."""
+    texts = [f"{user.command} (process {user.pid}, {min(user.paths)})" for user in found[:5]]
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    return ", ".join(texts) + more
+
+
+def _processes() -> Iterator[Path]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            yield entry
+
+
+def _links(process: Path) -> Iterator[str]:
+    for name in ("cwd", "root"):
+        try:
+            yield str((process / name).readlink())
+        except OSError:
+            continue
+    try:
+        descriptors = list((process / "fd").iterdir())
+    except OSError:
+        return
+    for descriptor in descriptors:
+        try:
+            yield str(descriptor.readlink())
+        except OSError:
+            continue
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return "a process"
+
+
+def _device(hexadecimal: str) -> str:
+    """`00:2d` of /proc/PID/maps as the `0:45` of mountinfo."""
+    major, minor = hexadecimal.split(":")
+    return f"{int(major, 16)}:{int(minor, 16)}"
+
+
+def _unescape(field: str) -> str:
+    r"""Undo the \040 of mountinfo."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)

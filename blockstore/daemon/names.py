@@ -1,0 +1,288 @@
+"""Names and attributes of the mount's files, in SQLite. Sizes and times of last change are the volumes' own.
+
+The first level of directories is the sharing domain: an inode carries the key of its domain, which for
+everything below a top-level directory is that directory's inode, and for the rest the root's (DESIGN.md section 6).
+A file never changes its domain: a rename that would is refused with EXDEV, and `mv` copies.
+
+Errors are `OSError` with the errno that the system call shall return.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = 1
+MAXIMUM_NAME_BYTES: Final = 255
+
+RENAME_NOREPLACE: Final = 1
+RENAME_EXCHANGE: Final = 2
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS inodes (
+    inode INTEGER PRIMARY KEY AUTOINCREMENT, mode INTEGER NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL,
+    nlink INTEGER NOT NULL, domain INTEGER NOT NULL,
+    atime_ns INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+    target BLOB
+) STRICT;
+CREATE TABLE IF NOT EXISTS entries (
+    entry INTEGER PRIMARY KEY AUTOINCREMENT, parent INTEGER NOT NULL, name BLOB NOT NULL, inode INTEGER NOT NULL,
+    UNIQUE (parent, name)
+) STRICT;
+CREATE INDEX IF NOT EXISTS entries_by_inode ON entries (inode);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Inode:
+    """One row of `inodes`."""
+
+    inode: int
+    mode: int
+    uid: int
+    gid: int
+    nlink: int
+    domain: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    target: bytes | None
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+
+class Names:
+    """The directory tree. One thread uses it."""
+
+    def __init__(self, path: Path, uid: int, gid: int) -> None:
+        """Open or create the database; `uid` and `gid` will own a new root."""
+        self._db = sqlite3.connect(path, isolation_level=None)
+        # The process may die at any time, the machine's memory may not: what is written needs no fsync. The
+        # exclusive lock keeps SQLite from mapping a file of its own, which a full tmpfs would turn into SIGBUS.
+        for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=OFF"):
+            self._db.execute(f"PRAGMA {pragma}")
+        self._db.executescript(_SCHEMA)
+        if self._db.execute("SELECT 1 FROM inodes WHERE inode = ?", (ROOT,)).fetchone() is None:
+            now = time.time_ns()
+            self._db.execute(
+                "INSERT INTO inodes VALUES (?, ?, ?, ?, 2, ?, ?, ?, ?, NULL)",
+                (ROOT, stat.S_IFDIR | 0o755, uid, gid, ROOT, now, now, now),
+            )
+
+    def get(self, inode: int) -> Inode:
+        """Raises ENOENT."""
+        row = self._db.execute("SELECT * FROM inodes WHERE inode = ?", (inode,)).fetchone()
+        if row is None:
+            raise _error(errno.ENOENT)
+        return Inode(*row)
+
+    def lookup(self, parent: int, name: bytes) -> Inode:
+        """The inode with this name; `.` and `..` too. Raises ENOENT, ENAMETOOLONG."""
+        if len(name) > MAXIMUM_NAME_BYTES:
+            raise _error(errno.ENAMETOOLONG)
+        if name == b".":
+            return self.get(parent)
+        if name == b"..":
+            return self.get(self.parent_of(parent))
+        row = self._db.execute(
+            "SELECT inodes.* FROM entries JOIN inodes USING (inode) WHERE parent = ? AND name = ?",
+            (parent, name),
+        ).fetchone()
+        if row is None:
+            raise _error(errno.ENOENT)
+        return Inode(*row)
+
+    def entries(self, parent: int, after: int) -> Iterator[tuple[int, bytes, Inode]]:
+        """(position, name, inode) of the entries of a directory behind position `after`, in a stable order."""
+        rows = self._db.execute(
+            "SELECT entry, name, inodes.* FROM entries JOIN inodes USING (inode) "
+            "WHERE parent = ? AND entry > ? ORDER BY entry",
+            (parent, after),
+        )
+        for entry, name, *rest in rows:
+            yield entry, name, Inode(*rest)
+
+    def create(self, parent: int, name: bytes, mode: int, uid: int, gid: int, target: bytes | None = None) -> Inode:
+        """A new file, directory or symbolic link. Raises EEXIST, ENOENT, ENAMETOOLONG."""
+        if len(name) > MAXIMUM_NAME_BYTES:
+            raise _error(errno.ENAMETOOLONG)
+        now = time.time_ns()
+        directory = self.get(parent)
+        if not directory.nlink:
+            raise _error(errno.ENOENT)  # a removed directory that is still open
+        if directory.mode & stat.S_ISGID:
+            gid = directory.gid
+            mode |= stat.S_ISGID if stat.S_ISDIR(mode) else 0
+        nlink = 2 if stat.S_ISDIR(mode) else 1
+        with self._transaction():
+            row = self._db.execute(
+                "INSERT INTO inodes (mode, uid, gid, nlink, domain, atime_ns, mtime_ns, ctime_ns, target) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING inode",
+                (mode, uid, gid, nlink, directory.domain, now, now, now, target),
+            ).fetchone()
+            inode: int = row[0]
+            if parent == ROOT and stat.S_ISDIR(mode):
+                self._db.execute("UPDATE inodes SET domain = inode WHERE inode = ?", (inode,))
+            try:
+                self._db.execute("INSERT INTO entries (parent, name, inode) VALUES (?, ?, ?)", (parent, name, inode))
+            except sqlite3.IntegrityError:
+                raise _error(errno.EEXIST) from None
+            self._changed(parent, now, links=stat.S_ISDIR(mode))
+        return self.get(inode)
+
+    def remove(self, parent: int, name: bytes, *, directory: bool) -> Inode:
+        """Take a name away; the inode as it is then. Raises ENOENT, EISDIR, ENOTDIR, ENOTEMPTY."""
+        found = self.lookup(parent, name)
+        self._check_removable(found, directory)
+        with self._transaction():
+            self._unlink(parent, name, found)
+        return self.get(found.inode)
+
+    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> Inode | None:
+        """rename(2) and its flags; the inode whose name was replaced, as it is then."""
+        moved = self.lookup(parent, name)
+        try:
+            replaced: Inode | None = self.lookup(new_parent, new_name)
+        except OSError as error:
+            if error.errno != errno.ENOENT or flags & RENAME_EXCHANGE:
+                raise
+            replaced = None
+        if replaced is not None and flags & RENAME_NOREPLACE:
+            raise _error(errno.EEXIST)
+        if replaced is not None and replaced.inode == moved.inode:
+            return None
+        self._check_domain(moved, parent, new_parent)
+        self._check_not_below(moved, new_parent)
+        now = time.time_ns()
+        if flags & RENAME_EXCHANGE:
+            assert replaced is not None
+            self._check_domain(replaced, new_parent, parent)
+            self._check_not_below(replaced, parent)
+            with self._transaction():
+                self._point(parent, name, replaced.inode)
+                self._point(new_parent, new_name, moved.inode)
+                self._changed(parent, now, links=moved.is_directory or replaced.is_directory)
+                self._changed(new_parent, now, links=moved.is_directory or replaced.is_directory)
+            return None
+        if replaced is not None:
+            self._check_removable(replaced, moved.is_directory)
+        with self._transaction():
+            if replaced is not None:
+                self._unlink(new_parent, new_name, replaced)
+            self._db.execute(
+                "UPDATE entries SET parent = ?, name = ? WHERE parent = ? AND name = ?",
+                (new_parent, new_name, parent, name),
+            )
+            self._changed(parent, now, links=moved.is_directory)
+            self._changed(new_parent, now, links=moved.is_directory)
+            self._db.execute("UPDATE inodes SET ctime_ns = ? WHERE inode = ?", (now, moved.inode))
+        return None if replaced is None else self.get(replaced.inode)
+
+    def set(self, inode: int, **columns: int) -> None:
+        """Set attributes of an inode (column names of the table) and its ctime."""
+        columns.setdefault("ctime_ns", time.time_ns())
+        assignments = ", ".join(f"{column} = :{column}" for column in columns)
+        self._db.execute(f"UPDATE inodes SET {assignments} WHERE inode = :inode", {**columns, "inode": inode})
+
+    def forget(self, inode: int) -> None:
+        """Drop an inode that has no name any more."""
+        self._db.execute("DELETE FROM inodes WHERE inode = ? AND nlink = 0", (inode,))
+
+    def files(self) -> dict[int, str]:
+        """The path below the root of every regular file; files without a name are called `(deleted N)`."""
+        paths = {ROOT: ""}
+        rows = self._db.execute(
+            "WITH RECURSIVE tree (inode, path) AS (SELECT inode, name FROM entries WHERE parent = ? UNION ALL "
+            "SELECT entries.inode, CAST(tree.path || X'2F' || entries.name AS BLOB) FROM entries "
+            "JOIN tree ON entries.parent = tree.inode) SELECT inode, path FROM tree",
+            (ROOT,),
+        )
+        for inode, path in rows:
+            paths[inode] = os.fsdecode(path)
+        files = self._db.execute("SELECT inode FROM inodes WHERE mode & ? = ?", (0o170000, stat.S_IFREG))
+        return {inode: paths.get(inode, f"(deleted {inode})") for (inode,) in files}
+
+    def count(self) -> int:
+        """Number of inodes."""
+        row = self._db.execute("SELECT count(*) FROM inodes").fetchone()
+        return int(row[0])
+
+    def nameless(self) -> list[int]:
+        """Inodes that lost their last name while they were open."""
+        return [inode for (inode,) in self._db.execute("SELECT inode FROM inodes WHERE nlink = 0")]
+
+    def parent_of(self, inode: int) -> int:
+        """The directory that holds a directory; the root holds itself."""
+        row = self._db.execute("SELECT parent FROM entries WHERE inode = ?", (inode,)).fetchone()
+        return ROOT if row is None else int(row[0])
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _check_removable(self, found: Inode, directory: bool) -> None:
+        if found.is_directory != directory:
+            raise _error(errno.EISDIR if found.is_directory else errno.ENOTDIR)
+        if directory and self._db.execute("SELECT 1 FROM entries WHERE parent = ?", (found.inode,)).fetchone():
+            raise _error(errno.ENOTEMPTY)
+
+    def _check_domain(self, moved: Inode, parent: int, new_parent: int) -> None:
+        """A top-level directory is its own domain wherever its name is changed at the top level; all else stays."""
+        if parent == new_parent:
+            return
+        if moved.is_directory and ROOT in (parent, new_parent):
+            raise _error(errno.EXDEV)
+        if moved.domain != self.get(new_parent).domain:
+            raise _error(errno.EXDEV)
+
+    def _check_not_below(self, moved: Inode, new_parent: int) -> None:
+        if moved.is_directory:
+            while new_parent != ROOT:
+                if new_parent == moved.inode:
+                    raise _error(errno.EINVAL)
+                new_parent = self.parent_of(new_parent)
+
+    def _unlink(self, parent: int, name: bytes, found: Inode) -> None:
+        now = time.time_ns()
+        self._db.execute("DELETE FROM entries WHERE parent = ? AND name = ?", (parent, name))
+        self._db.execute("UPDATE inodes SET nlink = 0, ctime_ns = ? WHERE inode = ?", (now, found.inode))
+        self._changed(parent, now, links=found.is_directory)
+
+    def _point(self, parent: int, name: bytes, inode: int) -> None:
+        self._db.execute("UPDATE entries SET inode = ? WHERE parent = ? AND name = ?", (inode, parent, name))
+
+    def _changed(self, directory: int, now: int, *, links: bool) -> None:
+        self._db.execute("UPDATE inodes SET mtime_ns = ?, ctime_ns = ? WHERE inode = ?", (now, now, directory))
+        if links:  # a directory has a link from each directory in it
+            self._db.execute(
+                "UPDATE inodes SET nlink = 2 + (SELECT count(*) FROM entries JOIN inodes AS child USING (inode) "
+                "WHERE parent = ? AND child.mode & ? = ?) WHERE inode = ? AND nlink > 0",
+                (directory, 0o170000, stat.S_IFDIR, directory),
+            )
+
+
+def _error(code: int) -> OSError:
+    return OSError(code, os.strerror(code))

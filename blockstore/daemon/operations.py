@@ -1,0 +1,356 @@
+"""What pyfuse3 asks of the file system: names, attributes, open files; and the data itself with --no-lane.
+
+Runs in trio's thread. The store is reached through the door, in steps, so that neither the lane nor this thread
+waits long for the other.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import pyfuse3
+import trio
+from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT
+
+from blockstore.daemon.door import Door
+from blockstore.daemon.names import MAXIMUM_NAME_BYTES, Inode, Names
+from blockstore.errors import BlockstoreError, CorruptBlock, InputError, OutOfRoom
+from blockstore.store.geometry import BLOCK_BYTES
+from blockstore.store.store import Steps, Store
+from blockstore.store.volume import Volume
+
+log = logging.getLogger(__name__)
+
+ATTRIBUTES_VALID_S: Final = 1.0
+"""Sizes and times of files change only through this mount, which the kernel follows; the blocks in use do not."""
+
+NAMES_VALID_S: Final = 300.0
+
+RETRY_S: Final = 0.05
+"""How soon a request that found no room is tried again."""
+
+
+class Operations(pyfuse3.Operations):
+    """One mount."""
+
+    supports_dot_lookup = True
+    enable_writeback_cache = False
+
+    def __init__(self, names: Names, store: Store, door: Door, state_free_bytes: Callable[[], int]) -> None:
+        super().__init__()
+        self._names = names
+        self._store = store
+        self._door = door
+        self._state_free_bytes = state_free_bytes
+        self._lookups: dict[int, int] = defaultdict(int)
+        self._handles: dict[int, tuple[int, bool]] = {}  # fh -> (inode, may it write?)
+        self._writers: dict[int, set[int]] = {}  # inode -> fhs that may write
+        self._next_handle = 1
+        self.initialised = trio.Event()
+
+    def init(self) -> None:
+        """The kernel has said hello: the mount serves."""
+        self.initialised.set()
+
+    def writers_of(self, inode: int, fh: int) -> int:
+        """How many open handles other than `fh` may write to the file. Called by the lane's thread too."""
+        writers = self._writers.get(inode, ())
+        return len(writers) - (fh in writers)
+
+    async def delete_nameless(self) -> None:
+        """Delete files that have no name and that nobody can reach any more (at start and at the end)."""
+        for inode in self._names.nameless():
+            await self._drop(inode)
+
+    async def lookup(
+        self, parent_inode: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        with _errors():
+            return self._looked_up(self._names.lookup(parent_inode, name))
+
+    async def forget(self, inode_list: list[tuple[InodeT, int]]) -> None:  # type: ignore[override]
+        for inode, count in inode_list:
+            self._lookups[inode] -= count
+            if self._lookups[inode] <= 0:
+                del self._lookups[inode]
+                await self._drop_if_nameless(inode)
+
+    async def getattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        with _errors():
+            return self._attributes(self._names.get(inode))
+
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: FileHandleT | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        with _errors():
+            found = self._names.get(inode)
+            changed: dict[str, int] = {}
+            if fields.update_mode:
+                changed["mode"] = stat.S_IFMT(found.mode) | stat.S_IMODE(attr.st_mode)
+            if fields.update_uid:
+                changed["uid"] = attr.st_uid
+            if fields.update_gid:
+                changed["gid"] = attr.st_gid
+            if fields.update_atime:
+                changed["atime_ns"] = attr.st_atime_ns
+            if fields.update_size:
+                await self.take(self._store.resize_steps(self._volume(inode), attr.st_size))
+            if fields.update_mtime:
+                if found.is_file:
+                    self._volume(inode).mtime_ns = attr.st_mtime_ns
+                else:
+                    changed["mtime_ns"] = attr.st_mtime_ns
+            self._names.set(inode, **changed)
+            return self._attributes(self._names.get(inode))
+
+    async def mknod(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        if not stat.S_ISREG(mode):
+            raise pyfuse3.FUSEError(errno.EPERM)
+        with _errors():
+            return self._looked_up(self._create_file(parent_inode, name, mode, ctx))
+
+    async def create(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: pyfuse3.RequestContext
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        with _errors():
+            made = self._create_file(parent_inode, name, stat.S_IFREG | stat.S_IMODE(mode), ctx)
+            return self._opened(made.inode, flags), self._looked_up(made)
+
+    async def mkdir(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        with _errors():
+            made = self._names.create(
+                parent_inode, name, stat.S_IFDIR | stat.S_IMODE(mode & ~ctx.umask), ctx.uid, ctx.gid
+            )
+            return self._looked_up(made)
+
+    async def symlink(
+        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        with _errors():
+            made = self._names.create(parent_inode, name, stat.S_IFLNK | 0o777, ctx.uid, ctx.gid, target)
+            return self._looked_up(made)
+
+    async def readlink(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileNameT:
+        with _errors():
+            return FileNameT(self._names.get(inode).target or b"")
+
+    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> None:
+        with _errors():
+            removed = self._names.remove(parent_inode, name, directory=False)
+        await self._drop_if_nameless(removed.inode)
+
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> None:
+        with _errors():
+            removed = self._names.remove(parent_inode, name, directory=True)
+        await self._drop_if_nameless(removed.inode)
+
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        with _errors():
+            replaced = self._names.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
+        if replaced is not None:
+            await self._drop_if_nameless(replaced.inode)
+
+    async def link(
+        self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        raise pyfuse3.FUSEError(errno.EPERM)  # link(2): "the filesystem does not support hard links"
+
+    async def open(self, inode: InodeT, flags: FlagT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        with _errors():
+            self._volume(inode)
+            return self._opened(inode, flags)
+
+    async def release(self, fh: FileHandleT) -> None:
+        inode, may_write = self._handles.pop(fh)
+        if may_write:
+            self._writers[inode].discard(fh)
+            if not self._writers[inode]:
+                del self._writers[inode]
+
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        inode, _ = self._handles[fh]
+        with _errors(), self._door:
+            return b"".join(self._store.read(self._volume(inode), off, size))
+
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        inode, _ = self._handles[fh]
+        with _errors():
+            await self.take(self._store.write_steps(self._volume(inode), off, buf))
+        with self._door:
+            upkeep = self._store.upkeep
+            if upkeep.due():
+                upkeep.step()
+        return len(buf)
+
+    async def flush(self, fh: FileHandleT) -> None:
+        return None
+
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        return None  # what was answered is in the state; the kernel has written back its pages before it asks
+
+    async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
+        return FileHandleT(inode)
+
+    async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        for position, name, inode in list(self._names.entries(fh, start_id)):
+            if not pyfuse3.readdir_reply(token, FileNameT(name), self._attributes(inode), position):
+                return
+            self._lookups[inode.inode] += 1
+
+    async def releasedir(self, fh: FileHandleT) -> None:
+        return None
+
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        return None
+
+    async def access(self, inode: InodeT, mode: ModeT, ctx: pyfuse3.RequestContext) -> bool:
+        return True  # the kernel decides (default_permissions)
+
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        data = pyfuse3.StatvfsData()
+        with self._door:
+            pool = self._store.pool
+            limit_bytes, room_bytes = pool.limit_bytes, pool.free_bytes + pool.garbage_bytes
+        free_bytes = min(room_bytes, self._state_free_bytes())
+        data.f_bsize = data.f_frsize = BLOCK_BYTES
+        data.f_blocks = limit_bytes // BLOCK_BYTES
+        data.f_bfree = data.f_bavail = free_bytes // BLOCK_BYTES
+        data.f_files = self._names.count()
+        data.f_ffree = data.f_favail = (1 << 32) - data.f_files
+        data.f_namemax = MAXIMUM_NAME_BYTES
+        return data
+
+    async def take(self, steps: Steps) -> None:
+        """All steps, one visit at the door each; waits while there is no room."""
+        said = False
+        while True:
+            with self._door:
+                try:
+                    went_on = next(steps)
+                except StopIteration:
+                    return
+            if not went_on and not said:
+                said = True
+                log.error("the pool has no room: a request waits until memory is freed or the limit is raised")
+            await (trio.lowlevel.checkpoint() if went_on else trio.sleep(RETRY_S))
+
+    def _create_file(self, parent: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext) -> Inode:
+        made = self._names.create(parent, name, mode & ~ctx.umask, ctx.uid, ctx.gid)
+        try:
+            with self._door:
+                self._store.create_volume(made.inode, made.domain)
+        except BaseException:
+            self._names.remove(parent, name, directory=False)
+            self._names.forget(made.inode)
+            raise
+        return made
+
+    def _opened(self, inode: int, flags: int) -> pyfuse3.FileInfo:
+        handle = self._next_handle
+        self._next_handle += 1
+        may_write = flags & os.O_ACCMODE != os.O_RDONLY
+        self._handles[handle] = (inode, may_write)
+        if may_write:
+            self._writers.setdefault(inode, set()).add(handle)
+        # Without keep_cache, any open (of `cp`, of a backup) would drop the pages of a running VM.
+        return pyfuse3.FileInfo(fh=FileHandleT(handle), keep_cache=True)
+
+    def _looked_up(self, found: Inode) -> pyfuse3.EntryAttributes:
+        self._lookups[found.inode] += 1
+        return self._attributes(found)
+
+    def _attributes(self, found: Inode) -> pyfuse3.EntryAttributes:
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = InodeT(found.inode)
+        entry.st_mode = ModeT(found.mode)
+        entry.st_nlink = found.nlink
+        entry.st_uid, entry.st_gid = found.uid, found.gid
+        entry.st_rdev = 0
+        entry.st_blksize = BLOCK_BYTES
+        entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = (
+            found.atime_ns,
+            found.mtime_ns,
+            found.ctime_ns,
+        )
+        entry.st_size = len(found.target or b"")
+        entry.st_blocks = 0
+        entry.attr_timeout = ATTRIBUTES_VALID_S
+        entry.entry_timeout = NAMES_VALID_S
+        if found.is_file:
+            with self._door:
+                volume = self._volume(found.inode)
+                entry.st_size = volume.size_bytes
+                entry.st_blocks = self._store.touched_blocks(volume) * (BLOCK_BYTES // 512)
+                entry.st_mtime_ns = volume.mtime_ns
+            entry.st_ctime_ns = max(found.ctime_ns, entry.st_mtime_ns)
+        return entry
+
+    def _volume(self, inode: int) -> Volume:
+        volume = self._store.volumes.get(inode)
+        if volume is None or volume.deleted:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return volume
+
+    async def _drop_if_nameless(self, inode: int) -> None:
+        if not self._lookups.get(inode) and inode != pyfuse3.ROOT_INODE:
+            try:
+                found = self._names.get(inode)
+            except FileNotFoundError:
+                return
+            if not found.nlink:
+                await self._drop(inode)
+
+    async def _drop(self, inode: int) -> None:
+        volume = self._store.volumes.get(inode)
+        if volume is not None and not volume.deleted:
+            await self.take(self._store.delete_steps(volume))
+        self._names.forget(inode)
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Turn what the layers below raise into what the kernel understands."""
+    try:
+        yield
+    except OSError as error:
+        raise pyfuse3.FUSEError(error.errno or errno.EIO) from None
+    except CorruptBlock as error:
+        log.error("%s", error)
+        raise pyfuse3.FUSEError(errno.EIO) from None
+    except OutOfRoom as error:
+        log.error("%s", error)
+        raise pyfuse3.FUSEError(errno.ENOSPC) from None
+    except InputError:
+        raise pyfuse3.FUSEError(errno.EFBIG) from None
+    except BlockstoreError as error:
+        log.error("%s", error)
+        raise pyfuse3.FUSEError(errno.EIO) from None
+    except pyfuse3.FUSEError:
+        raise
+    except Exception:
+        log.exception("a request failed")
+        raise pyfuse3.FUSEError(errno.EIO) from None

@@ -1,0 +1,133 @@
+"""The way between /dev/fuse and pyfuse3 for everything that the lane does not answer itself.
+
+pyfuse3 holds one end of a SOCK_SEQPACKET pair where it believes the device to be (DESIGN.md section 4). Requests
+are sent into it by the lane; a thread of this module takes the answers back to the device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import socket
+import threading
+from typing import Final
+
+from blockstore.daemon.fuse_abi import (
+    AUTO_INVAL_DATA,
+    BATCH_FORGET,
+    BATCH_FORGET_IN,
+    FORGET,
+    FORGET_ONE_BYTES,
+    HEAD_BYTES,
+    IN_HEADER,
+    INIT_IN,
+    INIT_OUT,
+    MAXIMUM_WRITE_BYTES,
+    OUT_HEADER,
+    SPLICE_FLAGS,
+)
+
+log = logging.getLogger(__name__)
+
+SOCKET_BUFFER_BYTES: Final = 2 * MAXIMUM_WRITE_BYTES
+"""A message must fit whole. Without CAP_NET_ADMIN the kernel gives less; READDIR answers, the largest, still fit."""
+
+FORGETS_AT_ONCE: Final = 512
+"""The kernel puts up to 65,000 forgets into one request, more than a socket message may hold: they are split."""
+
+MAXIMUM_BACKGROUND: Final = 12
+CONGESTION_THRESHOLD: Final = 9
+"""Write-back requests under way at once, and from how many on the kernel holds back. Each keeps 1 MiB of pages
+that a VM cannot write to meanwhile, and takes milliseconds: the kernel's own figures, fixed here."""
+
+
+class Relay:
+    """Both directions. `forward` is called by the lane's thread only."""
+
+    def __init__(self, device_fd: int) -> None:
+        self._device_fd = device_fd
+        self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (self._ours, self._theirs):
+            try:
+                end.setsockopt(socket.SOL_SOCKET, 32, SOCKET_BUFFER_BYTES)  # SO_SNDBUFFORCE
+            except PermissionError:
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+        self._init_unique = 0
+        self.unanswered: set[int] = set()
+        self._thread = threading.Thread(target=self._take_answers, name="relay", daemon=True)
+
+    def start(self, session_fd: int) -> None:
+        """Put pyfuse3's end in the place of the descriptor that it reads requests from."""
+        os.dup2(self._theirs.fileno(), session_fd)
+        self._theirs.close()
+        self._thread.start()
+
+    def forward(self, opcode: int, unique: int, request: bytearray) -> None:
+        """Hand a whole request to pyfuse3. Blocks while pyfuse3 has a full socket of requests to do."""
+        if opcode == BATCH_FORGET:
+            for part in _split_forgets(request):
+                self._ours.send(part)
+            return
+        if opcode != FORGET:  # which has no answer
+            self.unanswered.add(unique)
+        self._ours.send(request)
+
+    def forward_init(self, unique: int, request: bytearray) -> None:
+        """INIT, without the capabilities that do not work through a socket or hurt mapped files."""
+        major, minor, max_readahead, flags = INIT_IN.unpack_from(request, IN_HEADER.size)
+        # With AUTO_INVAL_DATA a changed mtime makes the kernel drop the pages of a running VM.
+        flags &= ~(SPLICE_FLAGS | AUTO_INVAL_DATA)
+        INIT_IN.pack_into(request, IN_HEADER.size, major, minor, max_readahead, flags)
+        self._init_unique = unique
+        self._ours.send(request)
+
+    def close(self) -> None:
+        """End the thread; pyfuse3 sees the end of its requests."""
+        with contextlib.suppress(OSError):
+            self._ours.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._ours.close()
+
+    def _take_answers(self) -> None:
+        buffer = bytearray(HEAD_BYTES + SOCKET_BUFFER_BYTES)
+        view = memoryview(buffer)
+        while True:
+            try:
+                size = self._ours.recv_into(buffer)
+            except OSError:
+                return
+            if not size:
+                return
+            _, error, unique = OUT_HEADER.unpack_from(buffer)
+            self.unanswered.discard(unique)
+            if self._init_unique and unique == self._init_unique and not error:
+                self._init_unique = 0
+                _edit_init_answer(buffer)
+            try:
+                os.write(self._device_fd, view[:size])
+            except OSError as failure:
+                # ENOENT: the request was interrupted meanwhile; ENODEV: the mount is gone. Both are no news.
+                if failure.errno not in (errno.ENOENT, errno.ENODEV):
+                    log.error("an answer of %d bytes was refused by the kernel: %s", size, failure.strerror)
+
+
+def _edit_init_answer(buffer: bytearray) -> None:
+    major, minor, max_readahead, flags, _, _ = INIT_OUT.unpack_from(buffer, OUT_HEADER.size)
+    INIT_OUT.pack_into(
+        buffer, OUT_HEADER.size, major, minor, max_readahead, flags, MAXIMUM_BACKGROUND, CONGESTION_THRESHOLD
+    )
+
+
+def _split_forgets(request: bytearray) -> list[bytes]:
+    """A BATCH_FORGET as several of at most FORGETS_AT_ONCE."""
+    header = IN_HEADER.unpack_from(request)
+    count, _ = BATCH_FORGET_IN.unpack_from(request, IN_HEADER.size)
+    start = IN_HEADER.size + BATCH_FORGET_IN.size
+    parts = []
+    for first in range(0, count, FORGETS_AT_ONCE):
+        here = min(FORGETS_AT_ONCE, count - first)
+        body = request[start + first * FORGET_ONE_BYTES : start + (first + here) * FORGET_ONE_BYTES]
+        parts.append(IN_HEADER.pack(start + len(body), *header[1:]) + BATCH_FORGET_IN.pack(here, 0) + bytes(body))
+    return parts

@@ -1,0 +1,64 @@
+"""Evicting: pages of VM memory are written back and leave the page cache, and are in the store alone then.
+
+Two ways out (DESIGN.md 2.5): pages that nobody has mapped are dropped with posix_fadvise(2); pages that a VM has
+mapped are reclaimed from outside with process_madvise(2), MADV_PAGEOUT. The VM runs on and faults back what it needs.
+Called from the command line's process, never from the daemon.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from blockstore.daemon.mounts import Mapping
+from blockstore.vm import resident
+
+_SYS_PROCESS_MADVISE: Final = 440  # Linux 5.10, the same number on all machines
+_MADV_PAGEOUT: Final = 21
+
+_STEP_BYTES: Final = 64 << 20
+"""Advised at once, so that Ctrl-C is heard; the system call takes at most 2 GiB."""
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+def evict(path: Path, mappings: Iterable[Mapping]) -> tuple[int, int]:
+    """Evict one file; `mappings` are the mappings of files of its mount. Resident bytes before and after.
+
+    Raises OSError: PermissionError where a mapping process is not ours.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        before = resident.of_descriptor(descriptor).resident
+        inode = os.fstat(descriptor).st_ino
+        os.fdatasync(descriptor)  # only clean pages can leave
+        for mapping in mappings:
+            if mapping.inode == inode:
+                _page_out(mapping)
+        os.fdatasync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        return before, resident.of_descriptor(descriptor).resident
+    finally:
+        os.close(descriptor)
+
+
+def _page_out(mapping: Mapping) -> None:
+    try:
+        process = os.pidfd_open(mapping.pid)
+    except ProcessLookupError:
+        return
+    try:
+        for done in range(0, mapping.length, _STEP_BYTES):
+            part = _Iovec(mapping.start + done, min(_STEP_BYTES, mapping.length - done))
+            if _libc.syscall(_SYS_PROCESS_MADVISE, process, ctypes.byref(part), 1, _MADV_PAGEOUT, 0) < 0:
+                code = ctypes.get_errno()
+                raise OSError(code, f"process {mapping.pid}: {os.strerror(code)}")
+    finally:
+        os.close(process)

@@ -1,0 +1,73 @@
+"""What of a file is resident: its pages in the kernel's page cache, counted with cachestat(2).
+
+Called from the command line's process, never from the daemon: it opens files of the mount.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_SYS_CACHESTAT: Final = 451  # Linux 6.5, the same number on all machines
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class _Range(ctypes.Structure):
+    """struct cachestat_range (linux/mman.h); a length of 0 means up to the end."""
+
+    _fields_ = (("offset", ctypes.c_uint64), ("length", ctypes.c_uint64))
+
+
+class _Figures(ctypes.Structure):
+    """struct cachestat (linux/mman.h)."""
+
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("cache", "dirty", "writeback", "evicted", "recently_evicted"))
+
+
+@dataclass(frozen=True)
+class Residency:
+    """In bytes; `dirty` includes what is being written back."""
+
+    resident: int
+    dirty: int
+
+
+def of_file(path: Path) -> Residency:
+    """How much of the file is in the page cache. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        return of_descriptor(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def of_descriptor(descriptor: int) -> Residency:
+    """The same for an open file."""
+    figures = _Figures()
+    if _libc.syscall(_SYS_CACHESTAT, descriptor, ctypes.byref(_Range(0, 0)), ctypes.byref(figures), 0) == 0:
+        return Residency(figures.cache * mmap.PAGESIZE, (figures.dirty + figures.writeback) * mmap.PAGESIZE)
+    code = ctypes.get_errno()
+    if code != errno.ENOSYS:
+        raise OSError(code, os.strerror(code))
+    return Residency(_in_core_bytes(descriptor), 0)
+
+
+def _in_core_bytes(descriptor: int) -> int:
+    """mincore(2), for kernels without cachestat(2); a page that is dirty cannot be told there."""
+    size = os.fstat(descriptor).st_size
+    if not size:
+        return 0
+    with mmap.mmap(descriptor, size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE) as mapping:
+        pages = -(-size // mmap.PAGESIZE)
+        vector = (ctypes.c_ubyte * pages)()
+        start = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
+        if _libc.mincore(ctypes.c_void_p(start), ctypes.c_size_t(size), vector):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+        return sum(page & 1 for page in vector) * mmap.PAGESIZE

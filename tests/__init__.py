@@ -1,0 +1,1 @@
+"""Tests of blockstore, in folders that mirror the package."""

@@ -1,0 +1,49 @@
+"""Block contents for the store's tests: each is a function of small numbers, so that failures print short."""
+
+from __future__ import annotations
+
+import random
+from functools import lru_cache
+
+from blockstore.store.geometry import BLOCK_BYTES
+from blockstore.store.store import Store, run
+from blockstore.store.volume import Volume
+
+
+@lru_cache(maxsize=4096)
+def noise(seed: int) -> bytes:
+    """A block that nothing compresses."""
+    return random.Random(f"noise {seed}").randbytes(BLOCK_BYTES)
+
+
+@lru_cache(maxsize=4096)
+def text(seed: int) -> bytes:
+    """A block of words from a small vocabulary, most rows of it different: LZ4 makes about a third of it."""
+    chance = random.Random(f"text {seed}")
+    vocabulary = random.Random(seed & 3)
+    words = [vocabulary.randbytes(vocabulary.randint(3, 9)).hex().encode() for _ in range(200)]
+    return b" ".join(chance.choice(words) for _ in range(BLOCK_BYTES // 6))[:BLOCK_BYTES]
+
+
+@lru_cache(maxsize=4096)
+def half(seed: int) -> bytes:
+    """A block that compresses to about half: what full segments are made of."""
+    return noise(seed)[: BLOCK_BYTES // 2] + bytes([seed & 0xFF]) * (BLOCK_BYTES // 2)
+
+
+def near(block: bytes, seed: int, changes: int = 3) -> bytes:
+    """The block with a few single bytes changed: what patches are for."""
+    chance, changed = random.Random(f"near {seed}"), bytearray(block)
+    for _ in range(changes):
+        changed[chance.randrange(BLOCK_BYTES)] ^= chance.randrange(1, 256)
+    return bytes(changed)
+
+
+def contents(store: Store, volume: Volume) -> bytes:
+    """All bytes of a volume."""
+    return b"".join(store.read(volume, 0, volume.size_bytes))
+
+
+def put(store: Store, volume: Volume, offset: int, data: bytes) -> None:
+    """Write all of it now."""
+    run(store.write_steps(volume, offset, data))
