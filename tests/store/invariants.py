@@ -79,17 +79,13 @@ def _check_rows(store: Store) -> None:
     dependents = np.bincount(references, minlength=rows.capacity)
     kept = rows.dependents.array[: rows.capacity].astype(np.int64)
     wrong = np.flatnonzero(kept != dependents)
-    assert not len(wrong), (
-        f"row {wrong[0]} has {dependents[wrong[0]]} patches against it, counted are {kept[wrong[0]]}"
-    )
+    assert not len(wrong), f"row {wrong[0]} has {dependents[wrong[0]]} patches against it, counted are {kept[wrong[0]]}"
     assert not (encoding[references] == PATCHED).any(), "a reference is a patch itself"
     assert (encoding[references] != FREE).all(), "a reference is a free row"
     assert (rows.domain.array[patched] == rows.domain.array[references]).all(), "a patch crosses domains"
     needed = (rows.count.array[: rows.capacity] > 0) | (dependents > 0)
     assert not (needed & (where == 0)).any(), f"free but needed: rows {np.flatnonzero(needed & (where == 0))[:4]}"
-    assert not (~needed & (where != 0)).any(), (
-        f"live but unneeded: rows {np.flatnonzero(~needed & (where != 0))[:4]}"
-    )
+    assert not (~needed & (where != 0)).any(), f"live but unneeded: rows {np.flatnonzero(~needed & (where != 0))[:4]}"
     free = np.array(rows.free, dtype=np.int64)
     assert len(np.unique(free)) == len(free), "a row is twice on the free list"
     assert not len(free) or (free.min() >= FIRST_ROW and free.max() < rows.next_row)

@@ -1,0 +1,107 @@
+"""The similarity index: hints survive growth, and what it proposes may always be patched against."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from blockstore.store.features import FEATURES, NO_FEATURE
+from blockstore.store.geometry import COMPRESSED, FREE, PATCHED, RAW, pack_where
+from blockstore.store.home import MemoryHome
+from blockstore.store.rows import MAXIMUM_DEPENDENTS, Rows
+from blockstore.store.similarity_index import CANDIDATES, SLOTS_PER_ROW, SimilarityIndex
+
+DOMAIN = 3
+
+
+def some_features(count: int, seed: int = 1) -> npt.NDArray[np.uint32]:
+    """Lines of features as random as real ones."""
+    return np.random.default_rng(seed).integers(0, NO_FEATURE, (count, FEATURES), dtype=np.uint32)
+
+
+def live_rows(count: int, encoding: int = COMPRESSED) -> tuple[Rows, npt.NDArray[np.uint32]]:
+    """That many usable rows of DOMAIN."""
+    rows = Rows(MemoryHome())
+    rows.reserve(count)
+    numbers = np.array([rows.take() for _ in range(count)], dtype=np.uint32)
+    rows.where.array[numbers] = pack_where(0, 100, encoding)
+    rows.domain.array[numbers] = DOMAIN
+    rows.count.array[numbers] = 1
+    return rows, numbers
+
+
+def test_a_row_is_found_by_its_features() -> None:
+    index, (rows, numbers) = SimilarityIndex(MemoryHome()), live_rows(200, RAW)
+    lines = some_features(200)
+    index.enter(lines, numbers)
+    found = index.candidates(lines, rows, DOMAIN)
+    assert found.shape == (200, CANDIDATES)
+    assert (found[:, 0] == numbers).mean() > 0.95  # the others lost slots to later rows
+    assert not index.candidates(some_features(200, seed=2), rows, DOMAIN).any(axis=1).sum() > 20
+
+
+def test_one_common_feature_is_enough_and_most_votes_come_first() -> None:
+    index, (rows, numbers) = SimilarityIndex(MemoryHome()), live_rows(2)
+    lines = some_features(2)
+    index.enter(lines, numbers)
+    mixed = np.array([[lines[0, 0], lines[1, 1], lines[1, 2], lines[1, 3]]], dtype=np.uint32)
+    assert index.candidates(mixed, rows, DOMAIN).tolist() == [[numbers[1], numbers[0]]]
+    alone = np.array([[NO_FEATURE, lines[0, 2], NO_FEATURE, NO_FEATURE]], dtype=np.uint32)
+    assert index.candidates(alone, rows, DOMAIN).tolist() == [[numbers[0], 0]]
+
+
+def test_no_feature_finds_nothing() -> None:
+    index, (rows, numbers) = SimilarityIndex(MemoryHome()), live_rows(1)
+    nothing = np.full((1, FEATURES), NO_FEATURE, dtype=np.uint32)
+    index.enter(nothing, numbers)
+    assert index.candidates(nothing, rows, DOMAIN).tolist() == [[0, 0]]
+
+
+def test_doubling_loses_no_hint() -> None:
+    index, (rows, numbers) = SimilarityIndex(MemoryHome()), live_rows(2000)
+    lines = some_features(2000)
+    index.enter(lines, numbers)
+    before = index.candidates(lines, rows, DOMAIN)
+    size_bytes = index.size_bytes
+    for wanted in (20_000, 40_000, 100_000):
+        index.reserve(wanted)
+        assert index._slots >= SLOTS_PER_ROW * wanted
+        assert (index.candidates(lines, rows, DOMAIN) == before).all()
+    assert before.any(axis=1).mean() > 0.9
+    assert index.size_bytes > size_bytes
+
+
+def test_reserve_of_what_is_there_changes_nothing() -> None:
+    index = SimilarityIndex(MemoryHome())
+    size_bytes = index.size_bytes
+    index.reserve(int(index._slots / SLOTS_PER_ROW))
+    assert index.size_bytes == size_bytes
+
+
+def test_what_may_not_be_a_reference_is_no_candidate() -> None:
+    index, (rows, numbers) = SimilarityIndex(MemoryHome()), live_rows(1)
+    row, lines = int(numbers[0]), some_features(1)
+    index.enter(lines, numbers)
+    assert index.candidates(lines, rows, DOMAIN).tolist() == [[row, 0]]
+
+    assert not index.candidates(lines, rows, DOMAIN + 1).any(), "a row of another domain"
+    for encoding in (FREE, PATCHED):
+        rows.where.items[row] = pack_where(0, 100, encoding)
+        assert not index.candidates(lines, rows, DOMAIN).any()
+    rows.where.items[row] = pack_where(0, 100, RAW)
+    rows.count.items[row] = 0
+    assert not index.candidates(lines, rows, DOMAIN).any(), "a row that only patches need"
+    rows.count.items[row] = 1
+    rows.dependents.items[row] = MAXIMUM_DEPENDENTS
+    assert not index.candidates(lines, rows, DOMAIN).any(), "a row whose dependents cannot be counted"
+    rows.dependents.items[row] = MAXIMUM_DEPENDENTS - 1
+    assert index.candidates(lines, rows, DOMAIN).tolist() == [[row, 0]]
+
+
+def test_the_tag_keeps_foreign_features_out() -> None:
+    index, (rows, numbers) = SimilarityIndex(MemoryHome()), live_rows(1)
+    lines = some_features(1) & np.uint32(0x00FF_FFFF)
+    index.enter(lines, numbers)
+    same_slot = lines + np.uint32(1 << 24)  # slots are a power of two, so only the tag differs
+    assert (same_slot % np.uint32(index._slots) == lines % np.uint32(index._slots)).all()
+    assert not index.candidates(same_slot, rows, DOMAIN).any()

@@ -1,0 +1,338 @@
+"""The Store beside a trivially right model of it: random operations, and after each one everything is compared."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Literal
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from blockstore.store.geometry import BLOCK_BYTES
+from blockstore.store.home import DirectoryHome, Home, MemoryHome
+from blockstore.store.store import Steps, Store, run
+from blockstore.store.volume import PAGE_ENTRIES, Volume
+from tests.store.invariants import check_nothing_twice, check_store
+from tests.store.material import contents, near, noise, text
+
+POOL_LIMIT_BYTES = 64 << 20
+MAXIMUM_VOLUMES = 4
+LARGEST_BLOCK = PAGE_ENTRIES + 64
+"""Volumes may cross one border between map pages, and stay small enough to compare after each step."""
+
+
+@dataclass
+class Model:
+    """What a volume should be: its bytes, and the blocks that were written and not freed."""
+
+    domain_key: int
+    data: bytearray = field(default_factory=bytearray)
+    touched: set[int] = field(default_factory=set)
+
+    def write(self, offset: int, data: bytes) -> None:
+        if not data:
+            return
+        end = offset + len(data)
+        self.data.extend(bytes(max(end - len(self.data), 0)))
+        self.data[offset:end] = data
+        self.touched.update(range(offset // BLOCK_BYTES, -(-end // BLOCK_BYTES)))
+
+    def discard(self, offset: int, length: int) -> None:
+        end = min(offset + length, len(self.data))
+        if offset >= end:
+            return
+        self.data[offset:end] = bytes(end - offset)
+        first = -(-offset // BLOCK_BYTES)
+        last = -(-end // BLOCK_BYTES) if end == len(self.data) else end // BLOCK_BYTES
+        self.touched.difference_update(range(first, last))
+
+    def resize(self, size_bytes: int) -> None:
+        if size_bytes < len(self.data):
+            self.discard(size_bytes, len(self.data) - size_bytes)
+            del self.data[size_bytes:]
+        self.data.extend(bytes(size_bytes - len(self.data)))
+
+    def clone(self, source: Model, source_offset: int, offset: int, length: int) -> None:
+        """Whole blocks on both sides take over what they are, holes too; other parts are written as bytes."""
+        end, taken = offset + length, 0
+        data = bytes(source.data[source_offset : source_offset + length])
+        if not source_offset % BLOCK_BYTES and not offset % BLOCK_BYTES:
+            whole = source_offset + length == len(source.data) and end >= len(self.data)
+            blocks = -(-length // BLOCK_BYTES) if whole else length // BLOCK_BYTES
+            taken = min(blocks * BLOCK_BYTES, length)
+            touched = {block + source_offset // BLOCK_BYTES for block in range(blocks)} & source.touched
+            self.data.extend(bytes(max(offset + taken - len(self.data), 0)))
+            self.data[offset : offset + taken] = data[:taken]
+            self.touched.difference_update(range(offset // BLOCK_BYTES, offset // BLOCK_BYTES + blocks))
+            self.touched.update(block + (offset - source_offset) // BLOCK_BYTES for block in touched)
+        self.write(offset + taken, data[taken:])
+
+    def seek(self, offset: int, *, data: bool) -> int:
+        for block in range(offset // BLOCK_BYTES, -(-len(self.data) // BLOCK_BYTES)):
+            if (block in self.touched) == data:
+                return max(block * BLOCK_BYTES, offset)
+        return len(self.data)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block's content in few words, so that a failing example can be read."""
+
+    kind: Literal["zeros", "noise", "text", "letter"]
+    seed: int = 0
+    changes: int = 0
+
+    def content(self) -> bytes:
+        if self.kind == "letter":
+            block = bytes([self.seed]) * BLOCK_BYTES
+        elif self.kind == "zeros":
+            return bytes(BLOCK_BYTES)
+        else:
+            block = (noise if self.kind == "noise" else text)(self.seed)
+        return near(block, self.changes, self.changes) if self.changes else block
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is written: the blocks, all of them so many times over, less some bytes at the end."""
+
+    blocks: list[Block]
+    times: int
+    cut: int
+
+    def content(self) -> bytes:
+        return (b"".join(block.content() for block in self.blocks) * self.times)[: -self.cut or None]
+
+
+BLOCKS = st.one_of(
+    st.just(Block("zeros")),
+    st.builds(
+        Block,
+        st.sampled_from(("noise", "text", "letter")),
+        st.integers(0, 5),
+        st.one_of(st.just(0), st.integers(0, 12)),
+    ),
+    st.builds(Block, st.just("noise"), st.integers(100, 9999)),
+)
+DATA = st.builds(
+    Data,
+    st.lists(BLOCKS, min_size=1, max_size=6),
+    st.sampled_from((1, 1, 1, 2, 9)),
+    st.sampled_from((0, 0, 0, 0, 1, 100, 2048, 4000)),
+)
+OFFSETS = st.builds(
+    lambda block, skip: block * BLOCK_BYTES + skip,
+    st.one_of(st.integers(0, 8), st.sampled_from((0, 33, PAGE_ENTRIES - 2, PAGE_ENTRIES, PAGE_ENTRIES + 3))),
+    st.sampled_from((0, 0, 0, 0, 1, 100, 2048, 4095)),
+)
+LENGTHS = st.one_of(
+    st.integers(0, 3 * BLOCK_BYTES),
+    st.integers(0, 40).map(lambda blocks: blocks * BLOCK_BYTES),
+    st.just(LARGEST_BLOCK * BLOCK_BYTES),
+)
+WHICH = st.integers(0, MAXIMUM_VOLUMES - 1)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """A store in memory. Volumes are known by their number in both worlds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.models: dict[int, Model] = {}
+        self.numbers = iter(range(1, 1000))
+        self.store = Store(self.home(), POOL_LIMIT_BYTES)
+
+    def home(self) -> Home:
+        return MemoryHome()
+
+    def pick(self, which: int) -> tuple[Volume, Model]:
+        number = sorted(self.models)[which % len(self.models)]
+        return self.store.volumes[number], self.models[number]
+
+    @initialize()
+    def start_with_one_volume(self) -> None:
+        self.create(1)
+
+    @precondition(lambda self: len(self.models) < MAXIMUM_VOLUMES)
+    @rule(domain_key=st.sampled_from((1, 1, 2)))
+    def create(self, domain_key: int) -> None:
+        number = next(self.numbers)
+        self.store.create_volume(number, domain_key)
+        self.models[number] = Model(domain_key)
+
+    @precondition(lambda self: len(self.models) > 1)
+    @rule(which=WHICH)
+    def delete(self, which: int) -> None:
+        volume, _ = self.pick(which)
+        run(self.store.delete_steps(volume))
+        del self.models[volume.number]
+
+    @rule(which=WHICH, offset=OFFSETS, data=DATA)
+    def write(self, which: int, offset: int, data: Data) -> None:
+        volume, model = self.pick(which)
+        run(self.store.write_steps(volume, offset, data.content()))
+        model.write(offset, data.content())
+
+    @rule(which=WHICH, other=WHICH, offset=OFFSETS, other_offset=OFFSETS, data=DATA, other_data=DATA)
+    def write_two_in_turns(
+        self, which: int, other: int, offset: int, other_offset: int, data: Data, other_data: Data
+    ) -> None:
+        first, first_model = self.pick(which)
+        second, second_model = self.pick(other)
+        if first is not second:
+            self.in_turns(
+                self.store.write_steps(first, offset, data.content()),
+                self.store.write_steps(second, other_offset, other_data.content()),
+            )
+            first_model.write(offset, data.content())
+            second_model.write(other_offset, other_data.content())
+
+    @rule(which=WHICH, other=WHICH, offset=OFFSETS, data=DATA, start=OFFSETS, length=LENGTHS)
+    def write_while_discarding(self, which: int, other: int, offset: int, data: Data, start: int, length: int) -> None:
+        first, first_model = self.pick(which)
+        second, second_model = self.pick(other)
+        if first is not second:
+            self.in_turns(
+                self.store.write_steps(first, offset, data.content()), self.store.discard_steps(second, start, length)
+            )
+            first_model.write(offset, data.content())
+            second_model.discard(start, length)
+
+    @rule(which=WHICH, offset=OFFSETS, length=LENGTHS)
+    def discard(self, which: int, offset: int, length: int) -> None:
+        volume, model = self.pick(which)
+        run(self.store.discard_steps(volume, offset, length))
+        model.discard(offset, length)
+
+    @rule(which=WHICH, size_bytes=OFFSETS)
+    def resize(self, which: int, size_bytes: int) -> None:
+        volume, model = self.pick(which)
+        run(self.store.resize_steps(volume, size_bytes))
+        model.resize(size_bytes)
+
+    @rule(which=WHICH, other=WHICH, source_offset=OFFSETS, offset=OFFSETS, length=LENGTHS, whole=st.booleans())
+    def clone(self, which: int, other: int, source_offset: int, offset: int, length: int, whole: bool) -> None:
+        source, source_model = self.pick(which)
+        target, target_model = self.pick(other)
+        if whole:
+            source_offset, offset, length = 0, 0, source.size_bytes
+        length = min(length, source.size_bytes - source_offset)
+        overlaps = source is target and abs(source_offset - offset) < length
+        if source.domain is not target.domain or length <= 0 or overlaps:
+            return
+        if offset + length > LARGEST_BLOCK * BLOCK_BYTES:
+            return
+        run(self.store.clone_steps(source, source_offset, target, offset, length))
+        target_model.clone(source_model, source_offset, offset, length)
+
+    @rule()
+    def compact_a_little(self) -> None:
+        self.store.upkeep.step()
+
+    @rule()
+    def compact(self) -> None:
+        while self.store.upkeep.step():
+            pass
+
+    @rule(which=WHICH, offset=OFFSETS, length=LENGTHS)
+    def read(self, which: int, offset: int, length: int) -> None:
+        volume, model = self.pick(which)
+        assert b"".join(self.store.read(volume, offset, length)) == model.data[offset : offset + length]
+
+    @rule(which=WHICH, offset=OFFSETS)
+    def seek(self, which: int, offset: int) -> None:
+        volume, model = self.pick(which)
+        if offset < len(model.data):
+            for data in (True, False):
+                assert self.store.seek(volume, offset, data=data) == model.seek(offset, data=data)
+
+    @invariant()
+    def tables_agree(self) -> None:
+        check_store(self.store)
+        check_nothing_twice(self.store)
+
+    @invariant()
+    def volumes_are_as_modelled(self) -> None:
+        assert self.store.volumes.keys() == self.models.keys()
+        for number, model in self.models.items():
+            volume = self.store.volumes[number]
+            assert volume.domain.key == model.domain_key
+            assert volume.size_bytes == len(model.data)
+            assert contents(self.store, volume) == model.data
+            assert set(touched(self.store, volume)) == model.touched
+            assert self.store.touched_blocks(volume) == len(model.touched)
+
+    @staticmethod
+    def in_turns(first: Steps, second: Steps) -> None:
+        for outcomes in zip_longest(first, second, fillvalue=True):
+            assert outcomes == (True, True)
+
+    def teardown(self) -> None:
+        check_store(self.store, decode=True)
+        for number in list(self.models):
+            run(self.store.delete_steps(self.store.volumes[number]))
+        check_store(self.store)
+        assert self.store.rows.live == 0 and not self.store.pool.live_bytes.any()
+        self.store.close()
+
+
+class DirectoryMachine(StoreMachine):
+    """The same on a state directory, which is closed and opened again now and then."""
+
+    def __init__(self) -> None:
+        self.folder = tempfile.mkdtemp(prefix="blockstore-test-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+        super().__init__()
+
+    def home(self) -> Home:
+        return DirectoryHome(Path(self.folder) / "state")
+
+    @rule()
+    def reopen(self) -> None:
+        store = self.store
+        before = (
+            {domain.key: domain.seed for domain in store.domains._by_key.values()},
+            store.rows.where.array[store.rows.where.array != 0].tolist(),
+            {number: volume.mtime_ns for number, volume in store.volumes.items()},
+        )
+        store.close()
+        self.store = store = Store(self.home(), POOL_LIMIT_BYTES)
+        assert before == (
+            {domain.key: domain.seed for domain in store.domains._by_key.values()},
+            store.rows.where.array[store.rows.where.array != 0].tolist(),
+            {number: volume.mtime_ns for number, volume in store.volumes.items()},
+        )
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            shutil.rmtree(self.folder)
+
+
+def touched(store: Store, volume: Volume) -> list[int]:
+    """The blocks that lseek(2) calls data, found as `cp --sparse` finds them."""
+    blocks, position = [], 0
+    while (start := store.seek(volume, position, data=True)) < volume.size_bytes:
+        position = store.seek(volume, start, data=False)
+        assert start < position <= volume.size_bytes
+        blocks.extend(range(start // BLOCK_BYTES, -(-position // BLOCK_BYTES)))
+    return blocks
+
+
+SETTINGS = settings(
+    max_examples=150,
+    stateful_step_count=40,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+TestStoreInMemory = StoreMachine.TestCase
+TestStoreInMemory.settings = SETTINGS
+TestStoreInDirectory = DirectoryMachine.TestCase
+TestStoreInDirectory.settings = SETTINGS
