@@ -7,6 +7,7 @@ LZ4 with a dictionary is the delta coder: a patch is the block compressed with i
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import lz4.block
@@ -23,14 +24,12 @@ _lz4_compress = lz4.block.compress
 _lz4_decompress = lz4.block.decompress
 
 
-def compress(block: Buffer) -> bytes:
-    """The block as a raw LZ4 block (no size header). Longer than the block when it does not compress."""
-    return _lz4_compress(block, store_size=False)  # type: ignore[no-any-return]
+compress: Final[Callable[[Buffer], bytes]] = partial(lz4.block.compress, store_size=False)
+"""compress(block): a raw LZ4 block (no size header), longer than the block when it does not compress."""
 
 
-def decompress(record: Buffer) -> bytes:
-    """The 4096 bytes that `compress` was given. Raises `DecodeError` when the record is damaged."""
-    return _lz4_decompress(record, uncompressed_size=BLOCK_BYTES)  # type: ignore[no-any-return]
+decompress: Final[Callable[[Buffer], bytes]] = partial(lz4.block.decompress, uncompressed_size=BLOCK_BYTES)
+"""decompress(record): the 4096 bytes that `compress` was given; raises `DecodeError` for a damaged record."""
 
 
 def make_patch(block: Buffer, reference: Buffer) -> bytes:

@@ -4,11 +4,12 @@ A slot holds only a row number; whether it matches is decided by the row's own d
 by comparing bytes. So a freed row needs no deletion: its slot keeps the chain together and matches nothing
 (its word is 0), or matches rightly again when the row is reused. Stale slots vanish at the next rebuild.
 
-The probing itself is written out in ingest.py, the only caller that is hot.
+A slice of digests is first looked up at once (`may_have`); what may be there is then probed for singly.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -23,6 +24,8 @@ MAXIMUM_LOAD: Final = 0.65
 
 _LOAD_AFTER_REBUILD: Final = 0.52
 _FIRST_SLOTS: Final = 8192
+_WINDOW: Final = np.arange(8)
+"""Slots that `may_have` looks at: all but one in forty chains end within."""
 
 
 class ContentIndex:
@@ -56,6 +59,38 @@ class ContentIndex:
             self.slots.clear()
         _insert_all(self.slots.array, rows.digest.array[live], live)
         self.used = len(live)
+
+    def may_have(self, digests: npt.NDArray[np.uint64], rows: Rows) -> npt.NDArray[np.bool_]:
+        """False where no row can have the digest; where True, `find` decides. For most new contents this is all."""
+        slots = self.slots.array
+        home = (digests % np.uint64(len(slots))).astype(np.int64)
+        window = slots.take(home[:, None] + _WINDOW, mode="wrap")
+        alike = rows.digest.array.take(window) == digests[:, None]
+        return alike.any(axis=1) | window.all(axis=1)  # type: ignore[no-any-return]
+
+    def find(self, digest: int, rows: Rows, domain: int) -> Iterator[int]:
+        """The live rows of the domain that have this digest: one, or several after a collision."""
+        slots = self.slots.items
+        length = len(slots)
+        slot = digest % length
+        while row := slots[slot]:
+            if rows.digest.items[row] == digest and rows.where.items[row] and rows.domain.items[row] == domain:
+                yield row
+            slot += 1
+            if slot == length:
+                slot = 0
+
+    def enter(self, digests: npt.NDArray[np.uint64], new_rows: npt.NDArray[np.uint32]) -> None:
+        """These rows have these digests from now on; `reserve` came before."""
+        slots = self.slots.items
+        length = len(slots)
+        for slot, row in zip((digests % np.uint64(length)).tolist(), new_rows.tolist(), strict=True):
+            while slots[slot]:
+                slot += 1
+                if slot == length:
+                    slot = 0
+            slots[slot] = row
+        self.used += len(new_rows)
 
     def close(self) -> None:
         self.slots.close()

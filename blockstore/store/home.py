@@ -1,7 +1,6 @@
 """Where a store's files live: a state directory, or anonymous memory for stores that nobody comes back to.
 
-Every array of the store is a file that is mapped shared, and every byte of it is allocated *before* it is
-touched: on a full tmpfs a store into a hole of a mapping ends the process with SIGBUS, while fallocate(2)
+Every array of the store is a file that is mapped shared, and every byte of it has memory *before* it is touched: on a full tmpfs a store into a hole of a mapping ends the process with SIGBUS, while fallocate(2)
 only returns ENOSPC.
 """
 
@@ -117,6 +116,11 @@ def allocate(fd: int, start: int, length: int, place: str) -> None:
     try:
         os.posix_fallocate(fd, start, length)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM):
-            raise OutOfRoom(no_room_under(place)) from None
-        raise
+        raise lack_of_room(error, place) from None
+
+
+def lack_of_room(error: OSError, place: str) -> Exception:
+    """OutOfRoom if that is what the error says, else the error itself."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM):
+        return OutOfRoom(no_room_under(place))
+    return error

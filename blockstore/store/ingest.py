@@ -1,52 +1,69 @@
 """The write path: a slice of whole blocks becomes rows, records and map entries (DESIGN.md section 4).
 
-Order, so that a process killed at any instruction leaves every block old or new: record, row, map entry, and
-only then the old row is released. A slice is small (SLICE_BLOCKS), because nothing else happens meanwhile.
-The hot path of the store; its benchmark is `scripts/bench engine`.
+In three parts. *Find*: which contents are stored already. *Encode*: what the others shall be stored as. Both only
+read. Then room is made and the records are appended, and only then *commit* writes, which cannot fail: rows, index,
+map entries, and at last the old rows are released, so that a process killed at any instruction leaves every block old or new.
+
+A slice is small (SLICE_BLOCKS), because nothing else happens meanwhile, and large enough that numpy's fixed
+costs do not count. The hot path of the store; its benchmark is `scripts/bench engine`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import repeat
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from blockstore.errors import CorruptBlock
-from blockstore.store.codec import compress, digest, make_patch
+from blockstore.store.codec import Buffer, compress, digest, make_patch
 from blockstore.store.content_index import ContentIndex
 from blockstore.store.decode import Decoder
-from blockstore.store.features import features
+from blockstore.store.features import FeatureMaker
 from blockstore.store.geometry import (
     BLOCK_BYTES,
     COMPRESSED,
-    ENCODING_MASK,
-    FREE,
     OFFSET_SHIFT,
     PATCHED,
     RAW,
-    SEGMENT_SHIFT,
     SIZE_SHIFT,
     ZERO,
     ZERO_BLOCK,
 )
 from blockstore.store.pool import Pool
-from blockstore.store.references import release
+from blockstore.store.references import acquire, release
 from blockstore.store.rows import Rows
 from blockstore.store.similarity_index import SimilarityIndex
 from blockstore.store.volume import Domain, Volume
 
-SLICE_BLOCKS: Final = 32
-"""Blocks written in one go: about 0.4 ms, in which a fault of another VM waits."""
+SLICE_BLOCKS: Final = 128
+"""Blocks written in one go: about 1.3 ms, in which a fault of another VM waits."""
 
 RAW_FROM_BYTES: Final = 3968
 """A block that LZ4 does not bring below this is stored raw: 3 % saved is not worth a decode at each read."""
 
 PATCH_FROM_BYTES: Final = 256
-"""A block that compresses below this is not worth a patch."""
+"""A block that compresses below this is neither worth a patch nor good as a reference."""
 
 PATCH_GAIN_BYTES: Final = 64
 """What a patch must save over the compressed block. It stands for the reference: its row stays as long as the
 patch does, and each read decodes it as well."""
+
+
+@dataclass(slots=True)
+class _Encoded:
+    """Contents that need new rows, by place in the slice; one entry of each array a content."""
+
+    places: list[int]
+    digests: npt.NDArray[np.uint64]
+    records: list[Buffer]
+    sizes: npt.NDArray[np.int64]
+    encodings: npt.NDArray[np.uint8]
+    references: npt.NDArray[np.uint32]
+    features: npt.NDArray[np.uint32] | None = None
+    featured: npt.NDArray[np.int64] | None = None  # which of them `features` are of
 
 
 class Ingest:
@@ -67,136 +84,48 @@ class Ingest:
         self._content = content
         self._similarity = similarity
         self._decoder = decoder
+        self._feature_maker = FeatureMaker(SLICE_BLOCKS)
         self.patching = patching
 
-    def reserve(self, volume: Volume, first: int, count: int) -> None:
-        """Make sure that `write(volume, first, ...)` of `count` blocks cannot fail half-way. Raises OutOfRoom."""
-        volume.prepare(first, count)
-        self._rows.reserve(count)
-        self._content.reserve(count, self._rows)
-        if self.patching:
-            self._similarity.reserve(self._rows.live + count)
-        self._pool.reserve(count * BLOCK_BYTES)
-
     def write(self, volume: Volume, first: int, data: bytes) -> None:
-        """Store the whole blocks in `data` (at most SLICE_BLOCKS) from block `first` on; `reserve` came before."""
+        """Store the whole blocks in `data` (at most SLICE_BLOCKS) from block `first` on, which the map covers.
+
+        Raises OutOfRoom, and then nothing has changed.
+        """
         count = len(data) // BLOCK_BYTES
-        old = volume.map_array[first : first + count].copy()
-        ids = np.array(self._rows_for(volume.domain, data, count), dtype=np.uint32)
-        volume.map_array[first : first + count] = ids
+        blocks = [data[start : start + BLOCK_BYTES] for start in range(0, len(data), BLOCK_BYTES)]
+        domain = volume.domain
+        digests = np.fromiter(map(digest, blocks, repeat(domain.seed)), dtype=np.uint64, count=count)
+        ids, missing = self._find(domain, blocks, digests)
+        encoded = self._encode(domain, data, blocks, digests, missing) if missing else None
+        volume.prepare(first, count)
+        if encoded is not None:
+            self._reserve(encoded)
+            offsets = self._pool.append(encoded.records, encoded.sizes)
+            ids[encoded.places] = self._commit(domain, encoded, offsets)
+            if len(missing) > len(encoded.places):
+                self._share_repeats(blocks, ids, encoded.places, missing)
+        acquire(self._rows, ids)
+        entries = volume.map_array[first : first + count]
+        old = entries.copy()
+        entries[:] = ids
         if old.any():
             release(self._rows, self._pool, old)
 
-    def _rows_for(self, domain: Domain, data: bytes, count: int) -> list[int]:
-        """An id for each block, each counted once more: of a row that has the content, or of a new one."""
-        ids = [ZERO] * count
-        missing: list[tuple[int, int]] = []  # (place, digest) of contents that no row has
-        repeats: list[tuple[int, int]] = []  # the same for contents that came earlier in this very slice
-        pending: set[int] = set()
-        find, counts, seed, index = self._find, self._rows.count.items, domain.seed, domain.index
-        for place in range(count):
-            block = data[place * BLOCK_BYTES : (place + 1) * BLOCK_BYTES]
-            if block == ZERO_BLOCK:
-                continue
-            key = digest(block, seed)
-            row = find(key, index, block)
-            if row:
-                counts[row] += 1
-                ids[place] = row
-            elif key in pending:
-                repeats.append((place, key))
-            else:
-                pending.add(key)
-                missing.append((place, key))
-        if missing:
-            self._encode_all(domain, data, missing, ids)
-        for place, key in repeats:
-            block = data[place * BLOCK_BYTES : (place + 1) * BLOCK_BYTES]
-            row = find(key, index, block) or self._encode(domain, block, key, ())
-            counts[row] += 1
-            ids[place] = row
-        return ids
-
-    def _find(self, key: int, domain_index: int, block: bytes) -> int:
-        """The row with this digest *and* these bytes in the domain, or 0."""
-        slots = self._content.slots.items
-        length = len(slots)
-        slot = key % length
-        row = slots[slot]
-        if not row:
-            return 0
-        digests, domains, where = self._rows.digest.items, self._rows.domain.items, self._rows.where.items
-        while row:
-            if digests[row] == key and domains[row] == domain_index and where[row] and self._has(row, block):
-                return row
-            slot += 1
-            if slot == length:
-                slot = 0
-            row = slots[slot]
-        return 0
-
-    def _encode_all(self, domain: Domain, data: bytes, missing: list[tuple[int, int]], ids: list[int]) -> None:
-        """New rows for contents that are not stored yet."""
-        counts = self._rows.count.items
-        if not self.patching:
-            for place, key in missing:
-                block = data[place * BLOCK_BYTES : (place + 1) * BLOCK_BYTES]
-                ids[place] = row = self._encode(domain, block, key, ())
-                counts[row] += 1
-            return
-        fresh = (
-            data
-            if len(missing) * BLOCK_BYTES == len(data)
-            else b"".join([data[place * BLOCK_BYTES : (place + 1) * BLOCK_BYTES] for place, _ in missing])
-        )
-        block_features = features(fresh, domain.multipliers)
-        candidates = self._similarity.candidates(block_features, self._rows, domain.index).tolist()
-        new_rows = []
-        for (place, key), tried in zip(missing, candidates, strict=True):
-            block = data[place * BLOCK_BYTES : (place + 1) * BLOCK_BYTES]
-            ids[place] = row = self._encode(domain, block, key, tried)
-            counts[row] += 1
-            new_rows.append(row)
-        rows = np.array(new_rows, dtype=np.uint32)
-        encoding = self._rows.where.array[rows] & np.uint64(ENCODING_MASK)
-        useful = encoding == COMPRESSED
-        self._similarity.enter(block_features[useful], rows[useful])
-
-    def _encode(self, domain: Domain, block: bytes, key: int, candidates: list[int] | tuple[()]) -> int:
-        """A new row for the block, encoded the smallest way; its count is still 0."""
-        record = compress(block)
-        encoding, reference, size_bytes = COMPRESSED, 0, len(record)
-        if size_bytes >= RAW_FROM_BYTES:
-            record, encoding, size_bytes = block, RAW, BLOCK_BYTES
-        if candidates and size_bytes > PATCH_FROM_BYTES:
-            decode = self._decoder.content
-            largest = size_bytes - PATCH_GAIN_BYTES
-            for candidate in candidates:
-                if not candidate:
+    def _find(
+        self, domain: Domain, blocks: list[bytes], digests: npt.NDArray[np.uint64]
+    ) -> tuple[npt.NDArray[np.uint32], list[int]]:
+        """The id of each block that is zero or stored already, and the places of those that are not."""
+        ids = np.zeros(len(blocks), dtype=np.uint32)
+        for place in np.flatnonzero(self._content.may_have(digests, self._rows)).tolist():
+            for row in self._content.find(int(digests[place]), self._rows, domain.index):
+                if self._has(row, blocks[place]):
+                    ids[place] = row
                     break
-                try:
-                    reference_block = decode(candidate)
-                except CorruptBlock:
-                    continue
-                patch = make_patch(block, reference_block)
-                if len(patch) < largest:
-                    record, encoding, reference, largest = patch, PATCHED, candidate, len(patch)
-            size_bytes = len(record)
-        rows, pool = self._rows, self._pool
-        offset = pool.tail  # Pool.append, written out
-        pool.tail = end = offset + size_bytes
-        pool.view[offset:end] = record
-        pool.live_items[offset >> SEGMENT_SHIFT] += size_bytes
-        row = rows.take()
-        assert rows.where.items[row] == FREE
-        rows.digest.items[row] = key
-        rows.reference.items[row] = reference
-        rows.domain.items[row] = domain.index
-        rows.where.items[row] = offset << OFFSET_SHIFT | size_bytes << SIZE_SHIFT | encoding
-        if reference:
-            rows.dependents.items[reference] += 1
-        self._enter(key, row)
-        return row
+        for place in np.flatnonzero(digests == np.uint64(domain.zero_digest)).tolist():
+            if blocks[place] == ZERO_BLOCK:
+                ids[place] = ZERO
+        return ids, np.flatnonzero(ids == 0).tolist()
 
     def _has(self, row: int, block: bytes) -> bool:
         try:
@@ -204,13 +133,73 @@ class Ingest:
         except CorruptBlock:
             return False  # reported when somebody reads it; nothing new may be tied to it
 
-    def _enter(self, key: int, row: int) -> None:
-        slots = self._content.slots.items
-        length = len(slots)
-        slot = key % length
-        while slots[slot]:
-            slot += 1
-            if slot == length:
-                slot = 0
-        slots[slot] = row
-        self._content.used += 1
+    def _encode(
+        self, domain: Domain, data: bytes, blocks: list[bytes], digests: npt.NDArray[np.uint64], missing: list[int]
+    ) -> _Encoded:
+        """What each content that is missing would be stored as; each content once."""
+        places = missing
+        if len(set(digests[missing].tolist())) < len(missing):
+            places = list({blocks[place]: place for place in reversed(missing)}.values())
+        fresh = [blocks[place] for place in places]
+        records: list[Buffer] = list(map(compress, fresh))
+        count = len(records)
+        sizes = np.fromiter(map(len, records), dtype=np.int64, count=count)
+        encodings = np.full(count, COMPRESSED, dtype=np.uint8)
+        for place in np.flatnonzero(sizes >= RAW_FROM_BYTES).tolist():
+            records[place], sizes[place], encodings[place] = fresh[place], BLOCK_BYTES, RAW
+        encoded = _Encoded(places, digests[places], records, sizes, encodings, np.zeros(count, dtype=np.uint32))
+        if self.patching:
+            self._patch(domain, data, fresh, encoded)
+        return encoded
+
+    def _patch(self, domain: Domain, data: bytes, fresh: list[bytes], encoded: _Encoded) -> None:
+        """Replace records by patches where these are smaller."""
+        eligible = (encoded.encodings == COMPRESSED) & (encoded.sizes > PATCH_FROM_BYTES)
+        featured = np.flatnonzero(eligible)
+        if not len(featured):
+            return
+        features = self._feature_maker.features(data, np.array(encoded.places)[featured], domain.multipliers)
+        candidates = self._similarity.candidates(features, self._rows, domain.index)
+        content, sizes = self._decoder.content, encoded.sizes
+        for line in np.flatnonzero(candidates).tolist():
+            place, candidate = int(featured[line]), int(candidates[line])
+            try:
+                patch = make_patch(fresh[place], content(candidate))
+            except CorruptBlock:
+                continue
+            if len(patch) < sizes[place] - PATCH_GAIN_BYTES:
+                encoded.records[place], sizes[place] = patch, len(patch)
+                encoded.encodings[place], encoded.references[place] = PATCHED, candidate
+        kept = encoded.encodings[featured] == COMPRESSED  # a patch is no reference
+        encoded.features, encoded.featured = features[kept], featured[kept]
+
+    def _reserve(self, encoded: _Encoded) -> None:
+        count = len(encoded.places)
+        self._rows.reserve(count)
+        self._content.reserve(count, self._rows)
+        if encoded.featured is not None:
+            self._similarity.reserve(self._rows.live + count)
+
+    def _commit(self, domain: Domain, encoded: _Encoded, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+        """New rows for these contents; their counts are still 0."""
+        rows = self._rows
+        new = rows.take(len(encoded.places))
+        rows.digest.array[new] = encoded.digests
+        rows.reference.array[new] = encoded.references
+        rows.domain.array[new] = domain.index
+        rows.where.array[new] = offsets << OFFSET_SHIFT | encoded.sizes << SIZE_SHIFT | encoded.encodings
+        used = encoded.references[encoded.references != 0]
+        if len(used):
+            np.add.at(rows.dependents.array, used, 1)
+        self._content.enter(encoded.digests, new)
+        if encoded.features is not None and encoded.featured is not None:
+            self._similarity.enter(encoded.features, new[encoded.featured])
+        return new
+
+    def _share_repeats(
+        self, blocks: list[bytes], ids: npt.NDArray[np.uint32], places: list[int], missing: list[int]
+    ) -> None:
+        """Contents that came several times in this slice: all but the first take its row."""
+        row_of = {blocks[place]: ids[place] for place in places}
+        for place in missing:
+            ids[place] = row_of[blocks[place]]

@@ -1,7 +1,7 @@
 """The pool: one file of segments, into which records are appended.
 
-The whole file is mapped once, sparse; a segment is given memory before it becomes the *head* that records are
-appended to, and its memory goes back to the host when no row points into it any more. A record never changes:
+Records are appended to the *head* segment with write(2) and read through one mapping of the whole, sparse file, of
+which only what was written is ever touched. A segment's memory goes back to the host when no row points into it any more. A record never changes:
 what is overwritten or freed leaves *garbage* behind, which compaction (upkeep.py) turns into free segments.
 
 Written by: ingest (append), upkeep (append, release_segment), release (count). Nobody else has a method for it.
@@ -12,14 +12,16 @@ from __future__ import annotations
 import mmap
 import os
 from array import array
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from blockstore.errors import InputError, OutOfRoom
-from blockstore.store.geometry import SEGMENT_BYTES, SEGMENT_SHIFT, WHERE_SEGMENT_SHIFT
-from blockstore.store.home import MADV_REMOVE, Home, allocate
+from blockstore.store.codec import Buffer
+from blockstore.store.geometry import SEGMENT_BYTES, WHERE_SEGMENT_SHIFT
+from blockstore.store.home import MADV_REMOVE, Home, lack_of_room, no_room_under
 
 COMPACTION_RESERVE_SEGMENTS: Final = 2
 """Kept free of new records, so that compaction can always move the live records of one segment somewhere."""
@@ -44,11 +46,11 @@ class Pool:
         self._mapping = mmap.mmap(self._fd, self.segments * SEGMENT_BYTES)
         self.view = memoryview(self._mapping)
         self.live_bytes = np.zeros(self.segments, dtype=np.int64)
-        self.live_items = memoryview(self.live_bytes)  # type: ignore[arg-type]
         self._allocated = bytearray(self.segments)
         self._free = array("I", range(self.segments - 1, -1, -1))
         self.allocated_segments = 0
-        self.head = -1
+        self.head = -1  # records are appended to it, from `tail` to `head_end`
+        self.spare = -1  # taken from the free ones, becomes the head when that is full
         self.tail = 0
         self.head_end = 0
 
@@ -74,41 +76,75 @@ class Pool:
     @property
     def garbage_bytes(self) -> int:
         """Bytes in full segments that no row points at."""
-        unused_head_bytes = self.head_end - self.tail
-        return self.allocated_bytes - int(self.live_bytes.sum()) - unused_head_bytes
+        unused_bytes = self.head_end - self.tail + (SEGMENT_BYTES if self.spare >= 0 else 0)
+        return self.allocated_bytes - int(self.live_bytes.sum()) - unused_bytes
 
     @property
     def free_bytes(self) -> int:
         """What can still be appended before the limit, not counting garbage."""
         segments = self.limit_bytes // SEGMENT_BYTES - self.allocated_segments - COMPACTION_RESERVE_SEGMENTS
-        return max(segments, 0) * SEGMENT_BYTES + self.head_end - self.tail
+        return max(segments + (self.spare >= 0), 0) * SEGMENT_BYTES + self.head_end - self.tail
 
-    def reserve(self, size_bytes: int, reserved_segments: int = COMPACTION_RESERVE_SEGMENTS) -> None:
-        """Make sure that `size_bytes` (at most half a segment) can be appended; else raises OutOfRoom."""
-        if self.tail + size_bytes <= self.head_end:
+    def append(
+        self,
+        records: Sequence[Buffer],
+        sizes: npt.NDArray[np.int64],
+        reserved_segments: int = COMPACTION_RESERVE_SEGMENTS,
+    ) -> npt.NDArray[np.int64]:
+        """Store records of at most a segment together; their offsets. None is split across segments.
+
+        Raises OutOfRoom, and then nothing is stored: the limit is reached, or the file system under the state is full.
+        """
+        ends = np.cumsum(sizes)
+        total = int(ends[-1])
+        offsets = ends - sizes + self.tail
+        if self.tail + total <= self.head_end:
+            self._fill(records, total)
+            return offsets
+        self._find_spare(reserved_segments)
+        fitting = int(np.searchsorted(ends, self.head_end - self.tail, side="right"))
+        head_bytes = int(ends[fitting - 1]) if fitting else 0
+        if fitting:
+            self._fill(records[:fitting], head_bytes)
+        old_head, old_tail, old_end = self.head, self.tail, self.head_end
+        self._start_spare()
+        offsets[fitting:] += self.tail - old_tail
+        try:
+            self._fill(records[fitting:], total - head_bytes)
+        except OutOfRoom:
+            self.spare, self.head, self.tail, self.head_end = self.head, old_head, old_tail, old_end
+            self.live_bytes[old_head] -= head_bytes
+            raise
+        if old_head >= 0 and not self.live_bytes[old_head]:
+            self.release_segment(old_head)
+        return offsets
+
+    def _fill(self, records: Sequence[Buffer], size_bytes: int) -> None:
+        # A write(2) gets fresh pages at half the cost of storing into the mapping, and says so when there are none.
+        try:
+            written = os.pwritev(self._fd, records, self.tail)
+        except OSError as error:
+            raise lack_of_room(error, self._place) from None
+        if written != size_bytes:
+            raise OutOfRoom(no_room_under(self._place))
+        self.live_bytes[self.head] += size_bytes
+        self.tail += size_bytes
+
+    def _find_spare(self, reserved_segments: int) -> None:
+        if self.spare >= 0:
             return
         if self.allocated_segments + reserved_segments >= self.limit_bytes // SEGMENT_BYTES or not self._free:
             raise OutOfRoom(
                 f"the pool is at its limit of {self.limit_bytes >> 20} MiB; delete memory files or raise --pool-limit"
             )
-        segment = self._free[-1]
-        allocate(self._fd, segment * SEGMENT_BYTES, SEGMENT_BYTES, self._place)
-        self._free.pop()
-        self._allocated[segment] = 1
+        self.spare = self._free.pop()
+        self._allocated[self.spare] = 1
         self.allocated_segments += 1
-        full, self.head = self.head, segment
-        self.tail = segment * SEGMENT_BYTES
-        self.head_end = self.tail + SEGMENT_BYTES
-        if full >= 0 and not self.live_bytes[full]:
-            self.release_segment(full)
 
-    def append(self, record: bytes) -> int:
-        """Store a record for which room was reserved; its offset. The hot path of ingest writes this out."""
-        offset = self.tail
-        self.tail = end = offset + len(record)
-        self.view[offset:end] = record
-        self.live_items[offset >> SEGMENT_SHIFT] += len(record)
-        return offset
+    def _start_spare(self) -> None:
+        self.head, self.spare = self.spare, -1
+        self.tail = self.head * SEGMENT_BYTES
+        self.head_end = self.tail + SEGMENT_BYTES
 
     def forget(self, where: npt.NDArray[np.uint64]) -> None:
         """The records at these words are garbage from now on. Segments without a live record are released."""
@@ -132,10 +168,11 @@ class Pool:
         return bool(self._allocated[segment])
 
     def emptiest(self) -> tuple[int, int]:
-        """(segment, live_bytes) of the allocated segment with the least live bytes, the head aside; (-1, 0) if none."""
+        """(segment, live_bytes) of the allocated segment with the least live bytes, (-1, 0) if none; head and spare are none."""
         allocated = np.frombuffer(self._allocated, dtype=np.uint8).astype(bool)
-        if self.head >= 0:
-            allocated[self.head] = False
+        for segment in (self.head, self.spare):
+            if segment >= 0:
+                allocated[segment] = False
         candidates = np.flatnonzero(allocated)
         if not len(candidates):
             return -1, 0

@@ -61,7 +61,7 @@ class Rows:
         return self.next_row - FIRST_ROW - len(self.free)
 
     def reserve(self, rows: int) -> None:
-        """Make sure that `take` can be called that often. Raises OutOfRoom. May replace the columns' views."""
+        """Make sure that so many can be taken. Raises OutOfRoom. May replace the columns' views."""
         missing = self.next_row + rows - len(self.free) - self.capacity
         if missing > 0:
             capacity = max(self.capacity + missing, int(self.capacity * _GROWTH))
@@ -69,13 +69,15 @@ class Rows:
                 column.grow(capacity)
             self.capacity = min(column.capacity for column in self._columns)
 
-    def take(self) -> int:
-        """An unused row, for which room was reserved."""
-        if self.free:
-            return self.free.pop()
-        row = self.next_row
-        self.next_row = row + 1
-        return row
+    def take(self, count: int) -> npt.NDArray[np.uint32]:
+        """Unused rows, for which room was reserved."""
+        reused = min(count, len(self.free))
+        rows = np.arange(self.next_row, self.next_row + count, dtype=np.uint32)
+        if reused:
+            rows[count - reused :] = self.free[-reused:]
+            del self.free[-reused:]
+        self.next_row += count - reused
+        return rows
 
     def give_back(self, rows: npt.NDArray[np.uint32]) -> None:
         """Free these rows: their words become 0 first, so that nothing can find them."""

@@ -1,6 +1,6 @@
 """The similarity index: feature -> a recent row that had it. A table of hints, allowed to forget and to be wrong.
 
-One slot a feature, the last writer stays; 8 bits of the feature are kept as a tag, so that 1 of 256 foreign
+One slot a feature, the last writer stays; 8 bits that depend on the feature are kept as a tag, so that 1 of 256 foreign
 features passes. A hint is only used if its row is live, in the same domain and no patch itself; and what it is
 worth is decided by making the patch. So nothing here needs repair after a crash, and nothing is ever deleted.
 """
@@ -18,18 +18,16 @@ from blockstore.store.home import Home
 from blockstore.store.rows import MAXIMUM_DEPENDENTS, Rows
 from blockstore.store.shared_array import SharedArray
 
-CANDIDATES: Final = 2
-"""References that are tried for one block. Each costs a decode and a patch, about 15 us."""
-
 SLOTS_PER_ROW: Final = 1.5
 """The least number of slots for a row; a row has four features, so older hints are forgotten. 5 bytes a slot."""
 
 _FIRST_SLOTS: Final = 8192
+_TAG_MIX: Final = np.uint32(0x9E37_79B1)
 _TAG_SHIFT: Final = np.uint32(24)
 
 
 class SimilarityIndex:
-    """Slot `feature % slots` has the last row with the feature, and the feature's top 8 bits. Written by ingest."""
+    """Slot `feature % slots` has the last row with the feature, and 8 bits of the feature. Written by ingest."""
 
     def __init__(self, home: Home) -> None:
         self._rows_of = SharedArray(home, "similarity-rows", "I", _FIRST_SLOTS)
@@ -54,36 +52,43 @@ class SimilarityIndex:
             self._slots = 2 * slots
 
     def candidates(self, features: npt.NDArray[np.uint32], rows: Rows, domain: int) -> npt.NDArray[np.uint32]:
-        """For each line of features the CANDIDATES rows with most votes, most voted first; 0 where there are fewer."""
+        """For each line of features the row that most of them hint at; 0 where none does."""
         slots = features % np.uint32(self._slots)
-        row = self._rows_of.array[slots]
+        row = self._rows_of.array.take(slots)
+        row[(self._tags.array.take(slots) != _tags(features)) | (features == NO_FEATURE)] = 0
+        best = np.zeros(len(row), dtype=np.uint32)
+        hinted = np.flatnonzero(row.any(axis=1))
+        if len(hinted):
+            row = row[hinted]
+            votes = (row[:, :, None] == row[:, None, :]).sum(axis=2)
+            votes[row == 0] = 0
+            chosen = row[np.arange(len(row)), votes.argmax(axis=1)]
+            chosen[~self._usable(chosen, rows, domain)] = 0
+            best[hinted] = chosen
+        return best
+
+    @staticmethod
+    def _usable(row: npt.NDArray[np.uint32], rows: Rows, domain: int) -> npt.NDArray[np.bool_]:
         encoding = rows.where.array[row] & np.uint64(ENCODING_MASK)
-        usable = (
-            (self._tags.array[slots] == (features >> _TAG_SHIFT).astype(np.uint8))
-            & (features != NO_FEATURE)
-            & (encoding != FREE)
+        return (  # type: ignore[no-any-return]
+            (encoding != FREE)
             & (encoding != PATCHED)
             & (rows.domain.array[row] == domain)
-            & (rows.count.array[row] != 0)  # nothing new may keep a row that only patches need
             & (rows.dependents.array[row] < MAXIMUM_DEPENDENTS)
+            & (rows.count.array[row] != 0)  # nothing new may keep a row that only patches need
         )
-        row[~usable] = 0
-        votes = (row[:, :, None] == row[:, None, :]).sum(axis=2)
-        votes[row == 0] = 0
-        chosen = np.zeros((len(row), CANDIDATES), dtype=np.uint32)
-        line = np.arange(len(row))
-        for place in range(CANDIDATES):
-            best = votes.argmax(axis=1)
-            chosen[:, place] = row[line, best]
-            votes[row == chosen[:, place, None]] = 0
-        return chosen
 
     def enter(self, features: npt.NDArray[np.uint32], row: npt.NDArray[np.uint32]) -> None:
         """These rows have these features from now on."""
         slots = features % np.uint32(self._slots)
         self._rows_of.array[slots] = row[:, None]
-        self._tags.array[slots] = (features >> _TAG_SHIFT).astype(np.uint8)
+        self._tags.array[slots] = _tags(features)
 
     def close(self) -> None:
         self._rows_of.close()
         self._tags.close()
+
+
+def _tags(features: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint8]:
+    """8 bits that depend on all of a feature: features are minima, so that their own upper bits are mostly zero."""
+    return (features * _TAG_MIX >> _TAG_SHIFT).astype(np.uint8)

@@ -196,15 +196,13 @@ class Store:
         self._home.close()
 
     def _write_slice(self, volume: Volume, block: int, piece: bytes, end: int) -> bool:
-        count = len(piece) // BLOCK_BYTES
         try:
-            volume.cover(block + count)
-            self._ingest.reserve(volume, block, count)
+            volume.cover(block + len(piece) // BLOCK_BYTES)
+            self._ingest.write(volume, block, piece)
         except OutOfRoom:
             if not self.upkeep.step():
                 return False
             return self._write_slice(volume, block, piece, end)
-        self._ingest.write(volume, block, piece)
         if end > volume.size_bytes:
             volume.set_size(end)
         return True

@@ -84,12 +84,12 @@ class Upkeep:
             return True
         offset, size_bytes = where >> OFFSET_SHIFT, where >> SIZE_SHIFT & SIZE_MASK
         try:
-            pool.reserve(size_bytes, reserved_segments=0)
+            record = pool.view[offset : offset + size_bytes]
+            target = int(pool.append([record], np.array([size_bytes]), reserved_segments=0)[0])
         except OutOfRoom:
             return False
-        target = pool.append(bytes(pool.view[offset : offset + size_bytes]))
         self._rows.where.items[row] = target << OFFSET_SHIFT | where & ((1 << OFFSET_SHIFT) - 1)
-        pool.live_items[offset >> SEGMENT_SHIFT] -= size_bytes
+        pool.live_bytes[offset >> SEGMENT_SHIFT] -= size_bytes
         return True
 
 

@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstore.errors import StateError
+from blockstore.store.codec import digest
 from blockstore.store.features import multipliers
-from blockstore.store.geometry import BLOCK_BYTES, BLOCK_SHIFT
+from blockstore.store.geometry import BLOCK_BYTES, BLOCK_SHIFT, ZERO_BLOCK
 from blockstore.store.home import MADV_REMOVE, Home, allocate
 
 MAXIMUM_SIZE_BYTES: Final = 1 << 44
@@ -49,6 +50,7 @@ class Domain:
 
     def __post_init__(self) -> None:
         self.multipliers = multipliers(self.seed)
+        self.zero_digest = digest(ZERO_BLOCK, self.seed)
 
 
 class Volume:

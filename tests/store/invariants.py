@@ -114,8 +114,11 @@ def _check_pool(store: Store) -> None:
     )
     allocated = {segment for segment in range(pool.segments) if pool.is_allocated(segment)}
     assert len(allocated) == pool.allocated_segments
+    for special in (pool.head, pool.spare):
+        assert special < 0 or special in allocated, f"segment {special} is head or spare and has no memory"
+    assert pool.spare < 0 or not live_bytes[pool.spare]
     assert sorted(pool._free) == sorted(set(range(pool.segments)) - allocated), "the free list is wrong"
-    empty = [segment for segment in allocated if not live_bytes[segment] and segment != pool.head]
+    empty = [segment for segment in allocated if not live_bytes[segment] and segment not in (pool.head, pool.spare)]
     assert not empty, f"segments {empty[:4]} hold nothing and were not given back"
     assert pool.garbage_bytes >= 0
 

@@ -18,7 +18,7 @@ def noise(seed: int) -> bytes:
 
 @lru_cache(maxsize=4096)
 def text(seed: int) -> bytes:
-    """A block of words from a small vocabulary, most rows of it different: LZ4 makes about a third of it."""
+    """A block of words from a small vocabulary, most rows of it different: LZ4 makes two thirds of it."""
     chance = random.Random(f"text {seed}")
     vocabulary = random.Random(seed & 3)
     words = [vocabulary.randbytes(vocabulary.randint(3, 9)).hex().encode() for _ in range(200)]

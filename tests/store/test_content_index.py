@@ -18,10 +18,9 @@ def filled(digests: npt.NDArray[np.uint64]) -> Rows:
     """Rows with these digests."""
     rows = Rows(MemoryHome())
     rows.reserve(len(digests))
-    for key in digests.tolist():
-        row = rows.take()
-        rows.digest.items[row] = key
-        rows.where.items[row] = pack_where(row * 8, 8, COMPRESSED)
+    new = rows.take(len(digests))
+    rows.digest.array[new] = digests
+    rows.where.array[new] = pack_where(8, 8, COMPRESSED)
     return rows
 
 

@@ -39,20 +39,21 @@ def test_take_give_back_reserve() -> None:
     first_capacity = rows.capacity
     rows.reserve(first_capacity + 1000)
     assert rows.capacity >= first_capacity + 1000
-    taken = [rows.take() for _ in range(first_capacity + 1000)]
+    taken = rows.take(first_capacity + 1000).tolist()
     assert len(set(taken)) == len(taken) and min(taken) == FIRST_ROW and max(taken) < rows.capacity
     for row in taken:
         rows.where.items[row] = pack_where(row, 1, COMPRESSED)
     assert rows.live == len(taken)
     rows.give_back(np.array(taken[:10], dtype=np.uint32))
     assert rows.live == len(taken) - 10 and not rows.where.array[taken[:10]].any()
-    assert {rows.take() for _ in range(10)} == set(taken[:10])
+    again = rows.take(12).tolist()
+    assert set(again) == {*taken[:10], taken[-1] + 1, taken[-1] + 2}
 
 
 def test_rebuild_frees_orphans_and_keeps_the_rest() -> None:
     rows = Rows(MemoryHome())
     rows.reserve(10)
-    mapped, reference, orphan, patch, orphan_patch, lost_reference, last = (rows.take() for _ in range(7))
+    mapped, reference, orphan, patch, orphan_patch, lost_reference, last = rows.take(7).tolist()
     for row in (mapped, reference, orphan, lost_reference, last):
         rows.where.items[row] = pack_where(row * 100, 100, COMPRESSED)
     for row, against in ((patch, reference), (orphan_patch, lost_reference)):
@@ -88,7 +89,7 @@ def test_rebuild_of_nothing() -> None:
 def test_a_growth_that_was_killed_half_way_is_completed(state_path: Path, grown: int) -> None:
     home = DirectoryHome(state_path)
     rows = Rows(home)
-    row, capacity = rows.take(), rows.capacity
+    (row,), capacity = rows.take(1).tolist(), rows.capacity
     rows.where.items[row] = pack_where(0, 100, COMPRESSED)
     for column in (rows.where, rows.digest, rows.reference, rows.domain, rows.count)[:grown]:
         column.grow(int(capacity * 1.125))

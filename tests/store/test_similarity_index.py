@@ -23,7 +23,7 @@ def live_rows(count: int, encoding: int = COMPRESSED) -> tuple[Rows, npt.NDArray
     """That many usable rows of DOMAIN."""
     rows = Rows(MemoryHome())
     rows.reserve(count)
-    numbers = np.array([rows.take() for _ in range(count)], dtype=np.uint32)
+    numbers = rows.take(count)
     rows.where.array[numbers] = pack_where(0, 100, encoding)
     rows.domain.array[numbers] = DOMAIN
     rows.count.array[numbers] = 1

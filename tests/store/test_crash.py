@@ -1,0 +1,405 @@
+"""A process killed at any instruction leaves every block old or new, and a state that can be opened and used."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import blockstore.store
+from blockstore.store.geometry import BLOCK_BYTES
+from blockstore.store.home import DirectoryHome
+from blockstore.store.rows import Rows
+from blockstore.store.store import Store, run
+from blockstore.store.volume import Volume
+from tests.store.invariants import check_store
+from tests.store.material import contents, half, near, noise, put, text
+
+LIMIT_BYTES = 32 << 20
+ROUNDS = 20
+Model = dict[int, bytes]
+"""Volume number -> its bytes."""
+
+Operation = Callable[[Store], None]
+
+
+def random_content(chance: random.Random, blocks: int) -> bytes:
+    """Blocks of all kinds, many of them like each other."""
+    makers = (
+        lambda: noise(chance.randrange(10_000)),
+        lambda: text(chance.randrange(200)),
+        lambda: near(text(chance.randrange(50)), chance.randrange(1000)),
+        lambda: half(chance.randrange(300)),
+        lambda: bytes(BLOCK_BYTES),
+    )
+    return b"".join(chance.choice(makers)() for _ in range(blocks))
+
+
+def random_operation(chance: random.Random, model: Model) -> tuple[Operation, Model]:
+    """Something to do, and what the volumes should be afterwards."""
+    after, kind = dict(model), chance.random()
+    unused = next(number for number in range(1, 100) if number not in model)
+    if len(model) < 3:
+        after[unused] = b""
+        return lambda store: void(store.create_volume(unused, 1 + unused % 2)), after
+    number = chance.choice(sorted(model))
+    data, skip = model[number], chance.choice((0, 0, 0, 100, 4000))
+    offset = chance.randrange(400) * BLOCK_BYTES + skip
+    if kind < 0.55:
+        new = random_content(chance, chance.randint(1, 200))[: -chance.choice((0, 0, 1, 2000)) or None]
+        padded = data.ljust(offset, b"\0")
+        after[number] = padded[:offset] + new + padded[offset + len(new) :]
+        return lambda store: put(store, store.volumes[number], offset, new), after
+    if kind < 0.65:
+        length = chance.randrange(300 * BLOCK_BYTES)
+        end = min(offset + length, len(data))
+        if offset < end:
+            after[number] = data[:offset] + bytes(end - offset) + data[end:]
+        return lambda store: run(store.discard_steps(store.volumes[number], offset, length)), after
+    if kind < 0.75:
+        after[number] = data[:offset].ljust(offset, b"\0")
+        return lambda store: run(store.resize_steps(store.volumes[number], offset)), after
+    if kind < 0.85:
+        other = chance.choice([other for other in sorted(model) if other % 2 == number % 2])
+        target, length = model[other], len(data)
+        if other == number or not length:
+            return lambda store: void(store.upkeep.step()), after
+        offset = chance.choice((0, offset))
+        padded = target.ljust(offset, b"\0")
+        after[other] = padded[:offset] + data + padded[offset + length :]
+        return (
+            lambda store: run(store.clone_steps(store.volumes[number], 0, store.volumes[other], offset, length))
+        ), after
+    if kind < 0.9:
+        del after[number]
+        return lambda store: run(store.delete_steps(store.volumes[number])), after
+    return compact, after
+
+
+def void(_: object) -> None:
+    """Forget a result, so that a call fits Operation."""
+
+
+def compact(store: Store) -> None:
+    """All that is worth doing."""
+    while store.upkeep.step():
+        pass
+
+
+def open_store(path: Path) -> Store:
+    return Store(DirectoryHome(path), LIMIT_BYTES)
+
+
+def check_old_or_new(store: Store, old: Model, new: Model) -> None:
+    """Each block of each volume is what it was before the operation or what it should be after it."""
+    assert old.keys() & new.keys() <= store.volumes.keys() <= old.keys() | new.keys()
+    for number, volume in store.volumes.items():
+        found = contents(store, volume)
+        deleted = number not in new
+        before, after = old.get(number, b""), bytes(len(old[number])) if deleted else new[number]
+        sizes = sorted((len(before), len(after)))
+        assert sizes[0] <= len(found) <= sizes[1], f"size {len(found)}, not within {sizes}"
+        for start in range(0, len(found), BLOCK_BYTES):
+            block = found[start : start + BLOCK_BYTES].ljust(BLOCK_BYTES, b"\0")
+            allowed = [side[start : start + BLOCK_BYTES].ljust(BLOCK_BYTES, b"\0") for side in (before, after)]
+            assert block in allowed, f"volume {number}, block {start // BLOCK_BYTES} is neither old nor new"
+
+
+def check_usable(path: Path) -> None:
+    """Grow and fill everything, then delete everything: what a crash left beyond the tables' edges shows up now."""
+    store = open_store(path)
+    for volume in list(store.volumes.values()):
+        size_bytes = volume.size_bytes
+        run(store.resize_steps(volume, 800 * BLOCK_BYTES))
+        tail = b"".join(store.read(volume, size_bytes, 800 * BLOCK_BYTES))
+        assert not any(tail), "growing a volume brought back bytes"
+        check_store(store)
+        put(store, volume, 700 * BLOCK_BYTES, b"".join(text(seed) + noise(seed) for seed in range(40)))
+        check_store(store, decode=True)
+    compact(store)
+    for volume in list(store.volumes.values()):
+        run(store.delete_steps(volume))
+    check_store(store)
+    assert store.rows.live == 0
+    store.close()
+
+
+def work(path: Path, seed: int, model: Model, pipe: int) -> None:
+    """The child: random operations for ever; the n-th byte pair in the pipe brackets the n-th operation."""
+    chance = random.Random(seed)
+    store = open_store(path)
+    while True:
+        operation, model = random_operation(chance, model)
+        os.write(pipe, b"(")
+        operation(store)
+        os.write(pipe, b")")
+
+
+def test_killed_at_random_moments(state_path: Path) -> None:
+    open_store(state_path).close()
+    model: Model = {}
+    chance = random.Random(1)
+    in_the_middle = done = 0
+    for seed in range(ROUNDS):
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if not pid:
+            try:
+                work(state_path, seed, model, writer)
+            finally:
+                os._exit(1)
+        os.close(writer)
+        os.read(reader, 1)  # the first operation has begun
+        log = b"("
+        time.sleep(chance.uniform(0, 0.15))
+        os.kill(pid, signal.SIGKILL)
+        assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL, "the child failed"
+        while piece := os.read(reader, 65536):
+            log += piece
+        os.close(reader)
+
+        replay, before, after = random.Random(seed), model, model
+        for _ in range(log.count(b"(")):
+            before = after
+            _, after = random_operation(replay, before)
+        if log.endswith(b")"):
+            before = after
+        else:
+            in_the_middle += 1
+        done += log.count(b")")
+        store = open_store(state_path)
+        check_store(store, decode=True)
+        check_old_or_new(store, before, after)
+        model = {number: contents(store, volume) for number, volume in store.volumes.items()}
+        store.close()
+    assert in_the_middle >= ROUNDS // 4 and done >= ROUNDS
+    check_usable(state_path)
+
+
+# Killed at every line: a short life of a store that comes by all that writes.
+
+_FOLDER = str(Path(blockstore.store.__file__).parent)
+Line = tuple[str, int]
+
+
+def create(number: int, key: int) -> Operation:
+    return lambda store: void(store.create_volume(number, key))
+
+
+def write(number: int, block: int, data: bytes) -> Operation:
+    return lambda store: put(store, store.volumes[number], block * BLOCK_BYTES, data)
+
+
+SHORT_LIFE: list[tuple[Operation, Callable[[Model], Model]]] = []
+
+
+def then(operation: Operation, effect: Callable[[Model], Model]) -> None:
+    SHORT_LIFE.append((operation, effect))
+
+
+def written(number: int, block: int, data: bytes) -> Callable[[Model], Model]:
+    def effect(model: Model) -> Model:
+        start = block * BLOCK_BYTES
+        old = model[number].ljust(start, b"\0")
+        return {**model, number: old[:start] + data + old[start + len(data) :]}
+
+    return effect
+
+
+_MIXED = b"".join(text(seed) for seed in range(6)) + noise(1) * 2 + bytes(BLOCK_BYTES) + noise(2)[:100]
+_SIMILAR = b"".join(near(text(seed), seed) for seed in range(6)) + text(2)
+_BULK = b"".join(noise(100 + seed) for seed in range(600))
+then(create(1, 1), lambda model: {**model, 1: b""})
+then(write(1, 0, _MIXED), written(1, 0, _MIXED))
+then(create(2, 1), lambda model: {**model, 2: b""})
+then(create(3, 2), lambda model: {**model, 3: b""})
+then(write(2, 0, _SIMILAR), written(2, 0, _SIMILAR))
+then(write(1, 0, _SIMILAR), written(1, 0, _SIMILAR))
+then(write(3, 3, _MIXED), written(3, 3, _MIXED))
+then(
+    lambda store: run(store.clone_steps(store.volumes[1], 0, store.volumes[2], 8 * BLOCK_BYTES, len(_MIXED))),
+    lambda model: {**model, 2: model[2].ljust(8 * BLOCK_BYTES, b"\0") + model[1]},
+)
+then(
+    lambda store: run(store.discard_steps(store.volumes[1], 100, 2 * BLOCK_BYTES)),
+    lambda model: {**model, 1: model[1][:100] + bytes(2 * BLOCK_BYTES) + model[1][100 + 2 * BLOCK_BYTES :]},
+)
+then(write(1, 1, _BULK), written(1, 1, _BULK))
+then(
+    lambda store: run(store.resize_steps(store.volumes[1], 350 * BLOCK_BYTES + 10)),
+    lambda model: {**model, 1: model[1][: 350 * BLOCK_BYTES + 10]},
+)
+then(
+    lambda store: run(store.discard_steps(store.volumes[1], 50 * BLOCK_BYTES, 180 * BLOCK_BYTES)),
+    lambda model: {**model, 1: model[1][: 50 * BLOCK_BYTES] + bytes(180 * BLOCK_BYTES) + model[1][230 * BLOCK_BYTES :]},
+)
+then(compact, lambda model: model)
+then(
+    lambda store: run(store.delete_steps(store.volumes[3])),
+    lambda model: {number: data for number, data in model.items() if number != 3},
+)
+then(create(3, 3), lambda model: {**model, 3: b""})
+then(write(3, 0, _MIXED), written(3, 0, _MIXED))
+
+
+def models() -> list[Model]:
+    """The volumes before the first operation, and after each."""
+    states: list[Model] = [{}]
+    for _, effect in SHORT_LIFE:
+        states.append(effect(states[-1]))
+    return states
+
+
+def live_traced(path: Path, pipe: int, kill_at: tuple[Line, int] | None) -> list[Line]:
+    """Live the short life; die when the line is reached for the n-th time. Returns all lines that were reached."""
+    reached: list[Line] = []
+    times = 0
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal times
+        if not frame.f_code.co_filename.startswith(_FOLDER):
+            return None
+        if event == "line":
+            line = (frame.f_code.co_filename, frame.f_lineno)
+            if kill_at is None:
+                reached.append(line)
+            elif line == kill_at[0]:
+                times += 1
+                if times == kill_at[1]:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    sys.settrace(trace)
+    try:
+        store = open_store(path)
+        for operation, _ in SHORT_LIFE:
+            os.write(pipe, b"(")
+            operation(store)
+            os.write(pipe, b")")
+        store.close()
+    finally:
+        sys.settrace(None)
+    return reached
+
+
+def survive(path: Path, line: Line, time_of_death: int, states: list[Model]) -> str:
+    """Kill a child there and look at what it left; a sentence about what is wrong, or nothing."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            live_traced(path, writer, (line, time_of_death))
+        finally:
+            os._exit(0)
+    os.close(writer)
+    status = os.waitpid(pid, 0)[1]
+    log = os.read(reader, 1000)
+    os.close(reader)
+    if not os.WIFSIGNALED(status):
+        return ""  # another domain seed took another path: this line was not reached so often
+    begun, done = log.count(b"("), log.count(b")")
+    try:
+        store = open_store(path)
+        check_store(store, decode=True)
+        check_old_or_new(store, states[done], states[begun])
+        store.close()
+        check_usable(path)
+    except Exception as error:
+        name = Path(line[0]).name
+        return f"{name}:{line[1]} in operation {begun}: {type(error).__name__}: {str(error).splitlines()[0][:150]}"
+    return ""
+
+
+def test_killed_at_every_line(state_path: Path) -> None:
+    """Each line of the store that this life comes by, the first time and some other time."""
+    if sys.gettrace():
+        pytest.skip("a debugger or coverage uses sys.settrace")
+    reader, writer = os.pipe()
+    times = Counter(live_traced(state_path, writer, None))
+    os.close(reader)
+    os.close(writer)
+    shutil.rmtree(state_path)
+    assert len(times) > 200
+    states, chance, wrong = models(), random.Random(1), []
+    for line, count in sorted(times.items()):
+        for time_of_death in {1, chance.randint(1, count)}:
+            wrong.append(survive(state_path, line, time_of_death, states))
+            shutil.rmtree(state_path, ignore_errors=True)
+    wrong = [sentence for sentence in wrong if sentence]
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize("column", ("where", "digest", "reference", "domain", "count"))
+def test_killed_while_the_rows_grow(state_path: Path, column: str) -> None:
+    """Growing the columns is many lines, but needs more rows than the short life has."""
+    data = b"".join((1 + place).to_bytes(8) * 512 for place in range(6000))
+    first = data[: 4000 * BLOCK_BYTES]
+    store = open_store(state_path)
+    put(store, store.create_volume(1, 1), 0, first)
+    store.close()
+    pid = os.fork()
+    if not pid:
+        try:
+            store = open_store(state_path)
+            array = getattr(store.rows, column)
+            grow = array.grow
+
+            def last_act(capacity: int) -> None:
+                grow(capacity)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            array.grow = last_act
+            put(store, store.volumes[1], 0, data)
+        finally:
+            os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(pid, 0)[1]), "the rows did not grow"
+    store = open_store(state_path)
+    check_store(store, decode=True)
+    check_old_or_new(store, {1: first}, {1: data})
+    put(store, store.volumes[1], 0, data)
+    assert contents(store, store.volumes[1]) == data
+    check_store(store, decode=True)
+    assert isinstance(store.rows, Rows)
+    store.close()
+
+
+def test_killed_before_the_size_is_stored(state_path: Path) -> None:
+    """What a write or a clone put into the map beyond the old size is not part of the volume; it must not come back."""
+    store = open_store(state_path)
+    volume = store.create_volume(1, 1)
+    put(store, volume, 0, noise(1))
+    store.close()
+    pid = os.fork()
+    if not pid:
+        try:
+            store = open_store(state_path)
+
+            def last_act(size_bytes: int) -> None:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            store.volumes[1].set_size = last_act  # type: ignore[method-assign]
+            put(store, store.volumes[1], BLOCK_BYTES, noise(2) + text(1))
+        finally:
+            os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+    store = open_store(state_path)
+    volume: Volume = store.volumes[1]
+    check_store(store, decode=True)
+    run(store.resize_steps(volume, 3 * BLOCK_BYTES))
+    other = store.create_volume(2, 1)
+    put(store, other, 0, noise(3) + noise(4))  # takes the rows that the killed write left
+    assert contents(store, volume) == noise(1) + bytes(2 * BLOCK_BYTES)
+    run(store.discard_steps(volume, 0, volume.size_bytes))
+    assert contents(store, other) == noise(3) + noise(4)
+    check_store(store, decode=True)
+    store.close()

@@ -1,0 +1,205 @@
+"""Volumes: maps cost what they hold, at any size, and sizes, edges and holes are as in a file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from blockstore.errors import InputError
+from blockstore.store.geometry import BLOCK_BYTES
+from blockstore.store.home import DirectoryHome, MemoryHome
+from blockstore.store.store import CLONE_STEP_BLOCKS, Store, run
+from blockstore.store.volume import HEADER_BYTES, MAXIMUM_SIZE_BYTES, PAGE_ENTRIES, Volume
+from tests.store.invariants import check_store
+from tests.store.material import contents, noise, put, text
+
+PAGE_BYTES = 4096
+TERABYTE = 1 << 40
+
+
+@pytest.fixture
+def store() -> Store:
+    """An empty store in memory."""
+    return Store(MemoryHome(), 64 << 20)
+
+
+def host_bytes(volume: Volume) -> int:
+    """What the file of the volume really costs."""
+    return os.fstat(volume._fd).st_blocks * 512
+
+
+def test_a_sparse_terabyte_costs_little(store: Store) -> None:
+    volume = store.create_volume(1, 1)
+    assert volume.table_bytes == HEADER_BYTES
+    run(store.resize_steps(volume, TERABYTE))
+    assert volume.size_bytes == TERABYTE and volume.table_bytes == host_bytes(volume) == HEADER_BYTES
+    offsets = [0, TERABYTE // 3, TERABYTE - 5000]
+    for offset in offsets:
+        put(store, volume, offset, noise(1))
+    assert store.touched_blocks(volume) == 5
+    assert volume.table_bytes == host_bytes(volume) == HEADER_BYTES + 3 * PAGE_BYTES
+    for offset in offsets:
+        assert b"".join(store.read(volume, offset, BLOCK_BYTES)) == noise(1)
+    assert b"".join(store.read(volume, TERABYTE // 2, 10)) == bytes(10)
+    assert store.seek(volume, BLOCK_BYTES, data=True) == TERABYTE // 3 // BLOCK_BYTES * BLOCK_BYTES
+    assert store.seek(volume, TERABYTE // 2, data=True) == (TERABYTE - 5000) // BLOCK_BYTES * BLOCK_BYTES
+    assert store.seek(volume, 0, data=False) == BLOCK_BYTES
+    check_store(store)
+    run(store.discard_steps(volume, 0, TERABYTE))
+    assert store.rows.live == 0 and store.touched_blocks(volume) == 0
+    assert volume.size_bytes == TERABYTE
+    assert store.seek(volume, 0, data=True) == TERABYTE and store.seek(volume, 0, data=False) == 0
+    check_store(store)
+
+
+def test_map_pages_come_back(store: Store) -> None:
+    volume = store.create_volume(1, 1)
+    span = PAGE_ENTRIES * BLOCK_BYTES
+    for page in range(8):
+        put(store, volume, page * span, text(1))
+    assert volume.table_bytes == host_bytes(volume) == HEADER_BYTES + 8 * PAGE_BYTES
+    run(store.resize_steps(volume, 8 * span))
+    run(store.discard_steps(volume, 2 * span, 3 * span))
+    assert volume.table_bytes == host_bytes(volume) == HEADER_BYTES + 5 * PAGE_BYTES
+    run(store.resize_steps(volume, span))
+    assert volume.table_bytes == host_bytes(volume) == HEADER_BYTES + PAGE_BYTES
+    assert contents(store, volume)[: 2 * BLOCK_BYTES] == text(1) + bytes(BLOCK_BYTES)
+    check_store(store)
+
+
+def test_a_page_freed_in_pieces_comes_back_or_at_least_is_a_hole(store: Store) -> None:
+    volume = store.create_volume(1, 1)
+    put(store, volume, 0, noise(1) * PAGE_ENTRIES)
+    for block in range(PAGE_ENTRIES):
+        run(store.discard_steps(volume, block * BLOCK_BYTES, BLOCK_BYTES))
+    assert store.touched_blocks(volume) == 0 and store.rows.live == 0
+    assert store.seek(volume, 0, data=True) == volume.size_bytes
+    check_store(store)
+
+
+def test_the_largest_size(store: Store) -> None:
+    volume = store.create_volume(1, 1)
+    for steps in (
+        store.resize_steps(volume, MAXIMUM_SIZE_BYTES + 1),
+        store.write_steps(volume, MAXIMUM_SIZE_BYTES - 10, bytes(11)),
+    ):
+        with pytest.raises(InputError, match="too large"):
+            run(steps)
+    assert volume.size_bytes == 0
+    run(store.resize_steps(volume, MAXIMUM_SIZE_BYTES))
+    put(store, volume, MAXIMUM_SIZE_BYTES - 10, b"0123456789")
+    assert b"".join(store.read(volume, MAXIMUM_SIZE_BYTES - 12, 100)) == b"\0\0" + b"0123456789"
+    assert volume.size_bytes == MAXIMUM_SIZE_BYTES
+    assert volume.table_bytes <= HEADER_BYTES + PAGE_BYTES
+    store.close()
+
+
+def test_maps_are_found_again(state_path: Path) -> None:
+    store = Store(DirectoryHome(state_path), 64 << 20)
+    volume = store.create_volume(5, 1)
+    run(store.resize_steps(volume, TERABYTE + 5))
+    put(store, volume, TERABYTE // 2, noise(7))
+    before = (volume.size_bytes, volume.mtime_ns, volume.table_bytes)
+    store.close()
+    store = Store(DirectoryHome(state_path), 64 << 20)
+    volume = store.volumes[5]
+    assert (volume.size_bytes, volume.mtime_ns, volume.table_bytes) == before
+    assert b"".join(store.read(volume, TERABYTE // 2, BLOCK_BYTES)) == noise(7)
+    assert host_bytes(volume) == volume.table_bytes
+    check_store(store)
+    run(store.delete_steps(volume))
+    assert not (state_path / "volume-5").exists()
+    store.close()
+
+
+@pytest.mark.parametrize("offset", (0, 1, 4095, 4096, 4097, 10_000, 20_480))
+@pytest.mark.parametrize("length", (1, 100, 4095, 4096, 4097, 8192, 12_000))
+@pytest.mark.parametrize("holes", ((), (0,), (1,), (2, 4)))
+def test_discard_zeroes_exactly_its_range(store: Store, offset: int, length: int, holes: tuple[int, ...]) -> None:
+    volume, size_bytes = store.create_volume(1, 1), 5 * BLOCK_BYTES + 100
+    model = bytearray(noise(1) + noise(2) + noise(3) + noise(4) + noise(5) + noise(6)[:100])
+    put(store, volume, 0, bytes(model))
+    for block in holes:
+        run(store.discard_steps(volume, block * BLOCK_BYTES, BLOCK_BYTES))
+        model[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES] = bytes(BLOCK_BYTES)
+    run(store.discard_steps(volume, offset, length))
+    end = min(offset + length, size_bytes)
+    model[offset:end] = bytes(max(end - offset, 0))
+    assert volume.size_bytes == size_bytes
+    assert contents(store, volume) == model
+    for block in holes:
+        assert volume.lookup(block) == 0, "a hole was filled with zeros"
+    check_store(store)
+
+
+def test_what_is_cut_off_does_not_come_back(store: Store) -> None:
+    volume = store.create_volume(1, 1)
+    put(store, volume, 0, noise(1) * 3)
+    run(store.resize_steps(volume, BLOCK_BYTES + 10))
+    run(store.resize_steps(volume, 3 * BLOCK_BYTES))
+    assert contents(store, volume) == noise(1) + noise(1)[:10] + bytes(2 * BLOCK_BYTES - 10)
+    check_store(store)
+
+
+def test_a_clone_is_metadata(store: Store) -> None:
+    source, target = store.create_volume(1, 1), store.create_volume(2, 1)
+    put(store, source, 0, b"".join(noise(seed) for seed in range(50)) + b"end")
+    rows, live_bytes = store.rows.live, int(store.pool.live_bytes.sum())
+    run(store.clone_steps(source, 0, target, 0, source.size_bytes))
+    assert contents(store, target) == contents(store, source)
+    assert (store.rows.live, int(store.pool.live_bytes.sum())) == (rows, live_bytes)
+    put(store, target, 0, b"changed")
+    assert contents(store, source).startswith(noise(0))
+    check_store(store)
+    run(store.delete_steps(source))
+    assert contents(store, target) == b"changed" + noise(0)[7:] + b"".join(map(noise, range(1, 50))) + b"end"
+    check_store(store)
+
+
+def test_cloning_nothing_changes_nothing(store: Store) -> None:
+    source, target = store.create_volume(1, 1), store.create_volume(2, 1)
+    put(store, source, 0, noise(1))
+    run(store.clone_steps(source, 0, target, 3 * BLOCK_BYTES, 0))
+    assert target.size_bytes == 0
+
+
+def test_a_clone_that_is_given_up_leaves_nothing_beyond_the_size(store: Store) -> None:
+    """An interrupted copy (a signal, no room) ends after some steps: what they did must be visible or undone."""
+    source, target = store.create_volume(1, 1), store.create_volume(2, 1)
+    put(store, source, 0, noise(1))
+    put(store, source, 2 * CLONE_STEP_BLOCKS * BLOCK_BYTES, noise(2))
+    steps = store.clone_steps(source, 0, target, 0, source.size_bytes)
+    next(steps)
+    steps.close()  # type: ignore[attr-defined]
+    check_store(store)
+    run(store.delete_steps(target))
+    check_store(store)
+    run(store.delete_steps(source))
+    assert store.rows.live == 0
+
+
+def test_reading_past_the_end(store: Store) -> None:
+    volume = store.create_volume(1, 1)
+    put(store, volume, 0, noise(1)[:100])
+    assert b"".join(store.read(volume, 0, 1000)) == noise(1)[:100]
+    assert store.read(volume, 100, 10) == [] and store.read(volume, 10**9, 10) == []
+
+
+def test_mtime_moves_when_content_does(store: Store) -> None:
+    volume = store.create_volume(1, 1)
+    for steps in (
+        store.write_steps(volume, 0, noise(1)),
+        store.discard_steps(volume, 0, 100),
+        store.resize_steps(volume, 50),
+        store.clone_steps(volume, 0, volume, 4096, 50),
+    ):
+        volume.mtime_ns = 12345
+        run(steps)
+        assert volume.mtime_ns > 12345
+    volume.mtime_ns = 12345
+    store.read(volume, 0, 10)
+    assert volume.mtime_ns == 12345
+    assert np.count_nonzero(volume.ids(0, 2)) == 2
