@@ -124,7 +124,7 @@ class _Daemon:
         relay = self._start_lane() if self._options.lane else None
         try:
             async with trio.open_nursery() as nursery:
-                handlers = {"hello": self._hello, "status": self._status}
+                handlers: dict[str, control.Handler] = {"hello": self._hello, "status": self._status}
                 nursery.start_soon(control.serve, Path(self._options.state), handlers)
                 nursery.start_soon(self._watch_signals)
                 nursery.start_soon(self._announce, ready)

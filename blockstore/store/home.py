@@ -1,7 +1,8 @@
 """Where a store's files live: a state directory, or anonymous memory for stores that nobody comes back to.
 
-Every array of the store is a file that is mapped shared, and every byte of it has memory *before* it is touched: on a full tmpfs a store into a hole of a mapping ends the process with SIGBUS, while fallocate(2)
-only returns ENOSPC.
+Every array of the store is a file that is mapped shared, and every byte of it has memory *before* it is touched: on
+a full tmpfs a store into a hole of a mapping ends the process with SIGBUS, while fallocate(2) and write(2) only
+return ENOSPC.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The write path: a slice of whole blocks becomes rows, records and map entries (DESIGN.md section 4).
 
 In three parts. *Find*: which contents are stored already. *Encode*: what the others shall be stored as. Both only
-read. Then room is made and the records are appended, and only then *commit* writes, which cannot fail: rows, index,
-map entries, and at last the old rows are released, so that a process killed at any instruction leaves every block old or new.
+read. Then room is made and the records are appended, and only then *commit* writes, which cannot fail: rows,
+index, map entries. At last the old rows are released, so that a process killed at any instruction leaves every
+block old or new.
 
 A slice is small (SLICE_BLOCKS), because nothing else happens meanwhile, and large enough that numpy's fixed
 costs do not count. The hot path of the store; its benchmark is `scripts/bench engine`.
@@ -178,7 +179,7 @@ class Ingest:
         self._rows.reserve(count)
         self._content.reserve(count, self._rows)
         if encoded.featured is not None:
-            self._similarity.reserve(self._rows.live + count)
+            self._similarity.reserve(len(encoded.featured), self._rows.live)
 
     def _commit(self, domain: Domain, encoded: _Encoded, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
         """New rows for these contents; their counts are still 0."""

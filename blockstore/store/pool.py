@@ -1,8 +1,9 @@
 """The pool: one file of segments, into which records are appended.
 
-Records are appended to the *head* segment with write(2) and read through one mapping of the whole, sparse file, of
-which only what was written is ever touched. A segment's memory goes back to the host when no row points into it any more. A record never changes:
-what is overwritten or freed leaves *garbage* behind, which compaction (upkeep.py) turns into free segments.
+Records are appended to the *head* segment with write(2) and read through one mapping of the whole, sparse file,
+of which only what was written is ever touched. A segment's memory goes back to the host when no row points into it
+any more. A record never changes: what is overwritten or freed leaves *garbage* behind, which compaction
+(upkeep.py) turns into free segments.
 
 Written by: ingest (append), upkeep (append, release_segment), release (count). Nobody else has a method for it.
 """
@@ -168,7 +169,7 @@ class Pool:
         return bool(self._allocated[segment])
 
     def emptiest(self) -> tuple[int, int]:
-        """(segment, live_bytes) of the allocated segment with the least live bytes, (-1, 0) if none; head and spare are none."""
+        """(segment, live_bytes) of the emptiest allocated segment, head and spare aside; (-1, 0) if none."""
         allocated = np.frombuffer(self._allocated, dtype=np.uint8).astype(bool)
         for segment in (self.head, self.spare):
             if segment >= 0:

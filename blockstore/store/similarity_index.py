@@ -18,8 +18,9 @@ from blockstore.store.home import Home
 from blockstore.store.rows import MAXIMUM_DEPENDENTS, Rows
 from blockstore.store.shared_array import SharedArray
 
-SLOTS_PER_ROW: Final = 1.5
-"""The least number of slots for a row; a row has four features, so older hints are forgotten. 5 bytes a slot."""
+SLOTS_PER_ROW: Final = 2
+"""The least number of slots for a row that has features. There are four, so some older hints are forgotten; one
+slot costs 5 bytes, and a table that just doubled has twice as many: 20 bytes a row at most."""
 
 _FIRST_SLOTS: Final = 8192
 _TAG_MIX: Final = np.uint32(0x9E37_79B1)
@@ -33,16 +34,19 @@ class SimilarityIndex:
         self._rows_of = SharedArray(home, "similarity-rows", "I", _FIRST_SLOTS)
         self._tags = SharedArray(home, "similarity-tags", "B", self._rows_of.capacity)
         self._slots = min(self._rows_of.capacity, self._tags.capacity)
+        self._entered = 0
 
     @property
     def size_bytes(self) -> int:
         return self._rows_of.size_bytes + self._tags.size_bytes
 
-    def reserve(self, rows: int) -> None:
-        """Keep SLOTS_PER_ROW slots for so many rows. Raises OutOfRoom.
+    def reserve(self, entries: int, live_rows: int) -> None:
+        """Keep SLOTS_PER_ROW slots for a row when so many more are entered. Raises OutOfRoom.
 
         The table doubles: a feature's slot is then either the old one or its copy in the new half, so no hint is lost.
         """
+        # Rows that are freed are not counted down, but there cannot be more with features than there are.
+        rows = min(self._entered + entries, live_rows + entries)
         while rows * SLOTS_PER_ROW > self._slots:
             slots = self._slots
             self._rows_of.grow(2 * slots)
@@ -83,6 +87,7 @@ class SimilarityIndex:
         slots = features % np.uint32(self._slots)
         self._rows_of.array[slots] = row[:, None]
         self._tags.array[slots] = _tags(features)
+        self._entered += len(row)
 
     def close(self) -> None:
         self._rows_of.close()

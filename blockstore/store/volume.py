@@ -210,7 +210,7 @@ def read_header(home: Home, name: str) -> tuple[int, int]:
         number = int(header[_NUMBER_AT])
         if int(header[_MAGIC_AT]) != _MAGIC or name != file_name(number):
             raise StateError(
-                f"{home.describe()}/{name} is not the map of a volume; restore the directory, or mount with an empty one"
+                f"{home.describe()}/{name} is no map of a volume; restore the directory, or mount with an empty one"
             )
         return number, int(header[_DOMAIN_AT])
     finally:

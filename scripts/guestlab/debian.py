@@ -20,9 +20,9 @@ IMAGE_SIZE = "2G"
 PACKAGES = (
     *("systemd-sysv", "systemd-timesyncd", "dbus", "udev", "kmod", "login", "procps", "iproute2"),
     *("cron", "rsyslog", "logrotate", "openssh-server", "less", "man-db", "vim-tiny"),
-    *("nginx-light", "apache2-utils"),
-    *("gcc", "libc6-dev", "make", "git"),
-    *("redis-server", "redis-tools", "sqlite3", "python3", "perl"),
+    *("nginx-light", "apache2-utils", "gunicorn", "python3-flask"),
+    *("gcc", "libc6-dev", "make", "git", "openssh-client"),
+    *("postgresql", "redis-server", "redis-tools", "sqlite3", "python3", "perl"),
 )
 
 _SHELL_PATH = "usr/local/lib/guestlab/console"
@@ -43,7 +43,9 @@ Restart=always
 WantedBy=multi-user.target
 """
 #: Services that only the guest that is named after them runs; its load starts them.
-_NOT_AT_BOOT = ("nginx.service", "redis-server.service")
+_NOT_AT_BOOT = ("nginx.service", "postgresql.service", "redis-server.service")
+#: Keeps packages from starting their services while they are installed; gone from the finished image.
+_POLICY_PATH = "usr/sbin/policy-rc.d"
 
 
 def debian_image() -> Path:
@@ -59,11 +61,16 @@ def _build_image(image: Path) -> None:
         assets.run(["apt-get", "install", "-y", "--no-install-recommends", "debootstrap"], "install debootstrap")
     assets.note(f"building a Debian {SUITE} image, once, about two minutes")
     root = image.parent / "root"
-    # In a mount namespace of its own, the /proc that debootstrap mounts goes away with it, also when it
-    # is killed; the cache's clean-up must never meet one.
+    policy = root / _POLICY_PATH
+    policy.parent.mkdir(parents=True)
+    policy.write_text("#!/bin/sh\nexit 101\n")
+    policy.chmod(0o755)
+    # In namespaces of its own, the /proc that debootstrap mounts and whatever a package starts against the
+    # policy go away with it, also when it is killed; the cache's clean-up must never meet either.
     assets.run(
         [
-            *("unshare", "--mount", "debootstrap", "--variant=minbase"),
+            *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
+            *("debootstrap", "--variant=minbase"),
             *(f"--include={','.join(PACKAGES)}", SUITE, str(root), MIRROR),
         ],
         "bootstrap Debian (it needs root and a mirror)",
@@ -76,6 +83,7 @@ def _build_image(image: Path) -> None:
 
 
 def _configure(root: Path) -> None:
+    (root / _POLICY_PATH).unlink()
     for package in (root / "var/cache/apt/archives").glob("*.deb"):
         package.unlink()
     (root / "etc/fstab").write_text("/dev/vda / ext4 errors=remount-ro 0 1\n")
