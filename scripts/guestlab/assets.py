@@ -175,3 +175,8 @@ def _unpack_package(package: str, target: Path) -> None:
     if len(archives) != 1:
         raise GuestLabError(f"apt downloaded {len(archives)} files for {package}, expected one.")
     run(["dpkg", "-x", str(archives[0]), str(target)], f"unpack {package}")
+
+
+if __name__ == "__main__":  # fetch what every guest needs, as scripts/setup does
+    kernel()
+    busybox_initramfs()

@@ -21,7 +21,6 @@ from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.home import DirectoryHome
 from blockstore.store.rows import Rows
 from blockstore.store.store import Store, run
-from blockstore.store.volume import Volume
 from tests.store.invariants import check_store
 from tests.store.material import contents, half, near, noise, put, text
 
@@ -110,8 +109,9 @@ def check_old_or_new(store: Store, old: Model, new: Model) -> None:
         sizes = sorted((len(before), len(after)))
         assert sizes[0] <= len(found) <= sizes[1], f"size {len(found)}, not within {sizes}"
         for start in range(0, len(found), BLOCK_BYTES):
-            block = found[start : start + BLOCK_BYTES].ljust(BLOCK_BYTES, b"\0")
-            allowed = [side[start : start + BLOCK_BYTES].ljust(BLOCK_BYTES, b"\0") for side in (before, after)]
+            block = found[start : start + BLOCK_BYTES]
+            end = start + len(block)
+            allowed = [side[start:end].ljust(len(block), b"\0") for side in (before, after)]
             assert block in allowed, f"volume {number}, block {start // BLOCK_BYTES} is neither old nor new"
 
 
@@ -393,7 +393,7 @@ def test_killed_before_the_size_is_stored(state_path: Path) -> None:
             os._exit(0)
     assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
     store = open_store(state_path)
-    volume: Volume = store.volumes[1]
+    volume = store.volumes[1]
     check_store(store, decode=True)
     run(store.resize_steps(volume, 3 * BLOCK_BYTES))
     other = store.create_volume(2, 1)

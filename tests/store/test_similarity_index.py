@@ -66,18 +66,23 @@ def test_doubling_loses_no_hint() -> None:
     before = index.candidates(lines, rows, DOMAIN)
     size_bytes = index.size_bytes
     for wanted in (20_000, 40_000, 100_000):
-        index.reserve(wanted)
+        index.reserve(wanted, wanted)
         assert index._slots >= SLOTS_PER_ROW * wanted
         assert (index.candidates(lines, rows, DOMAIN) == before).all()
     assert np.count_nonzero(before) > 1800
     assert index.size_bytes > size_bytes
 
 
-def test_reserve_of_what_is_there_changes_nothing() -> None:
-    index = SimilarityIndex(MemoryHome())
+def test_only_rows_with_features_need_slots_and_no_more_than_live() -> None:
+    index, (rows, numbers) = SimilarityIndex(MemoryHome()), live_rows(100)
     size_bytes = index.size_bytes
-    index.reserve(int(index._slots / SLOTS_PER_ROW))
+    index.reserve(100, 10**9)
+    for turn in range(100):  # rows that come and go
+        index.enter(some_features(100, turn), numbers)
+        index.reserve(100, 200)
     assert index.size_bytes == size_bytes
+    index.reserve(100, 10**9)
+    assert index.size_bytes > size_bytes, "ten thousand rows were entered"
 
 
 def test_what_may_not_be_a_reference_is_no_candidate() -> None:

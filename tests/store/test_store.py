@@ -88,16 +88,17 @@ def test_domains_share_nothing() -> None:
 
 def fill(store: Store, number: int) -> bytes:
     """A new volume, written until there is no room; what was accepted."""
-    volume, accepted, seed = store.create_volume(number, 1), [], 0
-    while True:
-        data = b"".join(noise(1000 * number + seed + block) for block in range(5)) + half(seed)
-        seed += 5
-        try:
-            put(store, volume, len(accepted) * len(data), data)
-        except OutOfRoom:
-            break
-        accepted.append(data)
-    whole = b"".join(accepted)
+    volume, seed = store.create_volume(number, 1), 100_000 * number
+    whole = b""
+    for blocks in (32, 1):
+        while True:
+            data = b"".join(map(noise, range(seed, seed + blocks)))
+            seed += blocks
+            try:
+                put(store, volume, len(whole), data)
+            except OutOfRoom:
+                break
+            whole += data
     assert contents(store, volume)[: len(whole)] == whole
     run(store.resize_steps(volume, len(whole)))
     return whole
@@ -139,6 +140,41 @@ def test_what_needs_no_room_works_without_room() -> None:
     expected = whole[: 50 * BLOCK_BYTES] + bytes(50 * BLOCK_BYTES) + whole[100 * BLOCK_BYTES :]
     assert contents(store, volume) == expected
     check_store(store, decode=True)
+
+
+def test_a_write_that_stalled_does_not_bring_back_the_rest_of_its_block() -> None:
+    """While part of a block waits for room, the block may be discarded; nothing of the write was done before that."""
+    store = Store(MemoryHome(), LIMIT_BYTES)
+    fill(store, 1)
+    volume = store.volumes[1]
+    steps = store.write_steps(volume, 100, noise(99)[:3000])
+    assert next(steps) is False
+    run(store.discard_steps(volume, 0, 4 << 20))
+    assert all(steps)
+    assert contents(store, volume)[:BLOCK_BYTES] == bytes(100) + noise(99)[:3000] + bytes(BLOCK_BYTES - 3100)
+    check_store(store, decode=True)
+
+
+def test_a_clone_that_stalled_takes_what_is_there_when_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clone waits for a page of the target's map; meanwhile its source is overwritten and the rows are freed."""
+    store = Store(MemoryHome(), LIMIT_BYTES)
+    source, target = store.create_volume(1, 1), store.create_volume(2, 1)
+    other = store.create_volume(3, 2)
+    put(store, source, 0, noise(1) + text(1))
+
+    def full(first: int, count: int) -> None:
+        raise OutOfRoom("the file system is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, "prepare", full)
+        steps = store.clone_steps(source, 0, target, 0, 2 * BLOCK_BYTES)
+        assert next(steps) is False
+        put(store, source, 0, noise(2) + text(2))
+    put(store, other, 0, noise(3) + text(3))  # may take the rows that were freed
+    assert all(steps)
+    check_store(store, decode=True)
+    assert contents(store, target) == noise(2) + text(2)
+    assert contents(store, other) == noise(3) + text(3)
 
 
 def test_unaligned_discard_and_truncation_make_their_own_room() -> None:

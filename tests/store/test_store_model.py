@@ -316,7 +316,8 @@ class DirectoryMachine(StoreMachine):
 
 def touched(store: Store, volume: Volume) -> list[int]:
     """The blocks that lseek(2) calls data, found as `cp --sparse` finds them."""
-    blocks, position = [], 0
+    blocks: list[int] = []
+    position = 0
     while (start := store.seek(volume, position, data=True)) < volume.size_bytes:
         position = store.seek(volume, start, data=False)
         assert start < position <= volume.size_bytes
