@@ -190,7 +190,7 @@ def _verify(store: Store, images: list[Image], in_all: int, progress: Progress) 
             progress("verifying", done, in_all)
         image.check_unchanged()
         expected = sum(-(-(end - start) // BLOCK_BYTES) for start, end in image.extents)
-        if store.touched_blocks(volume) != expected:
+        if volume.touched_blocks != expected:
             raise CorruptBlock(0, f"{image.path} has {expected} blocks of data, its volume another number")
 
 

@@ -13,7 +13,7 @@ import click
 
 from blockstore.cli.sizes import SIZE, format_size
 from blockstore.daemon import launch
-from blockstore.daemon.serve import MountOptions, serve
+from blockstore.daemon.serve import MountOptions, default_states, serve
 from blockstore.errors import InputError
 from blockstore.store.pool import MINIMUM_LIMIT_BYTES
 
@@ -96,7 +96,7 @@ def _default_state(target: Path) -> Path:
     """A name that tells the place, and tells places apart that look alike in it."""
     readable = str(target).strip("/").replace("/", "-") or "root"
     mark = hashlib.sha256(os.fsencode(target)).hexdigest()[:8]
-    return Path(f"/dev/shm/blockstore-{os.geteuid()}") / f"{readable[:64]}-{mark}"
+    return default_states() / f"{readable[:64]}-{mark}"
 
 
 def _default_limit_bytes() -> int:

@@ -36,6 +36,9 @@ MAXIMUM_JOBS: Final = 32
 write-back requests at once; direct writers come on top. When there are more, the device is not read until one is
 done; of those that wait for room, direct ones beyond this number fail with ENOSPC."""
 
+REQUESTS_BETWEEN_STEPS: Final = 32
+"""Requests that are served at most before the next step of a job, so that many readers do not stop all writers."""
+
 STALL_RETRY_MS: Final = 50
 """How often a job that found no room tries again: often enough not to be felt, at no cost worth naming."""
 
@@ -73,6 +76,7 @@ class Lane:
         self._jobs: OrderedDict[int, deque[Job]] = OrderedDict()  # by volume, the next one first
         self._stalled: list[Job] = []
         self._job_count = 0
+        self._served = 0
         self._was_stalled = False
         self._changed = True
         self._thread = threading.Thread(target=self._run, name="lane", daemon=True)
@@ -117,7 +121,11 @@ class Lane:
         if self._job_count >= MAXIMUM_JOBS and self._jobs:
             return False
         if self._jobs:
-            return bool(self._poll.poll(0))
+            self._served += 1
+            if self._served < REQUESTS_BETWEEN_STEPS and self._poll.poll(0):
+                return True
+            self._served = 0
+            return False
         if self._poll.poll(STALL_RETRY_MS):
             return True
         self._retry_stalled()
@@ -235,7 +243,10 @@ class Lane:
         self._answer(abi.OUT_U64.pack(abi.OUT_U64.size, 0, unique, found))
 
     def _hand_on(self, opcode: int, unique: int, request: bytearray) -> None:
-        if opcode == abi.INIT:
+        if self._relay.closed:  # pyfuse3's side has failed; VMs that run get their memory all the same
+            if opcode not in (abi.FORGET, abi.BATCH_FORGET, abi.INTERRUPT):
+                self._fail(unique, errno.EIO)
+        elif opcode == abi.INIT:
             self._relay.forward_init(unique, request)
         elif opcode == abi.INTERRUPT:
             (target,) = abi.INTERRUPT_IN.unpack_from(request, abi.IN_HEADER.size)

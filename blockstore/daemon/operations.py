@@ -304,7 +304,7 @@ class Operations(pyfuse3.Operations):
             with self._door:
                 volume = self._volume(found.inode)
                 entry.st_size = volume.size_bytes
-                entry.st_blocks = self._store.touched_blocks(volume) * (BLOCK_BYTES // 512)
+                entry.st_blocks = volume.touched_blocks * (BLOCK_BYTES // 512)
                 entry.st_mtime_ns = volume.mtime_ns
             entry.st_ctime_ns = max(found.ctime_ns, entry.st_mtime_ns)
         return entry

@@ -56,6 +56,7 @@ class Relay:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
         self._init_unique = 0
         self.unanswered: set[int] = set()
+        self.closed = False
         self._thread = threading.Thread(target=self._take_answers, name="relay", daemon=True)
 
     def start(self, session_fd: int) -> None:
@@ -84,7 +85,8 @@ class Relay:
         self._ours.send(request)
 
     def close(self) -> None:
-        """End the thread; pyfuse3 sees the end of its requests."""
+        """End the thread; pyfuse3 sees the end of its requests. What is asked from now on is refused by the lane."""
+        self.closed = True
         with contextlib.suppress(OSError):
             self._ours.shutdown(socket.SHUT_RDWR)
         self._thread.join()

@@ -7,6 +7,7 @@ store is closed last.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -89,6 +90,14 @@ def remove_state(state: Path) -> None:
     for entry in state.iterdir():
         entry.unlink()
     state.rmdir()
+    with contextlib.suppress(OSError):
+        if state.parent.name == default_states().name:
+            state.parent.rmdir()
+
+
+def default_states() -> Path:
+    """Where state directories are made for mounts that name none: memory, one folder for each user."""
+    return Path(f"/dev/shm/blockstore-{os.geteuid()}")
 
 
 class _Daemon:
@@ -98,6 +107,7 @@ class _Daemon:
         self._names = names
         self._door = Door()
         self._operations = Operations(names, store, self._door, self._state_free_bytes)
+        self._relay: Relay | None = None
         self._lane: Lane | None = None
 
     def run(self, ready: Callable[[list[str]], None]) -> None:
@@ -114,14 +124,12 @@ class _Daemon:
             ) from None
         try:
             trio.run(self._main, ready)
-        except BaseException:
-            self._unmount(lazy=True)
-            raise
         finally:
             pyfuse3.close(unmount=False)
 
     async def _main(self, ready: Callable[[list[str]], None]) -> None:
-        relay = self._start_lane() if self._options.lane else None
+        if self._options.lane:
+            self._start_lane()
         try:
             async with trio.open_nursery() as nursery:
                 handlers: dict[str, control.Handler] = {"hello": self._hello, "status": self._status}
@@ -130,9 +138,13 @@ class _Daemon:
                 nursery.start_soon(self._announce, ready)
                 await pyfuse3.main()
                 nursery.cancel_scope.cancel()
+        except BaseException:
+            log.critical("names are no longer served; memory is, until its last user has gone", exc_info=True)
+            self._unmount(lazy=True)
+            raise
         finally:
-            if relay is not None and self._lane is not None:
-                relay.close()
+            if self._relay is not None and self._lane is not None:
+                self._relay.close()
                 self._lane.join()
         await self._operations.delete_nameless()
 
@@ -143,17 +155,21 @@ class _Daemon:
             log.warning("%s", warning)
         ready([warning] if warning else [])
 
-    def _start_lane(self) -> Relay:
+    def _start_lane(self) -> None:
         """Take the device from pyfuse3 and leave it one end of a socket pair instead (DESIGN.md section 4)."""
         session_fd = _session_fd()
         device_fd = os.dup(session_fd)
         os.set_blocking(device_fd, True)
-        relay = Relay(device_fd)
-        relay.start(session_fd)
-        self._lane = Lane(device_fd, self._store, self._door, relay, self._operations.writers_of)
+        self._relay = Relay(device_fd)
+        self._relay.start(session_fd)
+        self._lane = Lane(device_fd, self._store, self._door, self._relay, self._operations.writers_of)
         token = trio.lowlevel.current_trio_token()
-        self._lane.start(ended=lambda: trio.from_thread.run_sync(pyfuse3.terminate, trio_token=token))
-        return relay
+
+        def end_names() -> None:
+            with contextlib.suppress(trio.RunFinishedError, trio.Cancelled):
+                token.run_sync_soon(pyfuse3.terminate)
+
+        self._lane.start(ended=end_names)
 
     async def _hello(self, request: dict[str, Any]) -> dict[str, Any]:
         return {"daemon_pid": os.getpid()}

@@ -107,11 +107,7 @@ class Ingest:
             if len(missing) > len(encoded.places):
                 self._share_repeats(blocks, ids, encoded.places, missing)
         acquire(self._rows, ids)
-        entries = volume.map_array[first : first + count]
-        old = entries.copy()
-        entries[:] = ids
-        if old.any():
-            release(self._rows, self._pool, old)
+        release(self._rows, self._pool, volume.replace(first, ids))
 
     def _find(
         self, domain: Domain, blocks: list[bytes], digests: npt.NDArray[np.uint64]

@@ -96,6 +96,8 @@ class Pool:
 
         Raises OutOfRoom, and then nothing is stored: the limit is reached, or the file system under the state is full.
         """
+        if self.allocated_segments + reserved_segments > self.limit_bytes // SEGMENT_BYTES:
+            raise OutOfRoom(self._full())  # compaction is at work in its reserve, and gives it back when it is done
         ends = np.cumsum(sizes)
         total = int(ends[-1])
         offsets = ends - sizes + self.tail
@@ -135,12 +137,13 @@ class Pool:
         if self.spare >= 0:
             return
         if self.allocated_segments + reserved_segments >= self.limit_bytes // SEGMENT_BYTES or not self._free:
-            raise OutOfRoom(
-                f"the pool is at its limit of {self.limit_bytes >> 20} MiB; delete memory files or raise --pool-limit"
-            )
+            raise OutOfRoom(self._full())
         self.spare = self._free.pop()
         self._allocated[self.spare] = 1
         self.allocated_segments += 1
+
+    def _full(self) -> str:
+        return f"the pool is at its limit of {self.limit_bytes >> 20} MiB; delete memory files or raise --pool-limit"
 
     def _start_spare(self) -> None:
         self.head, self.spare = self.spare, -1
@@ -167,6 +170,10 @@ class Pool:
     def is_allocated(self, segment: int) -> bool:
         """Has this segment memory?"""
         return bool(self._allocated[segment])
+
+    def is_full(self, segment: int) -> bool:
+        """Is this a segment with memory to which nothing will be appended any more?"""
+        return self.is_allocated(segment) and segment not in (self.head, self.spare)
 
     def emptiest(self) -> tuple[int, int]:
         """(segment, live_bytes) of the emptiest allocated segment, head and spare aside; (-1, 0) if none."""

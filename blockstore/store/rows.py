@@ -30,6 +30,9 @@ MAXIMUM_DEPENDENTS: Final = 60_000
 """Patches against one row, below what its 16-bit column can count. A busier reference is no candidate any more."""
 
 _FIRST_CAPACITY: Final = 4096
+_CAPACITY_STEP: Final = 2048
+"""The narrowest column fills whole pages then, and so do all others: they have one length."""
+
 _GROWTH: Final = 1.125
 """Small steps, because an unused row costs as much as a used one and the budget for tables is 1.5 %."""
 
@@ -45,9 +48,9 @@ class Rows:
         self.count = SharedArray(home, "rows-count", "I", _FIRST_CAPACITY)
         self.dependents = SharedArray(home, "rows-dependents", "H", _FIRST_CAPACITY)
         self._columns = (self.where, self.digest, self.reference, self.domain, self.count, self.dependents)
-        for column in self._columns:  # a start after a half-done growth finds columns of unequal length
-            column.grow(max(other.capacity for other in self._columns))
-        self.capacity = min(column.capacity for column in self._columns)
+        self.capacity = 0
+        # A start after a growth that was killed half-way finds columns of unequal length.
+        self._grow(max(column.capacity for column in self._columns))
         self.free = array("I")
         self.next_row = FIRST_ROW
 
@@ -64,10 +67,7 @@ class Rows:
         """Make sure that so many can be taken. Raises OutOfRoom. May replace the columns' views."""
         missing = self.next_row + rows - len(self.free) - self.capacity
         if missing > 0:
-            capacity = max(self.capacity + missing, int(self.capacity * _GROWTH))
-            for column in self._columns:
-                column.grow(capacity)
-            self.capacity = min(column.capacity for column in self._columns)
+            self._grow(max(self.capacity + missing, int(self.capacity * _GROWTH)))
 
     def take(self, count: int) -> npt.NDArray[np.uint32]:
         """Unused rows, for which room was reserved."""
@@ -104,6 +104,12 @@ class Rows:
         self.next_row = int(used[-1]) + 1 if len(used) else FIRST_ROW
         free = np.flatnonzero(where[FIRST_ROW : self.next_row] == 0) + FIRST_ROW
         self.free = array("I", free[::-1].astype(np.uint32).tobytes())
+
+    def _grow(self, capacity: int) -> None:
+        capacity = -(-capacity // _CAPACITY_STEP) * _CAPACITY_STEP
+        for column in self._columns:
+            column.grow(capacity)
+        self.capacity = capacity
 
     def close(self) -> None:
         for column in self._columns:

@@ -10,16 +10,25 @@ One thread at a time may use a Store; the daemon puts it behind one door (daemon
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import numpy as np
 
-from blockstore.errors import InputError, OutOfRoom, StateError
+from blockstore.errors import CorruptBlock, InputError, OutOfRoom, StateError
 from blockstore.store import superblock
 from blockstore.store.content_index import ContentIndex
 from blockstore.store.decode import Decoder
 from blockstore.store.domains import Domains
-from blockstore.store.geometry import BLOCK_BYTES, BLOCK_SHIFT, FIRST_ROW
+from blockstore.store.geometry import (
+    BLOCK_BYTES,
+    BLOCK_SHIFT,
+    ENCODING_MASK,
+    FIRST_ROW,
+    FREE,
+    PATCHED,
+    WHERE_SEGMENT_SHIFT,
+)
 from blockstore.store.home import Home
 from blockstore.store.ingest import SLICE_BLOCKS, Ingest
 from blockstore.store.pool import Pool
@@ -91,14 +100,11 @@ class Store:
             block, skip = position >> BLOCK_SHIFT, position & (BLOCK_BYTES - 1)
             if skip or end - position < BLOCK_BYTES:
                 stop = min((block + 1) << BLOCK_SHIFT, end)
-                old = self._decoder.read_blocks(volume, block, 1)[0]
-                piece = b"".join((old[:skip], view[position - offset : stop - offset], old[skip + stop - position :]))
             else:
-                count = min((end - position) >> BLOCK_SHIFT, SLICE_BLOCKS)
-                stop = position + count * BLOCK_BYTES
-                piece = bytes(view[position - offset : stop - offset])
-            while not self._write_slice(volume, block, piece, stop):
-                yield False
+                stop = position + min((end - position) >> BLOCK_SHIFT, SLICE_BLOCKS) * BLOCK_BYTES
+            piece = view[position - offset : stop - offset]
+            while not self._write_slice(volume, position, piece):
+                yield self.upkeep.step()  # compaction makes room, or there is none to be made
             position = stop
             yield True
         volume.touch()
@@ -108,14 +114,15 @@ class Store:
         end = min(offset + length, volume.size_bytes)
         if offset >= end:
             return
-        whole_end = -(-end // BLOCK_BYTES) if end == volume.size_bytes else end >> BLOCK_SHIFT
         first = -(-offset // BLOCK_BYTES)
-        if first > whole_end or (first == whole_end and end & (BLOCK_BYTES - 1) and end != volume.size_bytes):
+        # What is behind the end reads as zeros anyway, so that a last block may go whole.
+        last = end >> BLOCK_SHIFT if end < volume.size_bytes else -(-end // BLOCK_BYTES)
+        if first > last:
             yield from self._zero(volume, offset, end)
         else:
+            yield from self._discard_blocks(volume, first, last)  # first, for it makes room for the others
             yield from self._zero(volume, offset, min(first << BLOCK_SHIFT, end))
-            yield from self._zero(volume, whole_end << BLOCK_SHIFT, end)
-            yield from self._discard_blocks(volume, first, whole_end)
+            yield from self._zero(volume, last << BLOCK_SHIFT, end)
         volume.touch()
 
     def resize_steps(self, volume: Volume, size_bytes: int) -> Steps:
@@ -134,6 +141,8 @@ class Store:
         assert source.domain is target.domain and source_offset + length <= source.size_bytes
         end = target_offset + length
         check_size(end)
+        if not length:
+            return
         done = 0
         if not (source_offset | target_offset) & (BLOCK_BYTES - 1):
             # The block at the end of both files holds only zeros beyond it, so it can be taken whole.
@@ -141,10 +150,8 @@ class Store:
             blocks = -(-length // BLOCK_BYTES) if to_both_ends else length >> BLOCK_SHIFT
             done = min(blocks << BLOCK_SHIFT, length)
             yield from self._clone_blocks(
-                source, source_offset >> BLOCK_SHIFT, target, target_offset >> BLOCK_SHIFT, blocks
+                source, source_offset >> BLOCK_SHIFT, target, target_offset >> BLOCK_SHIFT, blocks, end
             )
-            if target_offset + done > target.size_bytes:
-                target.set_size(target_offset + done)
         while done < length:
             count = min(length - done, SLICE_BLOCKS * BLOCK_BYTES)
             data = b"".join(self.read(source, source_offset + done, count))
@@ -170,12 +177,6 @@ class Store:
             return volume.size_bytes
         return min(max(position << BLOCK_SHIFT, offset), volume.size_bytes)
 
-    def touched_blocks(self, volume: Volume) -> int:
-        """Blocks that were written and not freed."""
-        return sum(
-            int(np.count_nonzero(volume.map_array[start:end])) for start, end in volume.prepared(0, volume.blocks)
-        )
-
     @property
     def table_bytes(self) -> int:
         """Memory of all tables: rows, both indexes, domains, volume maps."""
@@ -195,71 +196,101 @@ class Store:
             part.close()
         self._home.close()
 
-    def _write_slice(self, volume: Volume, block: int, piece: bytes, end: int) -> bool:
+    def _write_slice(self, volume: Volume, position: int, piece: memoryview) -> bool:
+        """Write whole blocks, or a part of one; False when there is no room, and then nothing has changed."""
+        block, skip, end = position >> BLOCK_SHIFT, position & (BLOCK_BYTES - 1), position + len(piece)
+        data = bytes(piece)
+        if skip or len(piece) < BLOCK_BYTES:
+            old = self._decoder.read_blocks(volume, block, 1)[0]
+            data = old[:skip] + data + old[skip + len(piece) :]
         try:
-            volume.cover(block + len(piece) // BLOCK_BYTES)
-            self._ingest.write(volume, block, piece)
+            volume.cover(block + len(data) // BLOCK_BYTES)
+            self._ingest.write(volume, block, data)
         except OutOfRoom:
-            if not self.upkeep.step():
-                return False
-            return self._write_slice(volume, block, piece, end)
+            return False
         if end > volume.size_bytes:
             volume.set_size(end)
         return True
 
     def _zero(self, volume: Volume, start: int, end: int) -> Steps:
-        """Overwrite less than a block with zeros, unless it is a hole anyway."""
+        """Overwrite part of one block with zeros, unless it is zero anyway; an empty range is none."""
         if start < end and volume.lookup(start >> BLOCK_SHIFT) > 1:
             yield from self.write_steps(volume, start, bytes(end - start))
 
     def _discard_blocks(self, volume: Volume, first: int, end: int) -> Steps:
         for start, stop in volume.prepared(first, end):
             for window in range(start, stop, DISCARD_STEP_BLOCKS):
-                ids = volume.map_array[window : min(window + DISCARD_STEP_BLOCKS, stop)]
-                old = ids.copy()
-                ids[:] = 0
-                release(self.rows, self.pool, old)
+                holes = np.zeros(min(DISCARD_STEP_BLOCKS, stop - window), dtype=np.uint32)
+                release(self.rows, self.pool, volume.replace(window, holes))
                 yield True
         volume.give_back_pages(first, end)
 
-    def _clone_blocks(self, source: Volume, first: int, target: Volume, to: int, count: int) -> Steps:
+    def _clone_blocks(
+        self, source: Volume, first: int, target: Volume, to: int, count: int, largest_size_bytes: int
+    ) -> Steps:
+        """Let blocks of the target be those of the source; it grows with them, to `largest_size_bytes` at most."""
         target.cover(to + count)
         for done in range(0, count, CLONE_STEP_BLOCKS):
             window = min(CLONE_STEP_BLOCKS, count - done)
-            ids = source.ids(first + done, window)
-            if not ids.any():
+            if not source.ids(first + done, window).any():
                 yield from self._discard_blocks(target, to + done, to + done + window)
-                continue
-            while not _prepared(target, to + done, window):
-                yield False
-            acquire(self.rows, ids)
-            entries = target.map_array[to + done : to + done + window]
-            old = entries.copy()
-            entries[:] = ids
-            release(self.rows, self.pool, old)
+            else:
+                while not _prepared(target, to + done, window):
+                    yield False
+                ids = source.ids(first + done, window)  # they may have changed while there was no room
+                acquire(self.rows, ids)
+                release(self.rows, self.pool, target.replace(to + done, ids))
+            size_bytes = min((to + done + window) << BLOCK_SHIFT, largest_size_bytes)
+            if size_bytes > target.size_bytes:
+                target.set_size(size_bytes)
             yield True
 
     def _adopt(self) -> None:
         """Make what is rebuilt at start from what is kept: counts, free lists, the content index (DESIGN.md 5)."""
         for name in self._home.names():
             if name.startswith("volume-"):
-                number, domain_key = read_header(self._home, name)
+                header = read_header(self._home, name)
+                if header is None:
+                    self._home.remove(name)
+                    continue
+                number, domain_key = header
                 domain = self.domains.enter(domain_key)
                 self.volumes[number] = Volume(self._home, number, domain, create=False)
         self.domains.forget_empty()
         counts = np.zeros(self.rows.capacity, dtype=np.int64)
         for volume in self.volumes.values():
+            volume.adopt()
             for start, end in volume.prepared(0, volume.blocks):
                 ids = volume.map_array[start:end]
                 if int(ids.max(initial=0)) >= self.rows.capacity:
                     raise self._damaged(f"volume {volume.number} points at a block that does not exist")
                 counts += np.bincount(ids, minlength=self.rows.capacity)
-        where = self.rows.where.array
+        where, reference = self.rows.where.array, self.rows.reference.array
         if (where[FIRST_ROW:][counts[FIRST_ROW:] > 0] == 0).any():
             raise self._damaged("a volume points at a block that is not stored")
+        if int(where.max(initial=0)) >> WHERE_SEGMENT_SHIFT >= self.pool.segments:
+            raise self._damaged("a block row points outside of the pool")
+        if int(reference.max(initial=0)) >= self.rows.capacity:
+            raise self._damaged("a patch refers to a block that does not exist")
+        encoding = where & np.uint64(ENCODING_MASK)
+        used = reference[(encoding == PATCHED) & (counts > 0)]
+        if ((encoding[used] == FREE) | (encoding[used] == PATCHED)).any():
+            raise self._damaged("a patch refers to a block that is not stored")
         self.rows.rebuild(counts)
         self.pool.adopt(where)
         self.content.rebuild(self.rows)
+        for volume in self.volumes.values():
+            self._cut_tail(volume)
+
+    def _cut_tail(self, volume: Volume) -> None:
+        """A write killed before it could store the new size has left bytes in the last block behind the old one."""
+        block, used = volume.size_bytes >> BLOCK_SHIFT, volume.size_bytes & (BLOCK_BYTES - 1)
+        if not used or volume.lookup(block) <= 1:
+            return
+        with contextlib.suppress(CorruptBlock):  # whoever reads it is told
+            content = self._decoder.read_blocks(volume, block, 1)[0]
+            if any(content[used:]):
+                self._ingest.write(volume, block, content[:used].ljust(BLOCK_BYTES, b"\0"))
 
     def _damaged(self, what: str) -> StateError:
         return StateError(

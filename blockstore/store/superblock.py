@@ -38,6 +38,9 @@ def check_or_create(home: Home) -> bool:
         data = os.pread(fd, LAYOUT.size, 0)
     finally:
         os.close(fd)
+    if not any(data) and names == {NAME}:  # killed while it was made
+        _create(home)
+        return False
     if len(data) < LAYOUT.size or data[:16] != _MAGIC:
         raise StateError(
             f"the superblock of {home.describe()} is damaged; restore the directory, or mount with an empty one"

@@ -13,6 +13,7 @@ import numpy as np
 from blockstore.errors import OutOfRoom
 from blockstore.store.geometry import (
     ENCODING_MASK,
+    FIRST_ROW,
     OFFSET_SHIFT,
     SEGMENT_BYTES,
     SEGMENT_SHIFT,
@@ -35,6 +36,9 @@ WORTH_MOVING: Final = 0.9
 STEP_RECORDS: Final = 128
 """Records moved in one step, about 0.2 ms."""
 
+STEP_ROWS: Final = 1 << 16
+"""Rows looked at in one step, about 0.1 ms."""
+
 
 class Upkeep:
     """Moves records: writes `where` of rows, and the pool."""
@@ -43,28 +47,32 @@ class Upkeep:
         self._rows = rows
         self._pool = pool
         self._victim = -1
+        self._scanned = 0  # rows below this were looked at for records in the victim
         self._pending: list[int] = []
 
     def due(self) -> bool:
-        """Is there enough garbage, or a segment half emptied?"""
+        """Is a segment half emptied, or so much garbage there that one should be?"""
         if self._victim >= 0:
             return True
         garbage_bytes = self._pool.garbage_bytes
         return garbage_bytes > GARBAGE_FLOOR_BYTES and garbage_bytes > GARBAGE_SHARE * self._pool.allocated_bytes
 
     def step(self) -> bool:
-        """Do a bounded piece of work; False when there was nothing worth doing."""
+        """Do a bounded piece of work; False when there was nothing worth doing, or no room to do it."""
+        if self._victim >= 0 and not self._pool.is_full(self._victim):
+            self._victim = -1  # its last record was freed meanwhile, and it may be in use again already
         if self._victim < 0 and not self._choose():
             return False
+        if not self._pending and self._scanned < self._rows.next_row:
+            self._scan()
         records, self._pending = self._pending[:STEP_RECORDS], self._pending[STEP_RECORDS:]
         for row in records:
             if not self._move(row):
-                self._victim, self._pending = -1, []
+                self._victim = -1
                 return False
-        if not self._pending:
+        if not self._pending and self._scanned >= self._rows.next_row:
             victim, self._victim = self._victim, -1
-            if victim != self._pool.head and self._pool.is_allocated(victim):
-                assert not self._pool.live_bytes[victim]
+            if not self._pool.live_bytes[victim]:  # unless it was freed and filled anew behind our back
                 self._pool.release_segment(victim)
         return True
 
@@ -72,10 +80,16 @@ class Upkeep:
         segment, live_bytes = self._pool.emptiest()
         if segment < 0 or live_bytes > WORTH_MOVING * SEGMENT_BYTES:
             return False
-        where = self._rows.where.array
-        in_segment = (where >> np.uint64(WHERE_SEGMENT_SHIFT) == segment) & (where != 0)
-        self._victim, self._pending = segment, np.flatnonzero(in_segment).tolist()
+        self._victim, self._scanned, self._pending = segment, FIRST_ROW, []
         return True
+
+    def _scan(self) -> None:
+        """Look at some more rows. None that was looked at before can have come into the victim since: it is no head."""
+        end = min(self._scanned + STEP_ROWS, self._rows.next_row)
+        where = self._rows.where.array[self._scanned : end]
+        in_victim = (where >> np.uint64(WHERE_SEGMENT_SHIFT) == self._victim) & (where != 0)
+        self._pending = (np.flatnonzero(in_victim) + self._scanned).tolist()
+        self._scanned = end
 
     def _move(self, row: int) -> bool:
         """Move one record, unless its row was freed or moved since it was listed. False when there is no room."""

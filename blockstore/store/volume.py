@@ -29,7 +29,6 @@ MAXIMUM_SIZE_BYTES: Final = 1 << 44
 """16 TiB, more than any VM has; a map of such a volume is 16 GiB of address space."""
 
 HEADER_BYTES: Final = 4096
-_HEADER_WORDS: Final = HEADER_BYTES // 8
 _MAGIC: Final = int.from_bytes(b"bsvolume", "little")
 _MAGIC_AT, _NUMBER_AT, _DOMAIN_AT, _SIZE_AT, _MTIME_AT = range(5)
 
@@ -66,6 +65,8 @@ class Volume:
         self._place = home.describe()
         self._fd = home.open(file_name(number))
         self._pages = bytearray()
+        self.touched_blocks = 0
+        """Blocks that were written and not freed: entries that are not HOLE."""
         self._capacity = 0
         try:
             if create:
@@ -120,6 +121,23 @@ class Volume:
             if not self._pages[page]:
                 allocate(self._fd, HEADER_BYTES + page * mmap.PAGESIZE, mmap.PAGESIZE, self._place)
                 self._pages[page] = 1
+
+    def replace(self, first: int, ids: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+        """Let the blocks from `first` on have these ids (their pages are prepared); the ids that they had."""
+        entries = self.map_array[first : first + len(ids)]
+        old = entries.copy()
+        entries[:] = ids
+        self.touched_blocks += int(np.count_nonzero(ids)) - int(np.count_nonzero(old))
+        return old
+
+    def adopt(self) -> None:
+        """At start on existing state: take back entries behind the end, which a killed process did not get to publish
+        with a size, and count the others."""
+        for start, end in self.prepared(self.blocks, self._capacity):
+            self.map_array[start:end] = 0
+        self.touched_blocks = sum(
+            int(np.count_nonzero(self.map_array[start:end])) for start, end in self.prepared(0, self.blocks)
+        )
 
     def lookup(self, block: int) -> int:
         """The id of one block; HOLE beyond the end."""
@@ -201,17 +219,21 @@ def file_name(number: int) -> str:
     return f"volume-{number}"
 
 
-def read_header(home: Home, name: str) -> tuple[int, int]:
-    """(number, domain key) of the volume file `name`. Raises StateError when it is not one."""
+def read_header(home: Home, name: str) -> tuple[int, int] | None:
+    """(number, domain key) of the volume file `name`; None if a killed process had not finished making it.
+
+    Raises StateError when it is something else.
+    """
     fd = home.open(name)
     try:
         header = np.frombuffer(os.pread(fd, HEADER_BYTES, 0).ljust(HEADER_BYTES, b"\0"), dtype=np.uint64)
-        assert len(header) == _HEADER_WORDS
-        number = int(header[_NUMBER_AT])
-        if int(header[_MAGIC_AT]) != _MAGIC or name != file_name(number):
-            raise StateError(
-                f"{home.describe()}/{name} is no map of a volume; restore the directory, or mount with an empty one"
-            )
-        return number, int(header[_DOMAIN_AT])
     finally:
         os.close(fd)
+    magic, number = int(header[_MAGIC_AT]), int(header[_NUMBER_AT])
+    if not magic:  # it is stored last
+        return None
+    if magic != _MAGIC or name != file_name(number):
+        raise StateError(
+            f"{home.describe()}/{name} is no map of a volume; restore the directory, or mount with an empty one"
+        )
+    return number, int(header[_DOMAIN_AT])

@@ -44,8 +44,6 @@ WantedBy=multi-user.target
 """
 #: Services that only the guest that is named after them runs; its load starts them.
 _NOT_AT_BOOT = ("nginx.service", "postgresql.service", "redis-server.service")
-#: Keeps packages from starting their services while they are installed; gone from the finished image.
-_POLICY_PATH = "usr/sbin/policy-rc.d"
 
 
 def debian_image() -> Path:
@@ -61,12 +59,8 @@ def _build_image(image: Path) -> None:
         assets.run(["apt-get", "install", "-y", "--no-install-recommends", "debootstrap"], "install debootstrap")
     assets.note(f"building a Debian {SUITE} image, once, about two minutes")
     root = image.parent / "root"
-    policy = root / _POLICY_PATH
-    policy.parent.mkdir(parents=True)
-    policy.write_text("#!/bin/sh\nexit 101\n")
-    policy.chmod(0o755)
-    # In namespaces of its own, the /proc that debootstrap mounts and whatever a package starts against the
-    # policy go away with it, also when it is killed; the cache's clean-up must never meet either.
+    # In namespaces of its own, the /proc that debootstrap mounts and what a package may start go away with
+    # it, also when it is killed; the cache's clean-up must never meet either.
     assets.run(
         [
             *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
@@ -83,7 +77,6 @@ def _build_image(image: Path) -> None:
 
 
 def _configure(root: Path) -> None:
-    (root / _POLICY_PATH).unlink()
     for package in (root / "var/cache/apt/archives").glob("*.deb"):
         package.unlink()
     (root / "etc/fstab").write_text("/dev/vda / ext4 errors=remount-ro 0 1\n")

@@ -114,14 +114,16 @@ def _record_batch(services: Sequence[str], out_dir: Path, memory_bytes: int, acc
         for service, guest in guests.items():
             guest.write_file("/root/load.sh", _load_script(service).read_text())
             # In the background: the console stays free for the next guest's turn, the mark comes later.
-            load = "sh /root/load.sh >/var/log/load.log 2>&1"
-            guest.command(f'{{ {load}; echo "{_DONE_MARK} $?" >/dev/ttyS0; }} &')
+            load = "began=$(date +%s); sh /root/load.sh >/var/log/load.log 2>&1"
+            guest.command(f'{{ {load}; echo "{_DONE_MARK} $? after $(($(date +%s) - began)) s" >/dev/ttyS0; }} &')
         # Those that finish first idle meanwhile, as services do.
         for service, guest in guests.items():
-            mark = guest.wait_for(rf"{_DONE_MARK} \d+", _LOAD_TIMEOUT_S)
-            if not mark.endswith(" 0"):
-                log = guest.command("tail -n 5 /var/log/load.log")
-                raise GuestLabError(f"The load of guest {service} failed: {log.strip()}")
+            mark = guest.wait_for(rf"{_DONE_MARK} \d+ after \d+ s", _LOAD_TIMEOUT_S)
+            status, _, after = mark.removeprefix(f"{_DONE_MARK} ").partition(" ")
+            log = guest.command("tail -n 12 /var/log/load.log").strip()
+            if status != "0":
+                raise GuestLabError(f"The load of guest {service} failed {after}: {log}")
+            assets.note(f"{service} is done {after}; its log ends with:\n{log}")
         time.sleep(_SETTLE_S)
         for service, guest in guests.items():
             guest.pause()

@@ -49,15 +49,18 @@ def _check_maps_and_counts(store: Store) -> None:
         volumes_of[domain.index] = volumes_of.get(domain.index, 0) + 1
         assert store.domains._by_key[domain.key] is domain
         assert volume.blocks <= volume._capacity, f"volume {volume.number}: the map does not cover the size"
+        touched = 0
         for start, end in volume.prepared(0, volume._capacity):
             ids = volume.map_array[start:end]
             beyond = np.flatnonzero(ids[max(volume.blocks - start, 0) :])
             assert not len(beyond), f"volume {volume.number}: {len(beyond)} entries beyond its size are no holes"
             assert int(ids.max(initial=0)) < rows.capacity, f"volume {volume.number}: an id is out of range"
             counts += np.bincount(ids, minlength=rows.capacity)
+            touched += int(np.count_nonzero(ids))
             mapped = ids[ids >= FIRST_ROW]
             foreign = mapped[rows.domain.array[mapped] != domain.index]
             assert not len(foreign), f"volume {volume.number} maps rows of another domain: {foreign[:4]}"
+        assert volume.touched_blocks == touched, f"volume {volume.number}: {touched} blocks are touched"
     counts[:FIRST_ROW] = 0
     kept = rows.count.array[: rows.capacity].astype(np.int64)
     wrong = np.flatnonzero(kept != counts)

@@ -57,10 +57,10 @@ def test_each_block_is_in_its_class(store: Store) -> None:
     counted = census.take(store)
     assert counted.volumes[1].blocks["zero"] == 3
     assert counted.volumes[1].blocks["shared"] == 3  # noise(1) twice; text(2) with the other volume
-    assert counted.volumes[1].touched_blocks == store.touched_blocks(first) == 9
+    assert counted.volumes[1].touched_blocks == first.touched_blocks == 9
     assert counted.volumes[2].blocks["shared"] == 5  # text(2), and text(3) four times
     assert counted.volumes[2].blocks["raw"] == 1
-    assert counted.volumes[2].touched_blocks == store.touched_blocks(second)
+    assert counted.volumes[2].touched_blocks == second.touched_blocks
     assert counted.total.blocks["patched"] >= 1
     assert counted.volumes[1].logical_bytes == 102 * BLOCK_BYTES + 4
 

@@ -74,7 +74,7 @@ def test_doubling_loses_no_hint() -> None:
 
 
 def test_only_rows_with_features_need_slots_and_no_more_than_live() -> None:
-    index, (rows, numbers) = SimilarityIndex(MemoryHome()), live_rows(100)
+    index, (_, numbers) = SimilarityIndex(MemoryHome()), live_rows(100)
     size_bytes = index.size_bytes
     index.reserve(100, 10**9)
     for turn in range(100):  # rows that come and go

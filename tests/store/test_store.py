@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def test_each_mechanism_engages() -> None:
     assert encodings(store) == {COMPRESSED: 2, RAW: 1, PATCHED: 2}
     assert int(store.pool.live_bytes.sum()) < live_bytes + 300
     assert contents(store, second)[1 << 20 :] == near(text(1), 1) + near(text(2), 2)
-    assert store.touched_blocks(second) == 5
+    assert second.touched_blocks == 5
     check_store(store, decode=True)
 
 
@@ -206,35 +207,49 @@ def test_overwriting_at_the_limit_is_paid_by_compaction() -> None:
     check_store(store, decode=True)
 
 
-def test_a_step_never_compacts_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """store.py: each `next` does about a millisecond of work. Here a write must wait for much compaction."""
-    store = Store(MemoryHome(), LIMIT_BYTES, patching=False)
-    tiny, volume = store.create_volume(1, 1), store.create_volume(2, 1)
-    seed = 0
+def small(seed: int) -> bytes:
+    """A block with a record of some two hundred bytes: five thousand of them fill a segment."""
+    return (noise(seed)[:160] * (BLOCK_BYTES // 160 + 1))[:BLOCK_BYTES]
+
+
+@pytest.mark.parametrize("freed", (2, 4))
+@pytest.mark.parametrize("make", (noise, small))
+def test_garbage_is_reclaimed_before_a_write_stalls(
+    make: Callable[[int], bytes], freed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full pool, then one of `freed` blocks is freed all over it: writes must get that room, in small steps."""
+    limit_bytes = 10 << 20
+    store = Store(MemoryHome(), limit_bytes, patching=False)
+    full, volume, seed = store.create_volume(1, 1), store.create_volume(2, 1), 0
     with pytest.raises(OutOfRoom):
-        while True:  # records of some 30 bytes
-            data = b"".join((seed + place).to_bytes(8) * 512 for place in range(2048))
-            put(store, tiny, seed * BLOCK_BYTES, data)
-            seed += 2048
-    for block in range(0, seed, 8):  # an eighth of each segment becomes garbage
-        run(store.discard_steps(tiny, block * BLOCK_BYTES, BLOCK_BYTES))
-    calls: list[int] = []
-    step = store.upkeep.step
+        while True:
+            put(store, full, seed * BLOCK_BYTES, b"".join(map(make, range(seed, seed + 256))))
+            seed += 256
+    for block in range(0, full.blocks, freed):
+        run(store.discard_steps(full, block * BLOCK_BYTES, BLOCK_BYTES))
+    calls, step = [0], store.upkeep.step
 
     def counted() -> bool:
         calls[-1] += 1
         return step()
 
     monkeypatch.setattr(store.upkeep, "step", counted)
-    for block in range(0, 128, 64):
-        steps = store.write_steps(volume, block * BLOCK_BYTES, b"".join(map(noise, range(block, block + 64))))
-        while True:
+    expected, stalled = b"", False
+    while not stalled:
+        data = b"".join(map(noise, range(1_000_000 + len(expected), 1_000_000 + len(expected) + 64)))
+        for went_on in store.write_steps(volume, len(expected), data):
             calls.append(0)
-            if next(steps, None) is None:
+            if not went_on:
+                stalled = True
                 break
+        else:
+            expected += data
     check_store(store)
-    assert contents(store, volume) == b"".join(map(noise, range(128)))
-    assert max(calls) <= 4, f"one step of a write did {max(calls)} steps of compaction"
+    assert contents(store, volume)[: len(expected)] == expected
+    garbage = store.pool.garbage_bytes / limit_bytes
+    assert garbage < 0.15, f"a write stalls while {garbage:.0%} of the pool is garbage"
+    assert max(calls) <= 4, f"one step of a write did {max(calls)} steps of compaction: store.py promises a millisecond"
+    assert store.pool.allocated_segments < limit_bytes // SEGMENT_BYTES, "compaction has no segment left to work with"
 
 
 @pytest.mark.parametrize("damage", range(4))

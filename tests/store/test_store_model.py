@@ -117,6 +117,7 @@ BLOCKS = st.one_of(
         st.integers(0, 5),
         st.one_of(st.just(0), st.integers(0, 12)),
     ),
+    st.builds(Block, st.just("text"), st.integers(0, 1), st.integers(0, 12)),
     st.builds(Block, st.just("noise"), st.integers(100, 9999)),
 )
 DATA = st.builds(
@@ -177,6 +178,21 @@ class StoreMachine(RuleBasedStateMachine):
         volume, model = self.pick(which)
         run(self.store.write_steps(volume, offset, data.content()))
         model.write(offset, data.content())
+
+    @rule(which=WHICH, offset=OFFSETS, seed=st.integers(0, 3), blocks=st.integers(200, 400))
+    def write_much(self, which: int, offset: int, seed: int, blocks: int) -> None:
+        """More than a segment holds, so that there are segments to be emptied, compacted and given back."""
+        volume, model = self.pick(which)
+        data = b"".join(noise(seed * 10_000 + block) for block in range(blocks))
+        run(self.store.write_steps(volume, offset, data))
+        model.write(offset, data)
+
+    @rule(which=WHICH, every=st.integers(2, 3))
+    def discard_here_and_there(self, which: int, every: int) -> None:
+        volume, model = self.pick(which)
+        for block in range(0, volume.blocks, every):
+            run(self.store.discard_steps(volume, block * BLOCK_BYTES, BLOCK_BYTES))
+            model.discard(block * BLOCK_BYTES, BLOCK_BYTES)
 
     @rule(which=WHICH, other=WHICH, offset=OFFSETS, other_offset=OFFSETS, data=DATA, other_data=DATA)
     def write_two_in_turns(
@@ -265,7 +281,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert volume.size_bytes == len(model.data)
             assert contents(self.store, volume) == model.data
             assert set(touched(self.store, volume)) == model.touched
-            assert self.store.touched_blocks(volume) == len(model.touched)
+            assert volume.touched_blocks == len(model.touched)
 
     @staticmethod
     def in_turns(first: Steps, second: Steps) -> None:
@@ -326,7 +342,7 @@ def touched(store: Store, volume: Volume) -> list[int]:
 
 
 SETTINGS = settings(
-    max_examples=150,
+    max_examples=80,
     stateful_step_count=40,
     deadline=None,
     print_blob=True,

@@ -39,7 +39,7 @@ def test_a_sparse_terabyte_costs_little(store: Store) -> None:
     offsets = [0, TERABYTE // 3, TERABYTE - 5000]
     for offset in offsets:
         put(store, volume, offset, noise(1))
-    assert store.touched_blocks(volume) == 5
+    assert volume.touched_blocks == 5
     assert volume.table_bytes == host_bytes(volume) == HEADER_BYTES + 3 * PAGE_BYTES
     for offset in offsets:
         assert b"".join(store.read(volume, offset, BLOCK_BYTES)) == noise(1)
@@ -49,7 +49,7 @@ def test_a_sparse_terabyte_costs_little(store: Store) -> None:
     assert store.seek(volume, 0, data=False) == BLOCK_BYTES
     check_store(store)
     run(store.discard_steps(volume, 0, TERABYTE))
-    assert store.rows.live == 0 and store.touched_blocks(volume) == 0
+    assert store.rows.live == 0 and volume.touched_blocks == 0
     assert volume.size_bytes == TERABYTE
     assert store.seek(volume, 0, data=True) == TERABYTE and store.seek(volume, 0, data=False) == 0
     check_store(store)
@@ -75,7 +75,7 @@ def test_a_page_freed_in_pieces_comes_back_or_at_least_is_a_hole(store: Store) -
     put(store, volume, 0, noise(1) * PAGE_ENTRIES)
     for block in range(PAGE_ENTRIES):
         run(store.discard_steps(volume, block * BLOCK_BYTES, BLOCK_BYTES))
-    assert store.touched_blocks(volume) == 0 and store.rows.live == 0
+    assert volume.touched_blocks == 0 and store.rows.live == 0
     assert store.seek(volume, 0, data=True) == volume.size_bytes
     check_store(store)
 

@@ -233,8 +233,8 @@ for thread in threads: thread.join()
 if failed:
     raise SystemExit(f"{len(failed)} requests failed, such as {failed[:3]}")
 PY
-python3 /root/clients.py 24
+python3 /root/clients.py 18
 ab -q -n 600 -c 8 http://127.0.0.1/pages/00001.html | grep 'Requests per second'
-ab -q -n 60 -c 8 -H 'Accept-Encoding: gzip' http://127.0.0.1/shop/api/sales | grep 'Requests per second'
+ab -q -n 20 -c 4 -H 'Accept-Encoding: gzip' http://127.0.0.1/shop/api/sales | grep 'Requests per second'
 wc -l /var/log/shop.log /var/log/nginx/access.log
 free -m

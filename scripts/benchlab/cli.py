@@ -1,0 +1,132 @@
+"""The command line: groups of measurements, and what becomes of their figures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+from guestlab.errors import GuestLabError
+from rich.console import Console
+
+from benchlab import busy, clone, dirty, engine, faults, images, machine, memory, mounts, patch
+from benchlab.bench import Bench, Group
+from benchlab.errors import BenchError
+from benchlab.figures import Figure, table
+from blockstore.errors import BlockstoreError
+
+GROUPS: dict[str, tuple[Group, ...]] = {
+    "engine": (engine.measure,),
+    "fault": (faults.measure, busy.measure),
+    "dirty": (dirty.measure,),
+    "memory": (memory.measure,),
+    "patch": (patch.measure,),
+    "clone": (clone.measure,),
+}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("groups", metavar="[GROUP]...", nargs=-1, type=click.Choice(list(GROUPS)))
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all figures to this file too.")
+@click.option("--quick", is_flag=True, help="Less data and fewer repetitions: to try the bench, not to quote.")
+@click.option(
+    "--images",
+    "image_folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder with web.ram, compile.ram, db.ram. Default: the cache, recorded there if missing.",
+)
+def bench(groups: tuple[str, ...], json_path: Path | None, quick: bool, image_folder: Path | None) -> int:
+    """Measure what issue 2 promises, on the memory of real guests; all groups, or those that are named.
+
+    \b
+    engine   ingest and read of the store against bare xxh3 and LZ4
+    fault    4 KiB faults: the lane, --no-lane and a C server that does nothing; then beside a writer
+    dirty    the longest hold-up of a process that dirties its memory
+    memory   tables and heap after 1 GiB
+    patch    what patches save on three guests
+    clone    cp of 1 GiB
+
+    Each figure is a ratio within one run where it can be one. Needs root and /dev/fuse, gcc and libfuse3-dev.
+
+    \b
+    Example:
+      scripts/bench
+      scripts/bench fault --quick
+
+    \b
+    Exit codes: 0 measured, met or short; 1 something could not be measured; 130 interrupted.
+    """
+    noise = machine.Noise()
+    start_s = time.monotonic()
+    figures: list[Figure] = []
+    failures: list[str] = []
+    chosen = groups or tuple(GROUPS)
+    found = images.find(image_folder)
+    with mounts.workspace() as workspace:
+        context = Bench(found, workspace, noise, quick)
+        for name in chosen:
+            for measure in GROUPS[name]:
+                try:
+                    figures += measure(context)
+                except (BenchError, BlockstoreError, GuestLabError) as error:
+                    failures.append(f"{name}: {error}")
+                    context.say(failures[-1])
+    surroundings = {**machine.describe(), **noise.report(), "seconds": time.monotonic() - start_s, "quick": quick}
+    _show(figures, failures, surroundings)
+    if json_path is not None:
+        report = {"machine": surroundings, "figures": [figure.as_json() for figure in figures], "failures": failures}
+        json_path.write_text(json.dumps(report, indent=2) + "\n")
+    return 1 if failures else 0
+
+
+def _show(figures: list[Figure], failures: list[str], surroundings: dict[str, Any]) -> None:
+    # A table in a pipe or a log should not be folded to 80 columns.
+    console = Console(width=None if sys.stdout.isatty() else max(shutil.get_terminal_size((200, 24)).columns, 200))
+    console.print(table(figures))
+    for failure in failures:
+        console.print(f"not measured: {failure}", style="red")
+    short = sum(figure.verdict == "short" for figure in figures)
+    met = sum(figure.verdict == "met" for figure in figures)
+    console.print(f"{met} met, {short} short" + (", --quick: not to be quoted" if surroundings["quick"] else ""))
+    console.print(
+        f"{surroundings['cpu']}, {surroundings['cores']} cores, {surroundings['memory_bytes'] / 2**30:.0f} GiB, "
+        f"Linux {surroundings['kernel']}, Python {surroundings['python']}, {surroundings['seconds']:.0f} s",
+        highlight=False,
+    )
+    console.print(
+        f"noise: load {surroundings['load_before']:.1f} before the start, {100 * surroundings['steal_share']:.1f} % "
+        f"stolen by the hypervisor, a fixed piece of work took {surroundings.get('spin_p50', 1):.2f} (p50) and "
+        f"{surroundings.get('spin_p95', 1):.2f} (p95) times its best",
+        highlight=False,
+    )
+    console.print(
+        "engine: processor time; memory was taken and freed before each ingest, because fresh memory is dear on a VM. "
+        "fault: servers and client on one core with real-time priority.",
+        highlight=False,
+    )
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Run it; SIGTERM unwinds as Ctrl-C does, so that no mount stays."""
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        result = bench.main(prog_name="scripts/bench", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except (BenchError, BlockstoreError, GuestLabError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130

@@ -1,0 +1,205 @@
+/* The clients of the bench: processes that touch a file of a mount the way a VM does, through a mapping.
+ *
+ *     client fill FILE SOURCE              write SOURCE over FILE front to back, write it back; prints seconds
+ *     client fault FILE PAGES PACE_US      drop FILE from the page cache, then fault the pages whose numbers are in
+ *                                          PAGES (u32 each), one every PACE_US; prints nanoseconds of each, u32, binary
+ *     client load FILE SOURCE SECONDS      `fill` over and over, each time with other content; prints bytes, seconds
+ *     client dirty FILE SECONDS SEED       store into random pages; prints stores, longest_ns, seconds
+ *     client sync FILE SECONDS             fdatasync FILE every second
+ *
+ * Nothing else may touch a mount in the bench: when a server hangs, one of these hangs, and can be freed by
+ * aborting the connection. Text answers are one JSON object.
+ */
+#define _GNU_SOURCE
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PAGE 4096
+#define PIECE (1 << 20)
+#define NS_PER_S 1000000000ull
+
+struct mapping {
+    int fd;
+    uint8_t *bytes;
+    size_t length;
+};
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
+}
+
+static void fail(const char *what)
+{
+    fprintf(stderr, "client: %s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+/* Map a file; a `length` other than 0 is given to it first. */
+static struct mapping map_file(const char *path, int writable, size_t length)
+{
+    struct mapping map;
+    struct stat status;
+    map.fd = open(path, writable ? O_RDWR | O_CREAT : O_RDONLY, 0600);
+    if (map.fd < 0 || (length && ftruncate(map.fd, (off_t)length)) || fstat(map.fd, &status))
+        fail(path);
+    map.length = (size_t)status.st_size;
+    map.bytes = mmap(NULL, map.length, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, map.fd, 0);
+    if (map.bytes == MAP_FAILED)
+        fail(path);
+    return map;
+}
+
+/* Write it all and write it back. From the second pass on one word of each page differs from the pass before. */
+static void write_pass(struct mapping target, struct mapping source, uint64_t pass)
+{
+    for (size_t at = 0; at < target.length; at += PIECE) {
+        size_t length = target.length - at < PIECE ? target.length - at : PIECE;
+        memcpy(target.bytes + at, source.bytes + at, length);
+        for (size_t page = at; pass && page < at + length; page += PAGE)
+            *(volatile uint64_t *)(target.bytes + page + 8 * (pass % (PAGE / 8))) = pass << 32 | page / PAGE;
+    }
+    if (fdatasync(target.fd))
+        fail("fdatasync");
+}
+
+static int fill(const char *path, const char *source_path)
+{
+    struct mapping source = map_file(source_path, 0, 0), target = map_file(path, 1, source.length);
+    uint64_t start;
+    if (madvise(source.bytes, source.length, MADV_POPULATE_READ))
+        fail("MADV_POPULATE_READ");
+    start = now_ns();
+    write_pass(target, source, 0);
+    printf("{\"bytes\": %zu, \"seconds\": %.6f}\n", target.length, (double)(now_ns() - start) / NS_PER_S);
+    return 0;
+}
+
+static int load(const char *path, const char *source_path, double seconds)
+{
+    struct mapping source = map_file(source_path, 0, 0), target = map_file(path, 1, source.length);
+    uint64_t start = now_ns(), end = start + (uint64_t)(seconds * NS_PER_S), pass = 1;
+    for (; now_ns() < end; pass++)
+        write_pass(target, source, pass);
+    printf("{\"bytes\": %zu, \"seconds\": %.6f}\n", target.length * (pass - 1), (double)(now_ns() - start) / NS_PER_S);
+    return 0;
+}
+
+/* Only clean pages that nobody has mapped can be dropped: write back, page out, drop; then look whether it worked. */
+static void drop(struct mapping map)
+{
+    size_t pages = map.length / PAGE, left = 0;
+    unsigned char *there = malloc(pages);
+    if (fdatasync(map.fd) || madvise(map.bytes, map.length, MADV_PAGEOUT))
+        fail("MADV_PAGEOUT");
+    if (posix_fadvise(map.fd, 0, 0, POSIX_FADV_DONTNEED) || mincore(map.bytes, map.length, there))
+        fail("POSIX_FADV_DONTNEED");
+    for (size_t page = 0; page < pages; page++)
+        left += there[page] & 1;
+    free(there);
+    if (left > pages / 100) {
+        fprintf(stderr, "client: %zu of %zu pages stayed in the page cache\n", left, pages);
+        exit(1);
+    }
+}
+
+static int fault(const char *path, const char *pages_path, uint64_t pace_ns)
+{
+    struct mapping pages = map_file(pages_path, 0, 0), map = map_file(path, 0, 0);
+    size_t count = pages.length / sizeof(uint32_t);
+    const uint32_t *numbers = (const uint32_t *)pages.bytes;
+    uint32_t *times = calloc(count, sizeof *times);
+    uint64_t next = 0;
+    volatile uint8_t sink;
+    if (times == NULL || madvise(map.bytes, map.length, MADV_RANDOM))
+        fail("MADV_RANDOM");
+    memset(times, 1, count * sizeof *times);
+    madvise(pages.bytes, pages.length, MADV_POPULATE_READ);
+    drop(map);
+    for (size_t at = 0; at < count; at++) {
+        const volatile uint8_t *byte = map.bytes + (size_t)numbers[at] * PAGE;
+        uint64_t start, taken;
+        if (pace_ns) {
+            struct timespec until = {.tv_sec = (time_t)(next / NS_PER_S), .tv_nsec = (long)(next % NS_PER_S)};
+            clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+            next = now_ns() + pace_ns;
+        }
+        start = now_ns();
+        sink = *byte;
+        taken = now_ns() - start;
+        times[at] = taken < UINT32_MAX ? (uint32_t)taken : UINT32_MAX;
+    }
+    (void)sink;
+    if (fwrite(times, sizeof *times, count, stdout) != count)
+        fail("stdout");
+    return 0;
+}
+
+static int dirty(const char *path, double seconds, uint64_t seed)
+{
+    struct mapping map = map_file(path, 1, 0);
+    uint64_t pages = map.length / PAGE, random = seed * 2 + 1, stores = 0, longest = 0, start, end, before;
+    volatile uint64_t sink;
+    for (size_t page = 0; page < pages; page++) /* as a running VM: its memory is resident */
+        sink = *(volatile uint64_t *)(map.bytes + page * PAGE);
+    (void)sink;
+    start = before = now_ns();
+    end = start + (uint64_t)(seconds * NS_PER_S);
+    while (before < end) {
+        uint64_t after;
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        *(volatile uint64_t *)(map.bytes + (random % pages) * PAGE + (random >> 40) % (PAGE / 8) * 8) = random;
+        after = now_ns();
+        if (after - before > longest)
+            longest = after - before;
+        before = after;
+        stores++;
+    }
+    printf("{\"stores\": %" PRIu64 ", \"longest_ns\": %" PRIu64 ", \"seconds\": %.6f}\n", stores, longest,
+           (double)(before - start) / NS_PER_S);
+    return 0;
+}
+
+static int sync_often(const char *path, double seconds)
+{
+    struct mapping map = map_file(path, 1, 0);
+    uint64_t start = now_ns(), syncs = 0;
+    for (; now_ns() - start < (uint64_t)(seconds * NS_PER_S); syncs++) {
+        sleep(1);
+        if (fdatasync(map.fd))
+            fail("fdatasync");
+    }
+    printf("{\"syncs\": %" PRIu64 "}\n", syncs);
+    return 0;
+}
+
+int main(int count, char **arguments)
+{
+    const char *command = count > 2 ? arguments[1] : "";
+    if (count == 4 && !strcmp(command, "fill"))
+        return fill(arguments[2], arguments[3]);
+    if (count == 5 && !strcmp(command, "fault"))
+        return fault(arguments[2], arguments[3], strtoull(arguments[4], NULL, 10) * 1000);
+    if (count == 5 && !strcmp(command, "load"))
+        return load(arguments[2], arguments[3], atof(arguments[4]));
+    if (count == 5 && !strcmp(command, "dirty"))
+        return dirty(arguments[2], atof(arguments[3]), strtoull(arguments[4], NULL, 10));
+    if (count == 4 && !strcmp(command, "sync"))
+        return sync_often(arguments[2], atof(arguments[3]));
+    fprintf(stderr, "client: see the head of client.c\n");
+    return 2;
+}

@@ -1,0 +1,100 @@
+"""Dirtying: a process stores into random pages of a mapped 256 MiB file for ten seconds, as a busy vCPU does.
+
+Once as blockstore mounts, once with the kernel's own throttle on the same mount (DESIGN.md 2.11), and for
+information with an fdatasync each second beside it, when pages are under write-back all the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from benchlab import faults, machine, processes, programs
+from benchlab.bench import Bench
+from benchlab.figures import AT_LEAST, Figure
+from benchlab.mounts import Mount, StoreMount
+
+HOLD_UP_TARGET_MS: Final = 50.0
+RATE_TARGET: Final = 10.0
+
+_FILE_BYTES: Final = 256 << 20
+_SECONDS: Final = 10.0
+_SPARE_S: Final = 120.0
+_THROTTLE: Final = {"max_ratio": "1", "strict_limit": "1"}
+"""As FUSE mounts start."""
+
+
+def measure(bench: Bench) -> list[Figure]:
+    """The longest hold-up and the rate."""
+    seconds = 3.0 if bench.quick else _SECONDS
+    source = faults.write_source(bench, _FILE_BYTES >> (2 if bench.quick else 0))
+    with StoreMount(bench.workspace, "dirty") as mount:
+        server = faults.Server(mount, mount.path / "vm")
+        faults.fill(server, source)
+        bench.noise.sample()
+        bench.say(f"dirty: {seconds:.0f} s as mounted, {seconds:.0f} s throttled, {seconds:.0f} s with fdatasync")
+        free = _dirty(server, seconds)
+        with _throttled(mount):
+            slow = _dirty(server, seconds)
+        with_sync = _dirty(server, seconds, sync=True)
+    source.unlink()
+    return [
+        Figure("dirty", "longest hold-up", _held_ms(free), "ms", HOLD_UP_TARGET_MS, note=_rate_text(free)),
+        Figure(
+            "dirty",
+            "rate / rate under the kernel's throttle",
+            _rate(free) / _rate(slow),
+            target=RATE_TARGET,
+            direction=AT_LEAST,
+            note=f"throttled: {_rate_text(slow)}, held up {_held_ms(slow):.0f} ms",
+        ),
+        Figure(
+            "dirty",
+            "longest hold-up, with fdatasync each second",
+            _held_ms(with_sync),
+            "ms",
+            note=_rate_text(with_sync),
+        ),
+    ]
+
+
+def _dirty(server: faults.Server, seconds: float, *, sync: bool = False) -> dict[str, Any]:
+    writer_core, other_core = machine.cores()
+    abort = server.mount.abort
+    client = programs.client()
+    with ExitStack() as stack:
+        if sync:
+            command: list[str | Path] = [client, "sync", server.path, str(seconds)]
+            stack.enter_context(processes.Process(command, abort, other_core))
+        result: dict[str, Any] = processes.run_json(
+            [client, "dirty", server.path, str(seconds), "1"], abort, seconds + _SPARE_S, writer_core
+        )
+    return result
+
+
+@contextmanager
+def _throttled(mount: Mount) -> Iterator[None]:
+    """The kernel's default limits of dirty pages on this mount."""
+    folder = Path("/sys/class/bdi") / mount.device
+    before = {name: (folder / name).read_text() for name in _THROTTLE}
+    try:
+        for name, value in _THROTTLE.items():
+            (folder / name).write_text(value)
+        yield
+    finally:
+        for name, value in before.items():
+            (folder / name).write_text(value)
+
+
+def _held_ms(result: dict[str, Any]) -> float:
+    return float(result["longest_ns"]) / 1e6
+
+
+def _rate(result: dict[str, Any]) -> float:
+    return float(result["stores"]) / float(result["seconds"])
+
+
+def _rate_text(result: dict[str, Any]) -> str:
+    return f"{_rate(result) / 1e3:,.0f} thousand stores a second"

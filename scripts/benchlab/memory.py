@@ -1,0 +1,102 @@
+"""What the store itself costs: tables and heap after 1 GiB of guest memory went through a mount, and the worst case.
+
+The memory is that of the guests, then of the same guests with 64 bytes of each block changed, until 1 GiB is not
+zero. The worst case for tables is a store in memory of blocks that are all unique, where no row serves two.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from benchlab import faults, images
+from benchlab.bench import Bench
+from benchlab.engine import WRITE_BYTES
+from benchlab.figures import Figure
+from benchlab.mounts import StoreMount
+from blockstore.store.home import MemoryHome
+from blockstore.store.pool import MINIMUM_LIMIT_BYTES
+from blockstore.store.store import Store, run
+
+TABLES_TARGET_PERCENT: Final = 1.5
+HEAP_TARGET_MIB: Final = 96.0
+
+_MOUNT_BYTES: Final = 1 << 30
+_UNIQUE_BYTES: Final = 256 << 20
+_WORST_FROM_BYTES: Final = 32 << 20
+"""Below this the tables' first sizes, which are fixed, weigh more than the blocks."""
+
+
+def measure(bench: Bench) -> list[Figure]:
+    """The mount, then the worst case."""
+    scale = 3 if bench.quick else 0
+    return [*_through_a_mount(bench, _MOUNT_BYTES >> scale), *_worst_case(bench, _UNIQUE_BYTES >> scale)]
+
+
+def _through_a_mount(bench: Bench, size_bytes: int) -> list[Figure]:
+    bench.say(f"memory: {size_bytes >> 20} MiB through a mount")
+    written = seconds = 0.0
+    with StoreMount(bench.workspace, "memory") as mount:
+        for name, blocks in images.fill_up(bench.images, size_bytes):
+            source = bench.workspace.states / "source"
+            blocks.tofile(source)
+            done = faults.fill(faults.Server(mount, mount.path / name), source)
+            written, seconds = written + done["bytes"], seconds + done["seconds"]
+            source.unlink()
+        total = mount.status()["total"]
+    data_bytes = total["touched"] - total["zero"]
+    data_mib, stored_mib = data_bytes / 2**20, total["stored"] / 2**20
+    return [
+        Figure(
+            "memory",
+            "tables / memory that holds data",
+            100 * total["tables"] / data_bytes,
+            "%",
+            TABLES_TARGET_PERCENT,
+            note=f"{data_mib:.0f} MiB of data, {stored_mib:.0f} MiB stored, {total['tables'] / 2**20:.1f} MiB tables",
+        ),
+        Figure("memory", "daemon's heap", total["daemon_memory"] / 2**20, "MiB", HEAP_TARGET_MIB),
+        Figure(
+            "memory",
+            "write by mmap and fdatasync",
+            written / seconds / 1e6,
+            "MB/s",
+            note="client and daemon on two cores; with patching",
+        ),
+    ]
+
+
+def _worst_case(bench: Bench, size_bytes: int) -> list[Figure]:
+    bench.say(f"memory: {size_bytes >> 20} MiB of unique blocks in a store in memory")
+    at_end = worst = 0.0
+    worst_at = 0
+    store = Store(MemoryHome(), size_bytes + size_bytes // 8 + MINIMUM_LIMIT_BYTES)
+    volume = store.create_volume(1, domain_key=1)
+    for _, blocks in images.fill_up(bench.images, 2 * size_bytes):
+        unique = b"".join(images.unique_compressible(images.variation(blocks, 99)))
+        for start in range(0, min(len(unique), size_bytes - volume.size_bytes), WRITE_BYTES):
+            part = unique[start : start + min(WRITE_BYTES, size_bytes - volume.size_bytes)]
+            run(store.write_steps(volume, volume.size_bytes, part))
+            at_end = 100 * store.table_bytes / volume.size_bytes
+            if volume.size_bytes >= min(_WORST_FROM_BYTES, size_bytes) and at_end > worst:
+                worst, worst_at = at_end, volume.size_bytes
+        if volume.size_bytes >= size_bytes:
+            break
+    figures = [
+        Figure(
+            "memory",
+            "tables, all blocks unique",
+            at_end,
+            "%",
+            TABLES_TARGET_PERCENT,
+            note=f"{volume.size_bytes >> 20} MiB, {store.rows.live:,} rows",
+        ),
+        Figure(
+            "memory",
+            "tables, all blocks unique, at the worst moment",
+            worst,
+            "%",
+            note=f"at {worst_at >> 20} MiB, of all from {_WORST_FROM_BYTES >> 20} MiB on",
+        ),
+    ]
+    store.close()
+    return figures

@@ -1,0 +1,67 @@
+"""Fixtures of all tests that mount: workspaces under /dev/shm, and a process of its own for each such test.
+
+Whatever touches a mount may hang in the kernel when the daemon does. So a test marked `mount` runs in a child process
+(tests/daemon/lab.py), with `@pytest.mark.mount(timeout_s=...)` as its limit, and the fixtures here touch no mount.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.daemon.lab import Lab, Mounted, apart
+
+TEST_S = 120.0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run tests that are marked `mount` in a child process."""
+    marker = pyfuncitem.get_closest_marker("mount")
+    if marker is None:
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    apart(lambda: pyfuncitem.obj(**arguments), marker.kwargs.get("timeout_s", TEST_S))
+    return True
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    """A workspace that makes mounts, and leaves nothing behind."""
+    workspace = Lab()
+    try:
+        yield workspace
+    finally:
+        workspace.close()
+
+
+@pytest.fixture(params=["lane", "no-lane"])
+def lane(request: pytest.FixtureRequest) -> bool:
+    """Both ways to serve data."""
+    return bool(request.param == "lane")
+
+
+@pytest.fixture
+def mounted(lab: Lab, lane: bool) -> Mounted:
+    """A fresh mount, in either mode."""
+    return lab.mount(lane=lane)
+
+
+@pytest.fixture(scope="module", params=["lane", "no-lane"])
+def standing(request: pytest.FixtureRequest) -> Iterator[Callable[[], Mounted]]:
+    """A mount for all tests of a file, in either mode; a dead one is replaced, so that one failure stays one."""
+    workspace = Lab()
+
+    def get() -> Mounted:
+        if workspace.mounted is None or not workspace.mounted.serves():
+            workspace.close()
+            workspace.open()
+            workspace.mount(lane=request.param == "lane")
+        assert workspace.mounted is not None
+        return workspace.mounted
+
+    try:
+        yield get
+    finally:
+        workspace.close()
