@@ -113,8 +113,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BlockstoreError as error:
         _complain(str(error))
         return error.exit_code
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return error.exit_code
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "blockstore"
+        _complain(f"{error.format_message().rstrip('.')}; see {command} --help")
+        return error.exit_code
+    except click.ClickException as error:
+        _complain(error.format_message())
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED_EXIT_CODE

@@ -20,6 +20,7 @@ from typing import Any, Final
 from blockstore.daemon import mounts
 from blockstore.daemon.serve import MountOptions, serve
 from blockstore.errors import BlockstoreError, BusyError, InputError, MountError, OutOfRoom, StateError
+from blockstore.store.superblock import refuse_foreign
 
 START_S: Final = 60.0
 """How long a start may take, the adoption of terabytes of state included."""
@@ -38,6 +39,7 @@ def check(options: MountOptions) -> None:
             raise BusyError(f"the state directory {options.state} is in use by the mount at {mount.path}")
     _check_mountpoint(target)
     _check_device()
+    _check_state(Path(options.state))
 
 
 def start(options: MountOptions) -> list[str]:
@@ -145,6 +147,17 @@ def _check_mountpoint(target: Path) -> None:
                 f"{target} is the mount of a file system whose daemon died; remove it first: umount {target}"
             ) from None
         raise InputError(f"{target} cannot be used to mount on: {error.strerror}") from None
+
+
+def _check_state(state: Path) -> None:
+    try:
+        refuse_foreign((entry.name for entry in state.iterdir()), str(state))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(
+            f"the state directory {state} cannot be used: {error.strerror}; name another with --state"
+        ) from None
 
 
 def _check_device() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterable
 from typing import Final
 
 from blockstore.errors import StateError
@@ -24,13 +25,9 @@ def check_or_create(home: Home) -> bool:
 
     Raises StateError for a directory that holds something else, another version, or another geometry.
     """
-    names = {name for name in home.names() if name not in ("lock", "control") and not name.startswith("daemon.")}
+    names = _kept(home.names())
+    refuse_foreign(names, home.describe())
     if NAME not in names:
-        if names:
-            raise StateError(
-                f"{home.describe()} holds files but no blockstore state (for example {min(names)!r}); "
-                "name an empty or new directory with --state"
-            )
         _create(home)
         return False
     fd = home.open(NAME)
@@ -57,6 +54,21 @@ def check_or_create(home: Home) -> bool:
             f"{segment_bytes}); use the blockstore that wrote it, or mount with an empty state directory"
         )
     return True
+
+
+def refuse_foreign(names: Iterable[str], place: str) -> None:
+    """Raise StateError for a directory that has these files in it and is no state, before anything is put there."""
+    kept = _kept(names)
+    if kept and NAME not in kept:
+        raise StateError(
+            f"{place} holds files but no blockstore state (for example {min(kept)!r}); "
+            "name an empty or new directory with --state"
+        )
+
+
+def _kept(names: Iterable[str]) -> set[str]:
+    """Without the files that are there while a daemon runs, and after it died."""
+    return {name for name in names if name not in ("lock", "control") and not name.startswith("daemon.")}
 
 
 def _create(home: Home) -> None:

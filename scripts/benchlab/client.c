@@ -6,6 +6,7 @@
  *     client load FILE SOURCE SECONDS      `fill` over and over, each time with other content; prints bytes, seconds
  *     client dirty FILE SECONDS SEED       store into random pages; prints stores, longest_ns, seconds
  *     client sync FILE SECONDS             fdatasync FILE every second
+ *     client flush FILE SECONDS            have FILE's dirty pages written back all the time, as the kernel's flusher does
  *
  * Nothing else may touch a mount in the bench: when a server hangs, one of these hangs, and can be freed by
  * aborting the connection. Text answers are one JSON object.
@@ -174,14 +175,15 @@ static int dirty(const char *path, double seconds, uint64_t seed)
     return 0;
 }
 
-static int sync_often(const char *path, double seconds)
+/* Without waiting, sync_file_range writes as the flusher does: it stops when enough requests are under way. */
+static int sync_often(const char *path, double seconds, int flush)
 {
     struct mapping map = map_file(path, 1, 0);
     uint64_t start = now_ns(), syncs = 0;
     for (; now_ns() - start < (uint64_t)(seconds * NS_PER_S); syncs++) {
-        sleep(1);
-        if (fdatasync(map.fd))
-            fail("fdatasync");
+        usleep(flush ? 10 * 1000 : 1000 * 1000);
+        if (flush ? sync_file_range(map.fd, 0, 0, SYNC_FILE_RANGE_WRITE) : fdatasync(map.fd))
+            fail("write-back");
     }
     printf("{\"syncs\": %" PRIu64 "}\n", syncs);
     return 0;
@@ -198,8 +200,8 @@ int main(int count, char **arguments)
         return load(arguments[2], arguments[3], atof(arguments[4]));
     if (count == 5 && !strcmp(command, "dirty"))
         return dirty(arguments[2], atof(arguments[3]), strtoull(arguments[4], NULL, 10));
-    if (count == 4 && !strcmp(command, "sync"))
-        return sync_often(arguments[2], atof(arguments[3]));
+    if (count == 4 && (!strcmp(command, "sync") || !strcmp(command, "flush")))
+        return sync_often(arguments[2], atof(arguments[3]), command[0] == 'f');
     fprintf(stderr, "client: see the head of client.c\n");
     return 2;
 }

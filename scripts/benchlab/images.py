@@ -72,12 +72,11 @@ def fill_up(images: dict[str, Path], size_bytes: int) -> Iterator[tuple[str, Blo
     number = 0
     while left:
         for name, path in images.items():
+            if not left:
+                return
             blocks = data_blocks(path, left)
-            if number:
-                blocks = variation(blocks, number)
-            if len(blocks):
-                yield (f"{name}-{number}" if number else name), blocks
             left -= len(blocks)
+            yield (f"{name}-{number}", variation(blocks, number)) if number else (name, blocks)
         number += 1
 
 

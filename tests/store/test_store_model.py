@@ -342,7 +342,7 @@ def touched(store: Store, volume: Volume) -> list[int]:
 
 
 SETTINGS = settings(
-    max_examples=80,
+    max_examples=45,
     stateful_step_count=40,
     deadline=None,
     print_blob=True,

@@ -19,7 +19,7 @@ out = sys.stdout.buffer
 def send(*words):
     encoded = [word.encode() for word in words]
     out.write(b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in encoded))
-for user in range(60000):
+for user in range(50000):
     session = {"id": user, "name": f"user{user}", "city": random.choice(cities), "token": f"{random.getrandbits(128):032x}",
                "cart": [{"article": random.randrange(3000), "count": random.randrange(1, 9)} for _ in range(random.randrange(7))],
                "seen": 1700000000 + random.randrange(10**6), "agent": random.choice(agents)}
@@ -50,9 +50,9 @@ elif table == "articles":
     for n in range(3000):
         print(n, f"{rows.choice(words)} {rows.choice(words)}", rows.randrange(100, 90000), rows.randrange(500), " ".join(rows.choices(words, k=40)), sep="\t")
 else:
-    for n in range(150000):
+    for n in range(110000):
         print(n, rows.randrange(20000), rows.randrange(3000), rows.randrange(1, 9),
-              day + datetime.timedelta(seconds=n * 200 + rows.randrange(200)), rows.choice(("open", "paid", "sent", "sent", "sent")), sep="\t")
+              day + datetime.timedelta(seconds=n * 280 + rows.randrange(280)), rows.choice(("open", "paid", "sent", "sent", "sent")), sep="\t")
 PY
 psql -q shop <<'SQL'
 create table customers (id int primary key, name text, email text unique, street text, city text);
@@ -67,7 +67,7 @@ alter table orders disable trigger all;
 alter table orders enable trigger all;
 create index on orders (customer, placed);
 create index on orders (article);
-select setval('orders_id_seq', 150000);
+select setval('orders_id_seq', 110000);
 vacuum analyze;
 SQL
 
@@ -95,7 +95,7 @@ def transaction():
     return f"select c.name, c.email, count(*) n from customers c join orders o on o.customer = c.id where c.city = 'Graz' and o.article % 50 = {article % 50} group by 1, 2 order by n desc limit 10;"
 
 answered = 0
-for turn in range(60):
+for turn in range(30):
     for session in pool:
         session.stdin.write("".join(transaction() + "\n" for _ in range(4)) + "\\echo @@done\n")
         session.stdin.flush()
@@ -107,8 +107,8 @@ for turn in range(60):
         else:
             raise SystemExit("a psql session ended")
     subprocess.run(["redis-cli", "--pipe"], text=True, stdout=subprocess.DEVNULL, check=True, input="".join(
-        f"HINCRBY user:{random.randrange(15000) * 4} score 1\r\nZINCRBY ranking 1 user{random.randrange(60000)}\r\n"
-        f"GET session:{random.randrange(60000)}\r\nEXPIRE session:{random.randrange(60000)} 7200\r\n" for _ in range(50)))
+        f"HINCRBY user:{random.randrange(12500) * 4} score 1\r\nZINCRBY ranking 1 user{random.randrange(50000)}\r\n"
+        f"GET session:{random.randrange(50000)}\r\nEXPIRE session:{random.randrange(50000)} 7200\r\n" for _ in range(50)))
 pathlib.Path("/run/backend.done").write_text(f"{answered} lines answered\n")
 signal.pause()
 PY

@@ -1,0 +1,297 @@
+"""`blockstore mount`: what it refuses, and with which words; nothing is left behind by a mount that failed."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from blockstore.daemon import mounts
+from blockstore.store import superblock
+from tests.daemon.lab import (
+    Lab,
+    blockstore,
+    cold,
+    daemons_of,
+    device_of,
+    mounts_below,
+    noisy,
+    one_line,
+    put,
+    run,
+    sha256,
+)
+
+pytestmark = pytest.mark.mount
+
+
+def refused(lab: Lab, code: int, *named: object, mountpoint: Path, options: tuple[str, ...] = ()) -> None:
+    """The mount fails with one line, and leaves no mount, no process and nothing in the file system."""
+    before, mounted = snapshot(lab.path), mounts_below(lab.path)
+    result = blockstore("mount", str(mountpoint), *options)
+    one_line(result, code, *named)
+    assert mounts_below(lab.path) == mounted
+    assert snapshot(lab.path) == before
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """What is in the folder, but for the logs of daemons; mounts in it are not entered."""
+    found = {}
+    for root, directories, files in os.walk(folder):
+        here = Path(root)
+        directories[:] = [name for name in directories if here / name not in mounts_below(folder)]
+        found[root] = b""
+        found.update({str(here / name): (here / name).read_bytes() for name in files if (here / name).is_file()})
+    return found
+
+
+def test_mountpoint_is_missing(lab: Lab) -> None:
+    missing = lab.path / "missing"
+    refused(lab, 2, missing, mountpoint=missing, options=("--state", str(lab.path / "state")))
+    refused(lab, 2, missing, mountpoint=missing / "below", options=("--state", str(lab.path / "state")))
+
+
+def test_mountpoint_is_no_directory(lab: Lab) -> None:
+    (lab.path / "file").touch()
+    refused(lab, 2, lab.path / "file", mountpoint=lab.path / "file", options=("--state", str(lab.path / "state")))
+
+
+def test_mountpoint_is_not_empty(lab: Lab) -> None:
+    (lab.mountpoint() / "file").touch()
+    refused(lab, 2, lab.path / "mnt", mountpoint=lab.path / "mnt", options=("--state", str(lab.path / "state")))
+
+
+def test_mountpoint_is_a_dangling_or_circular_link(lab: Lab) -> None:
+    (lab.path / "dangling").symlink_to(lab.path / "nowhere")
+    (lab.path / "circle").symlink_to(lab.path / "circle")
+    for name in ("dangling", "circle"):
+        before = snapshot(lab.path)
+        result = blockstore("mount", str(lab.path / name), "--state", str(lab.path / "state"))
+        one_line(result, 2)
+        assert snapshot(lab.path) == before
+
+
+def test_pool_limit_below_the_minimum(lab: Lab) -> None:
+    options = ("--state", str(lab.path / "state"), "--pool-limit")
+    for limit in ("7M", "0", "4096"):
+        refused(lab, 2, "--pool-limit", mountpoint=lab.mountpoint(), options=(*options, limit))
+
+
+def test_text_that_is_no_size(lab: Lab) -> None:
+    for text in ("lots", "-5M", "5X", ""):
+        result = blockstore("mount", str(lab.mountpoint()), "--state", str(lab.path / "s"), "--pool-limit", text)
+        assert result.returncode == 2 and not result.stdout
+        last = result.stderr.splitlines()[-1]
+        assert repr(text) in last and "--pool-limit" in last and "Traceback" not in result.stderr
+    assert not mounts_below(lab.path) and not (lab.path / "s").exists()
+
+
+@pytest.mark.parametrize("size_kib", [4, 16, 40, 60, 100, 160, 300, 600, 1000])
+def test_full_file_system_under_the_state(lab: Lab, size_kib: int) -> None:
+    """A tmpfs of any size below what a mount needs: one sentence; with enough it mounts."""
+    tiny = lab.path / "tiny"
+    tiny.mkdir()
+    assert run(["mount", "-t", "tmpfs", "-o", f"size={size_kib}k", "tmpfs", str(tiny)]).returncode == 0
+    result = blockstore("mount", str(lab.mountpoint()), "--state", str(tiny / "state"), "--pool-limit", "16M")
+    if result.returncode == 0:
+        assert not result.stderr and blockstore("umount", str(lab.path / "mnt")).returncode == 0
+        return
+    one_line(result, 5, tiny)
+    assert mounts_below(lab.path) == [tiny] and not os.listdir(tiny) and not daemons_of(lab.path)
+
+
+def test_state_of_another_version_geometry_or_none(lab: Lab) -> None:
+    mounted = lab.mount()
+    put(mounted.path / "file", noisy(100_000, 1))
+    assert mounted.umount().returncode == 0
+    place = mounted.state / superblock.NAME
+    good = place.read_bytes()
+    for offset, words in ((16, "version"), (20, "geometry"), (24, "geometry"), (28, "geometry"), (0, "damaged")):
+        place.write_bytes(good[:offset] + struct.pack("<I", 77) + good[offset + 4 :])
+        before = snapshot(lab.path)
+        result = blockstore("mount", str(mounted.path), "--state", str(mounted.state))
+        one_line(result, 4, mounted.state, words)
+        after = snapshot(lab.path)
+        assert {path for path in after if after[path] != before.get(path) and "daemon." not in path} == set()
+        assert not mounts_below(lab.path)
+    place.write_bytes(good)
+    assert cold(lab.mount(state=mounted.state).path / "file") == noisy(100_000, 1)
+
+
+def test_foreign_directory_as_state(lab: Lab) -> None:
+    foreign = lab.path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("ten years of work")
+    refused(lab, 4, foreign, mountpoint=lab.mountpoint(), options=("--state", str(foreign)))
+
+
+def test_state_that_is_a_file_or_cannot_be_made(lab: Lab) -> None:
+    (lab.path / "file").write_text("x")
+    for state in (lab.path / "file", lab.path / "file/below"):
+        result = blockstore("mount", str(lab.mountpoint()), "--state", str(state))
+        one_line(result, result.returncode, state)
+        assert result.returncode in (2, 4) and not mounts_below(lab.path)
+    assert (lab.path / "file").read_text() == "x"
+
+
+def test_second_mount_on_the_same_place(lab: Lab) -> None:
+    mounted = lab.mount()
+    put(mounted.path / "file", b"data")
+    refused(lab, 3, mounted.path, mountpoint=mounted.path, options=("--state", str(lab.path / "other")))
+    (lab.path / "link").symlink_to(mounted.path)
+    refused(lab, 3, mounted.path, mountpoint=lab.path / "link", options=("--state", str(lab.path / "other")))
+    assert (mounted.path / "file").read_bytes() == b"data"
+
+
+def test_second_mount_of_the_same_state(lab: Lab) -> None:
+    mounted = lab.mount()
+    put(mounted.path / "file", b"data")
+    (lab.path / "link").symlink_to(mounted.state)
+    for state in (mounted.state, lab.path / "link"):
+        result = blockstore("mount", str(lab.mountpoint("second")), "--state", str(state))
+        one_line(result, 3, state)
+        assert mounts_below(lab.path) == [mounted.path]
+    assert cold(mounted.path / "file") == b"data"
+    assert mounted.total()["touched"] == 4096, "the daemon's socket is still there"
+
+
+def test_mount_on_what_a_dead_daemon_left(lab: Lab) -> None:
+    mounted = lab.mount()
+    mounted.kill()
+    result = blockstore("mount", str(mounted.path), "--state", str(mounted.state))
+    assert result.returncode in (1, 3)
+    one_line(result, result.returncode, mounted.path)
+
+
+def in_private_namespace(preparation: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `blockstore ARGUMENTS` after some shell in a mount namespace of its own."""
+    if run(["unshare", "-m", "true"]).returncode:
+        pytest.skip("no mount namespace can be made here")
+    return run(["unshare", "-m", "sh", "-ec", f'{preparation}; exec "$@"', "sh", sys.executable, *arguments])
+
+
+@pytest.mark.parametrize(
+    "preparation",
+    ["mount -t tmpfs tmpfs /dev", "mount --bind /dev/null /dev/fuse", "mount --bind /proc/version /dev/fuse"],
+    ids=["missing", "null", "a file"],
+)
+def test_no_device(tmp_path: Path, preparation: str) -> None:
+    mountpoint, state = tmp_path / "mnt", tmp_path / "state"
+    mountpoint.mkdir()
+    result = in_private_namespace(preparation, "-m", "blockstore", "mount", str(mountpoint), "--state", str(state))
+    one_line(result, 1)
+    assert "fuse" in result.stderr or str(mountpoint) in result.stderr
+    assert not state.exists() and not mounts_below(tmp_path) and not daemons_of(tmp_path)
+
+
+UNPRIVILEGED = [
+    *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all,+dac_read_search"),
+    *("--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"),  # to read Python wherever it is
+]
+
+
+def test_no_permission(lab: Lab) -> None:
+    """As nobody: the state, the device and the mountpoint are not for everybody."""
+    if run([*UNPRIVILEGED, sys.executable, "-c", ""]).returncode:
+        pytest.skip("setpriv cannot drop privileges here")
+    mount = [*UNPRIVILEGED, sys.executable, "-m", "blockstore", "mount", str(lab.mountpoint())]
+    open_place = lab.path / "open"
+    open_place.mkdir()
+    open_place.chmod(0o777)
+    lab.path.chmod(0o755)
+    for state in (lab.path / "state", open_place / "state"):
+        result = run([*mount, "--state", str(state)])
+        assert result.returncode in (1, 2), result
+        one_line(result, result.returncode)
+        assert not state.exists() and not mounts_below(lab.path) and not daemons_of(lab.path)
+    private = lab.path / "private"
+    private.mkdir(mode=0o700)
+    result = run([*mount, "--state", str(private)])
+    assert result.returncode in (1, 2), result
+    one_line(result, result.returncode)
+    assert not os.listdir(private)
+
+
+def test_default_state_outlives_the_mount_only_with_files(lab: Lab) -> None:
+    mountpoint = lab.mountpoint()
+    assert blockstore("mount", str(mountpoint), "--pool-limit", "16M").returncode == 0
+    state = mounts.find(mountpoint).state
+    try:
+        assert state.stat().st_mode & 0o777 == 0o700 and "blockstore-0" in str(state)
+        assert blockstore("umount", str(mountpoint)).returncode == 0 and not state.exists()
+        assert blockstore("mount", str(mountpoint), "--pool-limit", "16M").returncode == 0
+        put(mountpoint / "file", b"data")
+        assert blockstore("umount", str(mountpoint)).returncode == 0 and state.exists()
+        assert blockstore("mount", str(mountpoint), "--pool-limit", "16M").returncode == 0
+        assert cold(mountpoint / "file") == b"data"
+        assert blockstore("umount", str(mountpoint), "--discard").returncode == 0 and not state.exists()
+    finally:
+        if mounts_below(lab.path):
+            blockstore("umount", str(mountpoint), "--discard")
+        assert not state.exists()
+
+
+def test_strange_paths(lab: Lab) -> None:
+    """Spaces, percent signs, newlines and bytes that are not UTF-8, in the mountpoint and in the state; long ones too."""
+    for name in ("a b%20c", "new\nline", os.fsdecode(b"byte-\xff"), "comma,ro\\040x", "s" * 120):
+        mounted = lab.mount(name=name)
+        put(mounted.path / "file", b"data")
+        assert mounted.total()["touched"] == 4096
+        assert mounted.umount().returncode == 0 and not mounts_below(lab.path)
+
+
+def test_relative_paths_and_foreground(lab: Lab) -> None:
+    (lab.path / "mnt").mkdir()
+    program = [sys.executable, "-m", "blockstore", "mount", "mnt", "--state", "s", "--foreground"]
+    process = subprocess.Popen(
+        program, cwd=lab.path, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())}
+    )
+    try:
+        for _ in range(600):
+            if mounts_below(lab.path) or process.poll() is not None:
+                break
+            run(["sleep", "0.05"])
+        assert mounts_below(lab.path) == [lab.path / "mnt"]
+        put(lab.path / "mnt/file", b"data")
+        assert blockstore("status", str(lab.path / "mnt")).returncode == 0
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 0 and "Traceback" not in errors
+        assert not mounts_below(lab.path)
+    finally:
+        process.kill()
+    assert cold(lab.mount(state=lab.path / "s").path / "file") == b"data"
+
+
+def test_other_users_are_kept_out_unless_allowed(lab: Lab) -> None:
+    lab.path.chmod(0o755)
+    for name, options, code in (("private", (), 1), ("open", ("--allow-other",), 0)):
+        mounted = lab.mount(*options, name=name)
+        put(mounted.path / "file", b"data")
+        (mounted.path / "file").chmod(0o644)
+        (mounted.path / "secret").touch(mode=0o600)
+        nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "cat"]
+        assert run([*nobody, str(mounted.path / "file")]).returncode == code
+        assert run([*nobody, str(mounted.path / "secret")]).returncode == 1
+
+
+def test_a_pool_limit_below_what_is_stored(lab: Lab) -> None:
+    """Mounting again with a smaller limit must not lose a block."""
+    mounted = lab.mount(pool_limit="64M")
+    put(mounted.path / "file", noisy(20 << 20, 1))
+    wanted = sha256(mounted.path / "file")
+    assert mounted.umount().returncode == 0
+    again = lab.mount(state=mounted.state, pool_limit="8M")
+    assert sha256(again.path / "file") == wanted
+    assert os.statvfs(again.path).f_bavail == 0
+
+
+def test_write_back_knobs(lab: Lab, lane: bool) -> None:
+    mounted = lab.mount(lane=lane)
+    knobs = Path("/sys/class/bdi") / device_of(mounted.path)
+    assert (knobs / "max_ratio").read_text().strip() == "100"
+    assert (knobs / "strict_limit").read_text().strip() == "0"
