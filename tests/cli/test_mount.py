@@ -17,7 +17,6 @@ from tests.daemon.lab import (
     blockstore,
     cold,
     daemons_of,
-    device_of,
     mounts_below,
     noisy,
     one_line,
@@ -90,7 +89,7 @@ def test_text_that_is_no_size(lab: Lab) -> None:
     assert not mounts_below(lab.path) and not (lab.path / "s").exists()
 
 
-@pytest.mark.parametrize("size_kib", [4, 16, 40, 60, 100, 160, 300, 600, 1000])
+@pytest.mark.parametrize("size_kib", [4, 40, 100, 300, 1000])
 def test_full_file_system_under_the_state(lab: Lab, size_kib: int) -> None:
     """A tmpfs of any size below what a mount needs: one sentence; with enough it mounts."""
     tiny = lab.path / "tiny"
@@ -110,7 +109,7 @@ def test_state_of_another_version_geometry_or_none(lab: Lab) -> None:
     assert mounted.umount().returncode == 0
     place = mounted.state / superblock.NAME
     good = place.read_bytes()
-    for offset, words in ((16, "version"), (20, "geometry"), (24, "geometry"), (28, "geometry"), (0, "damaged")):
+    for offset, words in ((16, "version"), (20, "geometry"), (0, "damaged")):
         place.write_bytes(good[:offset] + struct.pack("<I", 77) + good[offset + 4 :])
         before = snapshot(lab.path)
         result = blockstore("mount", str(mounted.path), "--state", str(mounted.state))
@@ -237,7 +236,7 @@ def test_default_state_outlives_the_mount_only_with_files(lab: Lab) -> None:
 
 def test_strange_paths(lab: Lab) -> None:
     """Spaces, percent signs, newlines and bytes that are not UTF-8, in the mountpoint and in the state; long ones too."""
-    for name in ("a b%20c", "new\nline", os.fsdecode(b"byte-\xff"), "comma,ro\\040x", "s" * 120):
+    for name in ("a b%20c,ro\\040x", os.fsdecode(b"new\nline-\xff"), "s" * 120):
         mounted = lab.mount(name=name)
         put(mounted.path / "file", b"data")
         assert mounted.total()["touched"] == 4096
@@ -288,10 +287,3 @@ def test_a_pool_limit_below_what_is_stored(lab: Lab) -> None:
     again = lab.mount(state=mounted.state, pool_limit="8M")
     assert sha256(again.path / "file") == wanted
     assert os.statvfs(again.path).f_bavail == 0
-
-
-def test_write_back_knobs(lab: Lab, lane: bool) -> None:
-    mounted = lab.mount(lane=lane)
-    knobs = Path("/sys/class/bdi") / device_of(mounted.path)
-    assert (knobs / "max_ratio").read_text().strip() == "100"
-    assert (knobs / "strict_limit").read_text().strip() == "0"

@@ -1,0 +1,234 @@
+"""`blockstore status`: its columns add up on a real mount, its keys are stable, and its daemon cannot be talked down."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from blockstore.daemon import control
+from blockstore.errors import MountError
+from tests.daemon.lab import Lab, Mounted, blockstore, mixed_blocks, noisy, one_line, put, run
+
+pytestmark = pytest.mark.mount
+
+CLASSES = ("zero", "shared", "patched", "compressed", "raw")
+RECORDS = ("shared", "patched", "compressed", "raw", "references")
+HOST = ("pool", "tables", "daemon_memory", "resident")
+COLUMNS = {
+    *("logical", "touched", "touched_blocks", "stored", "footprint"),
+    *CLASSES,
+    *HOST,
+    *(f"{name}_blocks" for name in CLASSES),
+    *(f"stored_{name}" for name in RECORDS),
+}
+
+
+def fill(mounted: Mounted) -> None:
+    """Files in three domains, with every class of block, some deleted again or overwritten."""
+    for number in range(6):
+        path = mounted.path / ("one", "two", ".")[number % 3] / f"vm{number}"
+        path.parent.mkdir(exist_ok=True)
+        put(path, b"".join(mixed_blocks(number // 2)))
+        os.truncate(path, 1 << 21)
+    (mounted.path / "one/vm0").unlink()
+    put(mounted.path / "two/vm1", b"".join(mixed_blocks(8)[::-1]))
+
+
+def test_columns_add_up(mounted: Mounted) -> None:
+    fill(mounted)
+    for evicted in (False, True):
+        report = mounted.status()
+        volumes, total = report["volumes"], report["total"]
+        assert set(report) == {"volumes", "total"}
+        assert set(volumes) == {"one/vm3", "two/vm1", "two/vm4", "vm2", "vm5"}
+        for figures in (*volumes.values(), total):
+            assert set(figures) - {"daemon_pid", "pool_limit"} == COLUMNS | {"saved"}
+            assert all(type(figures[key]) is int and figures[key] >= 0 for key in COLUMNS), figures
+            assert sum(figures[kind] for kind in CLASSES) == figures["touched"]
+            assert sum(figures[f"{kind}_blocks"] for kind in CLASSES) == figures["touched_blocks"]
+            assert all(figures[kind] == 4096 * figures[f"{kind}_blocks"] for kind in (*CLASSES, "touched"))
+            assert sum(figures[f"stored_{kind}"] for kind in RECORDS) == figures["stored"]
+            assert sum(figures[part] for part in HOST) == figures["footprint"]
+            assert figures["saved"] == pytest.approx(1 - figures["footprint"] / figures["touched"])
+        for column in COLUMNS:
+            assert sum(figures[column] for figures in volumes.values()) == total[column], column
+        assert all(total[kind] for kind in CLASSES), total
+        assert total["pool"] >= total["stored"] > 0 and total["daemon_memory"] > 1 << 20
+        assert type(total["daemon_pid"]) is int and total["pool_limit"] == 512 << 20
+        if evicted:
+            assert total["resident"] == 0
+        else:
+            assert total["touched"] // 2 < total["resident"] <= total["logical"]
+        mounted.evict()
+
+
+def test_resident_is_what_was_read(mounted: Mounted) -> None:
+    put(mounted.path / "file", noisy(4 << 20, 1))
+    put(mounted.path / "other", noisy(1 << 20, 2))
+    assert mounted.status()["volumes"]["file"]["resident"] == 4 << 20
+    mounted.evict("file")
+    volumes = mounted.status()["volumes"]
+    assert (volumes["file"]["resident"], volumes["other"]["resident"]) == (0, 1 << 20)
+    with (mounted.path / "file").open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        os.pread(file.fileno(), 100, 1 << 20)
+    assert 4096 <= mounted.status()["volumes"]["file"]["resident"] <= 1 << 20
+
+
+def test_empty_mount_and_table(mounted: Mounted) -> None:
+    report = mounted.status()
+    assert report["volumes"] == {} and report["total"]["touched"] == 0 and report["total"]["saved"] == 0
+    assert blockstore("status", str(mounted.path)).returncode == 0
+    put(mounted.path / "vm1", b"".join(mixed_blocks(1)))
+    result = blockstore("status", str(mounted.path))
+    assert result.returncode == 0 and not result.stderr
+    assert all(word in result.stdout for word in ("vm1", *CLASSES, "stored", "footprint", "resident"))
+    assert "\x1b" not in result.stdout
+
+
+def test_deleted_but_open_file_has_a_name_in_the_report(mounted: Mounted) -> None:
+    put(mounted.path / "file", noisy(1 << 20, 1))
+    with (mounted.path / "file").open("rb"):
+        (mounted.path / "file").unlink()
+        (name,) = mounted.status()["volumes"]
+        assert name.startswith("(deleted ")
+        mounted.evict()
+
+
+def test_without_a_mount_and_with_several(lab: Lab) -> None:
+    if run(["unshare", "-m", "true"]).returncode:
+        pytest.skip("no mount namespace can be made here")
+    # Other blockstore mounts of this machine are hidden, in a namespace of our own.
+    hide = (
+        "for path in $(awk '/ - fuse.blockstore / { print $5 }' /proc/self/mountinfo); do"
+        ' case "$path" in "$KEEP"/*) ;; *) umount -l "$(printf "$path")" ;; esac; done; exec "$@"'
+    )
+    command = ["unshare", "-m", "sh", "-c", hide, "sh", sys.executable, "-m", "blockstore", "status"]
+    one_line(run(command, KEEP="/nowhere"), 1, "there is no blockstore mount")
+    first = lab.mount()
+    put(first.path / "file", b"data")
+    only = run([*command, "--json"], KEEP=str(lab.path))
+    assert only.returncode == 0 and set(json.loads(only.stdout)["volumes"]) == {"file"}
+    second = lab.mount(name="second")
+    one_line(run(command, KEEP=str(lab.path)), 1, first.path, second.path)
+    assert second.status()["volumes"] == {} and set(first.status()["volumes"]) == {"file"}
+
+
+def test_what_is_no_mount(lab: Lab) -> None:
+    for path in (lab.path, lab.path / "missing", Path("/")):
+        one_line(blockstore("status", str(path)), 1, path)
+        one_line(blockstore("evict", str(path)), 1, path)
+
+
+def test_dead_daemon(lab: Lab) -> None:
+    mounted = lab.mount()
+    mounted.kill()
+    one_line(blockstore("status", str(mounted.path)), 1, mounted.state)
+
+
+# The control socket
+
+
+def connect(mounted: Mounted) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(30)
+    here = os.open(mounted.state, os.O_PATH)
+    connection.connect(f"/proc/self/fd/{here}/control")
+    os.close(here)
+    return connection
+
+
+def say(mounted: Mounted, data: bytes) -> bytes:
+    """Send these bytes and hang up; the answer."""
+    with connect(mounted) as connection:
+        try:
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+        except OSError:
+            return b""
+        answer = b""
+        while True:
+            try:
+                part = connection.recv(1 << 16)
+            except ConnectionResetError:
+                return answer
+            if not part:
+                return answer
+            answer += part
+
+
+def test_nonsense_on_the_control_socket(lab: Lab) -> None:
+    mounted = lab.mount()
+    nonsense = [b"", b"\n", b"{", b"[]\n", b"null\n", b'{"do": 1}\n', b'{"do": ["status"]}\n', b'{"do": {}}\n', b"1\n"]
+    nonsense += [b"[" * 60_000 + b"\n", b'{"do": "' + b"x" * 200_000, b"\xff\xfe\n", b"\0" * 100]
+    nonsense += [noisy(1 + 97 * seed, seed) for seed in range(30)]
+    for data in nonsense:
+        answer = say(mounted, data)
+        assert not answer or "error" in json.loads(answer), (data[:80], answer)
+    assert mounted.total()["touched"] == 0
+    assert "Traceback" not in mounted.log(), mounted.log()[-3000:]
+
+
+def test_clients_that_never_read_or_never_ask(lab: Lab) -> None:
+    mounted = lab.mount()
+    for number in range(2000):
+        (mounted.path / f"a long name, so that the answer does not fit into the socket's buffer {number}").touch()
+    silent = [connect(mounted) for _ in range(6)]
+    for _ in range(6):
+        greedy = connect(mounted)
+        greedy.sendall(b'{"do": "status"}\n')
+        silent.append(greedy)
+    put(mounted.path / "file", b"data")
+    assert len(mounted.status()["volumes"]) == 2001
+    for connection in silent:
+        connection.close()
+    assert len(mounted.status()["volumes"]) == 2001
+    assert "Traceback" not in mounted.log(), mounted.log()[-3000:]
+
+
+def test_a_hundred_clients_at_once(mounted: Mounted) -> None:
+    put(mounted.path / "file", b"".join(mixed_blocks(1)))
+
+    def client(number: int) -> object:
+        answer = control.ask(mounted.state, {"do": ("status", "hello")[number % 2]}, timeout_s=60)
+        return answer["daemon_pid"]
+
+    with ThreadPoolExecutor(100) as pool:
+        pids = set(pool.map(client, range(100)))
+    assert pids == {mounted.total()["daemon_pid"]}
+    with pytest.raises(MountError, match="hello, status"):
+        control.ask(mounted.state, {"do": "nonsense"})
+
+
+def test_others_may_not_ask(lab: Lab) -> None:
+    mounted = lab.mount()
+    assert mounted.state.stat().st_mode & 0o777 == 0o700
+    assert (mounted.state / "control").stat().st_mode & 0o777 == 0o600
+    lab.path.chmod(0o755)
+    mounted.state.chmod(0o755)
+    (mounted.state / "control").chmod(0o666)
+    script = (
+        "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]);"
+        "s.sendall(b'{\"do\": \"status\"}\\n'); print(s.recv(1000).decode())"
+    )
+    nobody = [
+        *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
+        *("--bounding-set=-all,+dac_read_search", "--inh-caps=-all,+dac_read_search"),
+        *("--ambient-caps=-all,+dac_read_search", sys.executable, "-c", script, str(mounted.state / "control")),
+    ]
+    result = run(nobody)
+    assert result.returncode == 0 and "only root" in json.loads(result.stdout)["error"], result
+
+
+def test_output_that_cannot_be_written(mounted: Mounted) -> None:
+    command = [sys.executable, "-m", "blockstore", "status", str(mounted.path), "--json"]
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    one_line(subprocess.CompletedProcess(command, result.returncode, "", result.stderr), 1, "No space left")

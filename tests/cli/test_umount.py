@@ -1,0 +1,211 @@
+"""`blockstore umount`: refuses while a VM has a file mapped, loses nothing, and what follows a daemon that was killed."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.lab import (
+    KILL_S,
+    Lab,
+    Mounted,
+    ask,
+    blockstore,
+    cold,
+    daemons_of,
+    end,
+    ended,
+    mixed_blocks,
+    mounts_below,
+    noisy,
+    one_line,
+    put,
+    sha256,
+    spawn,
+)
+
+pytestmark = pytest.mark.mount
+
+MAPPER = """
+import hashlib, mmap, os, sys
+descriptor = os.open(sys.argv[1], os.O_RDWR)
+mapping = mmap.mmap(descriptor, 0)
+if sys.argv[2] == "close":
+    os.close(descriptor)
+for line in sys.stdin:
+    if line.startswith("write"):
+        mapping[: 1 << 16] = bytes([int(line.split()[1])]) * (1 << 16)
+        mapping.flush()
+    mapping.madvise(mmap.MADV_DONTNEED)
+    if sys.argv[2] != "close":
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    print(hashlib.sha256(mapping[:]).hexdigest(), flush=True)
+"""
+"""Maps a file, and for each line it gets prints its sum, as far as possible from the store."""
+
+
+@pytest.mark.parametrize("how", ["keep", "close"])
+def test_refused_while_mapped_and_forced(lab: Lab, lane: bool, how: str) -> None:
+    mounted = lab.mount(lane=lane)
+    path = mounted.path / "memory"
+    put(path, noisy(1 << 20, 1) + b"".join(mixed_blocks(1)))
+    wanted = sha256(path)
+    process = spawn(MAPPER, str(path), how)
+    try:
+        assert ask(process, "sum") == wanted
+        refused = mounted.umount()
+        one_line(refused, 3, mounted.path, f"process {process.pid}", "memory", "python")
+        one_line(mounted.umount("--discard"), 3, f"process {process.pid}")
+        assert mounts_below(lab.path) == [mounted.path] and ask(process, "sum") == wanted
+        assert sha256(path) == wanted
+        daemon = mounted.daemon_pid()
+        forced = mounted.umount("--force")
+        assert forced.returncode == 0 and not mounts_below(lab.path), forced
+        assert forced.stderr.count("\n") == 1 and f"process {daemon}" in forced.stderr
+        assert ask(process, "sum") == wanted and daemons_of(mounted.state) == [daemon]
+        changed = ask(process, "write 7")
+        assert changed != wanted and ask(process, "sum") == changed
+        busy = blockstore("mount", str(mounted.path), "--state", str(mounted.state))
+        one_line(busy, 3, mounted.state)
+    finally:
+        end(process.pid)
+        process.wait(KILL_S)
+    assert ended(daemon, 30), "the daemon outlives its last user"
+    again = lab.mount(state=mounted.state, lane=not lane)
+    assert sha256(again.path / "memory") == changed
+
+
+def test_refused_for_a_working_directory_or_an_open_file(lab: Lab) -> None:
+    mounted = lab.mount()
+    put(mounted.path / "file", b"data")
+    script = "import os, sys; os.chdir(sys.argv[1]) if sys.argv[2] else open(sys.argv[1]); print(sys.stdin.readline())"
+    holders = [spawn("x = " + "open(__import__('sys').argv[1]); print(input()); input()", str(mounted.path / "file"))]
+    holders.append(spawn(script.replace("print(sys.stdin.readline())", "print(input()); input()"), str(mounted.path), "y"))
+    try:
+        for holder in holders:
+            assert ask(holder, "hello") == "hello"
+            one_line(mounted.umount(), 3, f"process {holder.pid}")
+            end(holder.pid)
+            holder.wait(KILL_S)
+    finally:
+        for holder in holders:
+            end(holder.pid)
+    assert mounted.umount().returncode == 0 and not mounts_below(lab.path) and not daemons_of(lab.path)
+
+
+def test_mounted_again_shows_the_same_files(lab: Lab) -> None:
+    """Lane and no-lane by turns: names, attributes, holes, links and every byte."""
+    mounted = lab.mount()
+    chance, sums = random.Random(1), {}
+    for number in range(12):
+        path = mounted.path / f"domain{number % 3}" / f"nested{number % 2}" / f"vm{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        blocks = mixed_blocks(number % 4)
+        chance.shuffle(blocks)
+        put(path, b"".join(blocks)[: chance.randrange(1 << 20)])
+        os.truncate(path, path.stat().st_size + chance.randrange(10_000))
+        os.utime(path, ns=(10**18, 10**18 + number))
+        path.chmod(0o600 + number)
+    (mounted.path / "link").symlink_to("domain0")
+    (mounted.path / "empty").mkdir()
+
+    def seen(where: Mounted) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for path in sorted(where.path.rglob("*")):
+            facts = path.lstat()
+            found[str(path)] = (facts.st_mode, facts.st_uid, facts.st_ino, path.is_file() and facts.st_blocks)
+            if path.is_file():
+                found[f"{path} sum"] = (sha256(path), path.stat().st_mtime_ns)
+        return found
+
+    sums = seen(mounted)
+    classes = ("touched", "zero", "shared", "patched", "compressed", "raw", "stored", "logical")
+    before = {name: mounted.total()[name] for name in classes}
+    for lane in (False, True):
+        assert mounted.umount().returncode == 0 and not daemons_of(lab.path)
+        mounted = lab.mount(state=mounted.state, lane=lane)
+        assert seen(mounted) == sums
+        assert {name: mounted.total()[name] for name in classes} == before
+
+
+def test_dirty_pages_are_written_back(lab: Lab, lane: bool) -> None:
+    mounted = lab.mount(lane=lane)
+    data = noisy(24 << 20, 2)
+    with (mounted.path / "file").open("wb") as file:
+        file.write(data)
+    os.truncate(mounted.path / "file", len(data))
+    process = spawn(MAPPER.replace("mapping.flush()", "pass"), str(mounted.path / "file"), "close")
+    changed = ask(process, "write 9")
+    end(process.pid)
+    process.wait(KILL_S)
+    assert mounted.umount().returncode == 0
+    assert sha256(lab.mount(state=mounted.state).path / "file") == changed
+
+
+def test_discard_removes_the_state(lab: Lab) -> None:
+    mounted = lab.mount()
+    put(mounted.path / "file", b"data")
+    assert mounted.umount("--discard").returncode == 0
+    assert not mounted.state.exists() and not mounts_below(lab.path) and not daemons_of(lab.path)
+    one_line(mounted.umount(), 1, mounted.path)
+
+
+def test_what_is_no_mount(lab: Lab) -> None:
+    for path in (lab.path, lab.path / "missing", Path("/dev/shm"), Path("/")):
+        one_line(blockstore("umount", str(path)), 1, path)
+
+
+def test_killed_daemon(lab: Lab, lane: bool) -> None:
+    """kill -9 while it works: umount and mount again work; what was written and synced is there."""
+    mounted = lab.mount(lane=lane)
+    data = b"".join(mixed_blocks(2)) + noisy(4 << 20, 3)
+    put(mounted.path / "synced", data)
+    os.truncate(mounted.path / "synced", len(data) - 1000)
+    (mounted.path / "domain").mkdir()
+    put(mounted.path / "domain/renamed", noisy(1 << 20, 4))
+    (mounted.path / "domain/renamed").rename(mounted.path / "domain/new")
+    (mounted.path / "deleted").touch()
+    (mounted.path / "deleted").unlink()
+    busy = spawn(
+        "import os, sys\nfile = open(sys.argv[1], 'wb')\nprint(input(), flush=True)\n"
+        "while True: file.write(os.urandom(1 << 20)); file.flush(); os.fsync(file.fileno()); file.seek(0)",
+        str(mounted.path / "busy"),
+    )
+    ask(busy, "go")
+    mounted.kill()
+    assert ended(busy.pid, 20), "a writer outlives the daemon"
+    busy.wait()
+    umounted = mounted.umount()
+    assert umounted.returncode == 0 and not mounts_below(lab.path), umounted
+    again = lab.mount(state=mounted.state, lane=not lane)
+    assert cold(again.path / "synced") == data[:-1000]
+    assert cold(again.path / "domain/new") == noisy(1 << 20, 4)
+    assert sorted(os.listdir(again.path)) == ["busy", "domain", "synced"]
+    assert set(again.status()["volumes"]) == {"busy", "synced", "domain/new"}
+
+
+def test_file_that_was_unlinked_while_open_when_the_daemon_died(lab: Lab) -> None:
+    mounted = lab.mount()
+    put(mounted.path / "file", noisy(1 << 20, 5))
+    with (mounted.path / "file").open("rb"):
+        (mounted.path / "file").unlink()
+        mounted.kill()
+    assert mounted.umount().returncode == 0
+    again = lab.mount(state=mounted.state)
+    assert not os.listdir(again.path)
+    total = again.total()
+    assert total["touched"] == total["stored"] == 0, "what nobody can reach any more keeps its memory"
+
+
+def test_a_stopped_daemon_does_not_hang_the_command_line(lab: Lab) -> None:
+    """status answers with a sentence; nothing that reads /proc only waits for the daemon."""
+    mounted = lab.mount()
+    os.kill(mounted.daemon_pid(), 19)
+    try:
+        one_line(blockstore("status", str(mounted.path), timeout_s=40), 1, mounted.state)
+    finally:
+        os.kill(mounted.daemon_pid(), 18)
+    assert mounted.umount().returncode == 0
