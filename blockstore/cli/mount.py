@@ -22,10 +22,10 @@ DEFAULT_LIMIT_SHARE: Final = 0.5
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=click.Path(path_type=Path, readable=False))
 @click.option(
     "--state",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     help="Directory for everything that is stored. Default: one under /dev/shm, named after MOUNTPOINT.",
 )
 @click.option(
@@ -65,9 +65,7 @@ def mount(
       mkdir -p /run/vm-memory
       blockstore mount /run/vm-memory --pool-limit 8G
     """
-    target = Path(os.path.realpath(mountpoint.parent)) / mountpoint.name if mountpoint.name else mountpoint.resolve()
-    if target.is_symlink():
-        target = target.resolve()
+    target = _absolute(mountpoint)
     place = (state or _default_state(target)).absolute()
     options = MountOptions(
         mountpoint=str(target),
@@ -90,6 +88,14 @@ def mount(
         return
     for warning in launch.start(options):
         click.echo(f"blockstore: warning: {warning}", err=True)
+
+
+def _absolute(mountpoint: Path) -> Path:
+    """Where the mount will be, without a symbolic link; what cannot be resolved is left for the checks to name."""
+    try:
+        return mountpoint.resolve()
+    except (OSError, RuntimeError):
+        return Path(os.path.abspath(mountpoint))
 
 
 def _default_state(target: Path) -> Path:

@@ -16,6 +16,7 @@ import logging
 import os
 import select
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ class Lane:
         self._job_count = 0
         self._served = 0
         self._was_stalled = False
+        self._retry_at_ms = 0.0
         self._changed = True
         self._thread = threading.Thread(target=self._run, name="lane", daemon=True)
         self.corrupt_reads = 0
@@ -126,7 +128,8 @@ class Lane:
                 return True
             self._served = 0
             return False
-        if self._poll.poll(STALL_RETRY_MS):
+        wait_ms = self._retry_at_ms - time.monotonic() * 1000
+        if wait_ms > 0 and self._poll.poll(wait_ms):
             return True
         self._retry_stalled()
         return False
@@ -339,6 +342,7 @@ class Lane:
         self._stalled.append(job)
 
     def _retry_stalled(self) -> None:
+        self._retry_at_ms = time.monotonic() * 1000 + STALL_RETRY_MS
         stalled, self._stalled = self._stalled, []
         for job in stalled:
             self._job_count -= 1

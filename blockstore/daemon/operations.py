@@ -54,6 +54,8 @@ class Operations(pyfuse3.Operations):
         self._writers: dict[int, set[int]] = {}  # inode -> fhs that may write
         self._next_handle = 1
         self.initialised = trio.Event()
+        self.stalled = 0
+        """Requests that wait for room."""
 
     def init(self) -> None:
         """The kernel has said hello: the mount serves."""
@@ -246,17 +248,21 @@ class Operations(pyfuse3.Operations):
 
     async def take(self, steps: Steps) -> None:
         """All steps, one visit at the door each; waits while there is no room."""
-        said = False
-        while True:
-            with self._door:
-                try:
-                    went_on = next(steps)
-                except StopIteration:
-                    return
-            if not went_on and not said:
-                said = True
-                log.error("the pool has no room: a request waits until memory is freed or the limit is raised")
-            await (trio.lowlevel.checkpoint() if went_on else trio.sleep(RETRY_S))
+        waits = False
+        try:
+            while True:
+                with self._door:
+                    try:
+                        went_on = next(steps)
+                    except StopIteration:
+                        return
+                if not went_on and not waits:
+                    waits = True
+                    self.stalled += 1
+                    log.error("the pool has no room: a request waits until memory is freed or the limit is raised")
+                await (trio.lowlevel.checkpoint() if went_on else trio.sleep(RETRY_S))
+        finally:
+            self.stalled -= waits
 
     def _create_file(self, parent: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext) -> Inode:
         made = self._names.create(parent, name, mode & ~ctx.umask, ctx.uid, ctx.gid)
@@ -304,7 +310,9 @@ class Operations(pyfuse3.Operations):
             with self._door:
                 volume = self._volume(found.inode)
                 entry.st_size = volume.size_bytes
-                entry.st_blocks = volume.touched_blocks * (BLOCK_BYTES // 512)
+                # cp(1) copies a file with fewer blocks than its size asks for piece by piece, through its own memory.
+                # A file with anything in it is called full, so that cp clones it: holes stay holes.
+                entry.st_blocks = -(-entry.st_size // 512) if volume.touched_blocks else 0
                 entry.st_mtime_ns = volume.mtime_ns
             entry.st_ctime_ns = max(found.ctime_ns, entry.st_mtime_ns)
         return entry

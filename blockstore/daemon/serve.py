@@ -182,7 +182,7 @@ class _Daemon:
             "daemon_memory": _own_memory_bytes(),
             "daemon_pid": os.getpid(),
             "pool_limit": self._store.pool.limit_bytes,
-            "stalled": self._lane.stalled if self._lane else 0,
+            "stalled": self._operations.stalled + (self._lane.stalled if self._lane else 0),
             "corrupt_reads": self._lane.corrupt_reads if self._lane else 0,
         }
 

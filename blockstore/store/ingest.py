@@ -33,7 +33,7 @@ from blockstore.store.geometry import (
     ZERO,
     ZERO_BLOCK,
 )
-from blockstore.store.pool import Pool
+from blockstore.store.pool import COMPACTION_RESERVE_SEGMENTS, Pool
 from blockstore.store.references import acquire, release
 from blockstore.store.rows import Rows
 from blockstore.store.similarity_index import SimilarityIndex
@@ -88,7 +88,13 @@ class Ingest:
         self._feature_maker = FeatureMaker(SLICE_BLOCKS)
         self.patching = patching
 
-    def write(self, volume: Volume, first: int, data: bytes) -> None:
+    def write(
+        self,
+        volume: Volume,
+        first: int,
+        data: bytes,
+        reserved_segments: int = COMPACTION_RESERVE_SEGMENTS,
+    ) -> None:
         """Store the whole blocks in `data` (at most SLICE_BLOCKS) from block `first` on, which the map covers.
 
         Raises OutOfRoom, and then nothing has changed.
@@ -102,7 +108,7 @@ class Ingest:
         volume.prepare(first, count)
         if encoded is not None:
             self._reserve(encoded)
-            offsets = self._pool.append(encoded.records, encoded.sizes)
+            offsets = self._pool.append(encoded.records, encoded.sizes, reserved_segments)
             ids[encoded.places] = self._commit(domain, encoded, offsets)
             if len(missing) > len(encoded.places):
                 self._share_repeats(blocks, ids, encoded.places, missing)

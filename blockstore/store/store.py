@@ -290,7 +290,8 @@ class Store:
         with contextlib.suppress(CorruptBlock):  # whoever reads it is told
             content = self._decoder.read_blocks(volume, block, 1)[0]
             if any(content[used:]):
-                self._ingest.write(volume, block, content[:used].ljust(BLOCK_BYTES, b"\0"))
+                cut = content[:used].ljust(BLOCK_BYTES, b"\0")
+                self._ingest.write(volume, block, cut, reserved_segments=0)  # the pool may be full
 
     def _damaged(self, what: str) -> StateError:
         return StateError(
@@ -302,7 +303,10 @@ def run(steps: Steps) -> None:
     """Take all the steps now. Raises OutOfRoom when one finds no room; the steps before it stay done."""
     for went_on in steps:
         if not went_on:
-            raise OutOfRoom("the pool is at its limit; delete or punch memory, or raise --pool-limit")
+            raise OutOfRoom(
+                "there is no room: the pool is at its limit, or the file system under the state is full; "
+                "delete or punch memory, or raise --pool-limit"
+            )
 
 
 def check_size(size_bytes: int) -> None:

@@ -2,8 +2,8 @@
 
 Once as blockstore mounts, once with the kernel's own throttle on the same mount (DESIGN.md 2.11). In ten seconds the
 kernel need not write anything back; so for information twice more with write-back beside it: in the background, as
-the kernel's flusher does it, and by an fdatasync each second, as `blockstore evict` does it. A hold-up is counted without the time in which the
-process was ready to run and others had the core: that is the machine, and in the note.
+the kernel's flusher does it, and by an fdatasync each second, as `blockstore evict` does it. A hold-up is counted
+without the time in which the process was ready to run and others had the core: that is the machine, and in the note.
 """
 
 from __future__ import annotations

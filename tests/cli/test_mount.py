@@ -235,7 +235,7 @@ def test_default_state_outlives_the_mount_only_with_files(lab: Lab) -> None:
 
 
 def test_strange_paths(lab: Lab) -> None:
-    """Spaces, percent signs, newlines and bytes that are not UTF-8, in the mountpoint and in the state; long ones too."""
+    """Spaces, percent signs, newlines and bytes that are not UTF-8, in mountpoint and state; long ones too."""
     for name in ("a b%20c,ro\\040x", os.fsdecode(b"new\nline-\xff"), "s" * 120):
         mounted = lab.mount(name=name)
         put(mounted.path / "file", b"data")

@@ -1,4 +1,4 @@
-"""`blockstore status`: its columns add up on a real mount, its keys are stable, and its daemon cannot be talked down."""
+"""`blockstore status`: its columns add up on a real mount, its keys are stable, no client brings its daemon down."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_others_may_not_ask(lab: Lab) -> None:
     (mounted.state / "control").chmod(0o666)
     script = (
         "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]);"
-        "s.sendall(b'{\"do\": \"status\"}\\n'); print(s.recv(1000).decode())"
+        's.sendall(b\'{"do": "status"}\\n\'); print(s.recv(1000).decode())'
     )
     nobody = [
         *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),

@@ -1,4 +1,4 @@
-"""`blockstore umount`: refuses while a VM has a file mapped, loses nothing, and what follows a daemon that was killed."""
+"""`blockstore umount`: refuses while a VM has a file mapped, loses nothing."""
 
 from __future__ import annotations
 
@@ -83,7 +83,9 @@ def test_refused_for_a_working_directory_or_an_open_file(lab: Lab) -> None:
     put(mounted.path / "file", b"data")
     script = "import os, sys; os.chdir(sys.argv[1]) if sys.argv[2] else open(sys.argv[1]); print(sys.stdin.readline())"
     holders = [spawn("x = " + "open(__import__('sys').argv[1]); print(input()); input()", str(mounted.path / "file"))]
-    holders.append(spawn(script.replace("print(sys.stdin.readline())", "print(input()); input()"), str(mounted.path), "y"))
+    holders.append(
+        spawn(script.replace("print(sys.stdin.readline())", "print(input()); input()"), str(mounted.path), "y")
+    )
     try:
         for holder in holders:
             assert ask(holder, "hello") == "hello"

@@ -172,7 +172,9 @@ def run(command: Sequence[str], timeout_s: float = COMMAND_S, **environment: str
         if not isinstance(error, subprocess.TimeoutExpired):
             raise
         output, errors = process.communicate(timeout=KILL_S)
-        raise AssertionError(f"{command} did not end within {timeout_s:g} s: {output[-2000:]}{errors[-2000:]}") from None
+        raise AssertionError(
+            f"{command} did not end within {timeout_s:g} s: {output[-2000:]}{errors[-2000:]}"
+        ) from None
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 

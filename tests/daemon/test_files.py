@@ -162,7 +162,7 @@ def test_removed_directory_that_is_open(here: Path) -> None:
 @pytest.mark.parametrize("name", [b"vm-\xff\xfe", b"\xc3\x28", b"new\nline \\ \t", b"%2f;'\"--", b"n" * 255])
 def test_strange_names(served: Mounted, here: Path, name: bytes) -> None:
     place = os.fsencode(here) + b"/" + name
-    with open(place, "wb") as file:  # noqa: PTH123
+    with open(place, "wb") as file:
         file.write(b"content")
     assert os.listdir(os.fsencode(here)) == [name]
     assert Path(os.fsdecode(place)).read_bytes() == b"content"

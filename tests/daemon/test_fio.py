@@ -20,7 +20,13 @@ SIZES = {"mmap": "32M", "psync": "48M", "libaio": "64M"}
 @pytest.mark.skipif(shutil.which("fio") is None, reason="fio is not installed")
 @pytest.mark.parametrize("engine", list(ENGINES))
 def test_verify(mounted: Mounted, engine: str) -> None:
-    common = ["--name=verify", f"--filename={mounted.path}/file", f"--size={SIZES[engine]}", "--rw=randrw", "--rwmixread=30"]
+    common = [
+        "--name=verify",
+        f"--filename={mounted.path}/file",
+        f"--size={SIZES[engine]}",
+        "--rw=randrw",
+        "--rwmixread=30",
+    ]
     checks = ["--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--invalidate=1", "--end_fsync=1"]
     contents = ["--buffer_compress_percentage=50", "--refill_buffers", "--randseed=1", "--allow_file_create=1"]
     result = run(["fio", *common, *ENGINES[engine], *checks, *contents, "--aux-path=/tmp"], timeout_s=100)
