@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.sizes import format_size
 from blockstore.daemon import control, mounts
 from blockstore.errors import InputError, MountError
@@ -14,7 +15,7 @@ from blockstore.vm.evict import evict as evict_file
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=DIRECTORY)
 @click.argument("names", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: resident bytes before and after, by name.")
 def evict(mountpoint: Path, names: tuple[str, ...], as_json: bool) -> None:

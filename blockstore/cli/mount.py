@@ -11,6 +11,7 @@ from typing import Final
 
 import click
 
+from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.sizes import SIZE, format_size
 from blockstore.daemon import launch
 from blockstore.daemon.serve import MountOptions, default_states, serve
@@ -22,10 +23,10 @@ DEFAULT_LIMIT_SHARE: Final = 0.5
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path, readable=False))
+@click.argument("mountpoint", type=DIRECTORY)
 @click.option(
     "--state",
-    type=click.Path(path_type=Path, readable=False),
+    type=DIRECTORY,
     help="Directory for everything that is stored. Default: one under /dev/shm, named after MOUNTPOINT.",
 )
 @click.option(

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.savings_table import make_console, print_savings
 from blockstore.daemon import control, mounts
 from blockstore.store.report import complete
@@ -15,7 +16,7 @@ from blockstore.vm import resident
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path), required=False)
+@click.argument("mountpoint", type=DIRECTORY, required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: volumes and total, bytes as integers.")
 def status(mountpoint: Path | None, as_json: bool) -> None:
     """Show what the mount at MOUNTPOINT (or the only one there is) keeps, saves and costs.

@@ -10,6 +10,7 @@ from typing import Final
 
 import click
 
+from blockstore.cli.paths import DIRECTORY
 from blockstore.daemon import control, mounts
 from blockstore.daemon.serve import remove_state
 from blockstore.errors import BusyError, MountError
@@ -19,7 +20,7 @@ DAEMON_END_S: Final = 120.0
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=DIRECTORY)
 @click.option(
     "--force",
     is_flag=True,

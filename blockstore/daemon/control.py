@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +29,10 @@ MAXIMUM_ANSWER_BYTES: Final = 64 << 20
 """An answer names every volume in some 600 bytes: room for 100,000."""
 
 MAXIMUM_CLIENTS: Final = 16
+MAXIMUM_WAITING: Final = 128
+"""Clients that may stand in the socket's queue; further ones try again."""
+
+CONNECT_RETRY_S: Final = 0.05
 CLIENT_S: Final = 10.0
 """How long one client may take to ask and to read its answer, so that one that never reads holds a place no longer."""
 
@@ -55,7 +60,7 @@ def ask(state: Path, request: dict[str, Any], timeout_s: float = CLIENT_S) -> An
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(timeout_s)
-            _at(state, connection.connect)
+            _connect(state, connection, timeout_s)
             connection.sendall(json.dumps(request).encode() + b"\n")
             connection.shutdown(socket.SHUT_WR)
             text = bytearray()
@@ -76,6 +81,19 @@ def ask(state: Path, request: dict[str, Any], timeout_s: float = CLIENT_S) -> An
     return answer
 
 
+def _connect(state: Path, connection: socket.socket, timeout_s: float) -> None:
+    """Connect; a queue of clients that is full at the moment (EAGAIN) is waited for."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            _at(state, connection.connect)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TimeoutError from None
+            time.sleep(CONNECT_RETRY_S)
+
+
 def _listen(state: Path) -> trio.socket.SocketType:
     listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     (state / SOCKET_NAME).unlink(missing_ok=True)
@@ -83,7 +101,7 @@ def _listen(state: Path) -> trio.socket.SocketType:
     listener.close()
     _at(state, plain.bind)
     (state / SOCKET_NAME).chmod(0o600)
-    plain.listen(MAXIMUM_CLIENTS)
+    plain.listen(MAXIMUM_WAITING)
     return trio.socket.from_stdlib_socket(plain)
 
 

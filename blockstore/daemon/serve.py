@@ -227,7 +227,9 @@ def _session_fd() -> int:
 
 
 def _reconcile(store: Store, names: Names, state: Path) -> None:
-    """A killed daemon may have made a volume without a name, or not finished deleting one."""
+    """A killed daemon may have left a volume without a name, also one that lost its name while it was open."""
+    for inode in names.nameless():
+        names.forget(inode)
     files = names.files()
     for volume in list(store.volumes.values()):
         if volume.number not in files:

@@ -14,7 +14,7 @@ import pytest
 
 from blockstore.daemon import control
 from blockstore.errors import MountError
-from tests.daemon.lab import Lab, Mounted, blockstore, mixed_blocks, noisy, one_line, put, run
+from tests.daemon.lab import Lab, Mounted, append, blockstore, mixed_blocks, noisy, one_line, put, run
 
 pytestmark = pytest.mark.mount
 
@@ -35,7 +35,9 @@ def fill(mounted: Mounted) -> None:
     for number in range(6):
         path = mounted.path / ("one", "two", ".")[number % 3] / f"vm{number}"
         path.parent.mkdir(exist_ok=True)
-        put(path, b"".join(mixed_blocks(number // 2)))
+        blocks = mixed_blocks(number // 2)
+        put(path, b"".join(blocks[:96]))
+        append(path, b"".join(blocks[96:]))  # patches are against what was there before this write
         os.truncate(path, 1 << 21)
     (mounted.path / "one/vm0").unlink()
     put(mounted.path / "two/vm1", b"".join(mixed_blocks(8)[::-1]))
@@ -65,7 +67,7 @@ def test_columns_add_up(mounted: Mounted) -> None:
         if evicted:
             assert total["resident"] == 0
         else:
-            assert total["touched"] // 2 < total["resident"] <= total["logical"]
+            assert 0 < total["resident"] <= total["logical"]
         mounted.evict()
 
 

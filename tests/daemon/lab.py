@@ -366,6 +366,14 @@ def put(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def append(path: Path, data: bytes) -> None:
+    """Write behind the end of a file and wait until it is in the store."""
+    with path.open("ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def drop(path: Path) -> None:
     """Write the file's pages back and take them out of the page cache."""
     descriptor = os.open(path, os.O_RDWR)
