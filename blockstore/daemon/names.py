@@ -122,8 +122,7 @@ class Names:
             raise _error(errno.ENAMETOOLONG)
         now = time.time_ns()
         directory = self.get(parent)
-        if not directory.nlink:
-            raise _error(errno.ENOENT)  # a removed directory that is still open
+        self._check_not_removed(directory)
         if directory.mode & stat.S_ISGID:
             gid = directory.gid
             mode |= stat.S_ISGID if stat.S_ISDIR(mode) else 0
@@ -155,6 +154,7 @@ class Names:
     def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> Inode | None:
         """rename(2) and its flags; the inode whose name was replaced, as it is then."""
         moved = self.lookup(parent, name)
+        self._check_not_removed(self.get(new_parent))
         try:
             replaced: Inode | None = self.lookup(new_parent, new_name)
         except OSError as error:
@@ -242,6 +242,10 @@ class Names:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
+
+    def _check_not_removed(self, directory: Inode) -> None:
+        if not directory.nlink:  # somebody still has it open
+            raise _error(errno.ENOENT)
 
     def _check_removable(self, found: Inode, directory: bool) -> None:
         if found.is_directory != directory:

@@ -33,6 +33,13 @@ ATTRIBUTES_VALID_S: Final = 1.0
 
 NAMES_VALID_S: Final = 300.0
 
+SPARSE_LIMIT_BYTES: Final = 16 << 20
+"""cp(1) copies a file with fewer sectors than its size asks for piece by piece, through its own memory, and clones
+any other one whole. A file that holds more than this is therefore called full; copying less takes no time."""
+
+SECTOR_BYTES: Final = 512
+"""The unit of st_blocks (inode(7))."""
+
 RETRY_S: Final = 0.05
 """How soon a request that found no room is tried again."""
 
@@ -310,9 +317,7 @@ class Operations(pyfuse3.Operations):
             with self._door:
                 volume = self._volume(found.inode)
                 entry.st_size = volume.size_bytes
-                # cp(1) copies a file with fewer blocks than its size asks for piece by piece, through its own memory.
-                # A file with anything in it is called full, so that cp clones it: holes stay holes.
-                entry.st_blocks = -(-entry.st_size // 512) if volume.touched_blocks else 0
+                entry.st_blocks = _sectors(volume)
                 entry.st_mtime_ns = volume.mtime_ns
             entry.st_ctime_ns = max(found.ctime_ns, entry.st_mtime_ns)
         return entry
@@ -362,3 +367,11 @@ def _errors() -> Iterator[None]:
     except Exception:
         log.exception("a request failed")
         raise pyfuse3.FUSEError(errno.EIO) from None
+
+
+def _sectors(volume: Volume) -> int:
+    """What stat(2) shall call the file's st_blocks."""
+    touched_bytes = volume.touched_blocks * BLOCK_BYTES
+    if touched_bytes > SPARSE_LIMIT_BYTES:
+        touched_bytes = max(touched_bytes, volume.size_bytes)
+    return -(-touched_bytes // SECTOR_BYTES)

@@ -56,7 +56,9 @@ def test_write_back_keeps_pages_resident(mounted: Mounted) -> None:
             run(["sync", "-f", str(path)])
             time.sleep(1.2)  # the kernel keeps attributes for a second
             assert path.stat().st_size == 4 << 20
-            assert mounted.status()["volumes"]["memory"]["resident"] == 4 << 20
+            if mounted.lane:  # without it the kernel drops the pages of a file whose time it sees change
+                assert mounted.status()["volumes"]["memory"]["resident"] == 4 << 20
+            assert ask(process, "nothing") == "nothing"
     finally:
         end(process.pid)
         process.wait(KILL_S)

@@ -115,7 +115,7 @@ def test_a_listing_goes_on_where_it_was(names: Names) -> None:
         file(names, ROOT, b"%02d" % number)
     position, seen = 0, []
     while batch := list(names.entries(ROOT, position))[:3]:
-        for _position, name, _ in batch:
+        for position, name, _ in batch:
             seen.append(name)
         if len(seen) == 6:
             names.remove(ROOT, seen[-1], directory=False)
