@@ -115,8 +115,8 @@ def test_a_listing_goes_on_where_it_was(names: Names) -> None:
         file(names, ROOT, b"%02d" % number)
     position, seen = 0, []
     while batch := list(names.entries(ROOT, position))[:3]:
-        for position, name, _ in batch:
-            seen.append(name)
+        seen += [name for _, name, _ in batch]
+        position = batch[-1][0]
         if len(seen) == 6:
             names.remove(ROOT, seen[-1], directory=False)
             names.remove(ROOT, b"10", directory=False)
