@@ -8,6 +8,7 @@ Visits are short (a step of the store, about a millisecond at most), which is wh
 from __future__ import annotations
 
 import threading
+from contextlib import AbstractContextManager
 from types import TracebackType
 
 
@@ -17,6 +18,10 @@ class Door:
     def __init__(self) -> None:
         self._turn = threading.Lock()
         self._inside = threading.Lock()
+
+    def quick(self) -> AbstractContextManager[object]:
+        """`with door.quick():` is a visit too. It skips the queue when nobody is in it, for who comes most often."""
+        return self if self._turn.locked() else self._inside
 
     def __enter__(self) -> None:
         with self._turn:

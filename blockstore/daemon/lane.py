@@ -26,6 +26,7 @@ from blockstore.daemon import fuse_abi as abi
 from blockstore.daemon.door import Door
 from blockstore.daemon.relay import Relay
 from blockstore.errors import BlockstoreError, CorruptBlock, InputError, OutOfRoom
+from blockstore.store.geometry import BLOCK_BYTES, BLOCK_SHIFT
 from blockstore.store.ingest import SLICE_BLOCKS
 from blockstore.store.store import Steps, Store
 from blockstore.store.volume import Volume
@@ -43,7 +44,7 @@ REQUESTS_BETWEEN_STEPS: Final = 32
 STALL_RETRY_MS: Final = 50
 """How often a job that found no room tries again: often enough not to be felt, at no cost worth naming."""
 
-SMALL_WRITE_BYTES: Final = SLICE_BLOCKS * 4096
+SMALL_WRITE_BYTES: Final = SLICE_BLOCKS * BLOCK_BYTES
 """Writes up to one step are done at once."""
 
 
@@ -147,7 +148,8 @@ class Lane:
             raise
         _, opcode, unique, inode, _, offset, length, flags = abi.REQUEST.unpack(head)
         if opcode == abi.READ:
-            self._read(unique, inode, offset, length)
+            if length != BLOCK_BYTES or not self._fault(unique, inode, offset):
+                self._read(unique, inode, offset, length)
             return True
         if opcode not in self._handlers and opcode != abi.WRITE:
             self._hand_on(opcode, unique, (head + payload[: max(size - abi.HEAD_BYTES, 0)])[:size])
@@ -162,6 +164,19 @@ class Lane:
         except Exception:
             log.exception("request %d on file %d", opcode, inode)
             self._fail(unique, errno.EIO)
+        return True
+
+    def _fault(self, unique: int, inode: int, offset: int) -> bool:
+        """Answer for one whole block in as few steps as there can be; False when `_read` has to look closer."""
+        try:
+            volume = self._store.volumes[inode]
+            if offset & _IN_BLOCK or offset + BLOCK_BYTES > volume.size_bytes:
+                return False
+            with self._door.quick():
+                block = self._store.read_block(volume, offset >> BLOCK_SHIFT)
+        except (CorruptBlock, KeyError):
+            return False
+        self._answer(_BLOCK_HEADER(_BLOCK_ANSWER_BYTES, 0, unique), block)
         return True
 
     def _read(self, unique: int, inode: int, offset: int, length: int) -> None:
@@ -371,6 +386,10 @@ class Lane:
 
 
 _NO_ROOM: Final = b"no room"
+
+_IN_BLOCK: Final = BLOCK_BYTES - 1
+_BLOCK_HEADER: Final = abi.OUT_HEADER.pack
+_BLOCK_ANSWER_BYTES: Final = abi.OUT_HEADER.size + BLOCK_BYTES
 
 _LARGEST_COPY_BYTES: Final = 0x7FFF_F000
 """COPY_FILE_RANGE answers with 32 bits; more is asked for again by the caller."""

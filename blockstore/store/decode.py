@@ -40,7 +40,7 @@ class Decoder:
         record = self._pool.view[offset : offset + (where >> SIZE_SHIFT & SIZE_MASK)]
         try:
             if encoding == COMPRESSED:
-                return decompress(record)
+                return decompress(record, BLOCK_BYTES)
             if encoding == RAW:
                 return bytes(record)
             if encoding == PATCHED:
@@ -49,16 +49,31 @@ class Decoder:
             raise CorruptBlock(row, str(error)) from None
         raise CorruptBlock(row, f"its row has the unknown encoding {encoding}")
 
+    def read_block(self, volume: Volume, number: int) -> bytes:
+        """One whole block; the map must cover it. Raises CorruptBlock."""
+        row = volume.lookup(number)
+        if row <= 1:  # HOLE or ZERO
+            return ZERO_BLOCK
+        where = self._rows.where.items[row]
+        if where & ENCODING_MASK == COMPRESSED:
+            offset = where >> OFFSET_SHIFT
+            try:
+                block = decompress(self._pool.view[offset : offset + (where >> SIZE_SHIFT & SIZE_MASK)], BLOCK_BYTES)
+            except DecodeError as error:
+                raise CorruptBlock(row, str(error)) from None
+        else:
+            block = self.content(row)
+        if digest(block, volume.domain.seed) != self._rows.digest.items[row]:
+            raise _mismatch(row)
+        return block
+
     def read_blocks(self, volume: Volume, first: int, count: int) -> list[bytes]:
         """`count` whole blocks from block `first`. Raises CorruptBlock."""
-        lookup = volume.lookup if count == 1 else volume.ids(first, count).tolist().__getitem__
-        start = first if count == 1 else 0
         where_of, digest_of, view = self._rows.where.items, self._rows.digest.items, self._pool.view
         seed = volume.domain.seed
         blocks: list[bytes] = []
         append = blocks.append
-        for place in range(start, start + count):
-            row = lookup(place)
+        for row in volume.ids(first, count).tolist():
             if row <= 1:  # HOLE or ZERO
                 append(ZERO_BLOCK)
                 continue
@@ -66,13 +81,13 @@ class Decoder:
             if where & ENCODING_MASK == COMPRESSED:
                 offset = where >> OFFSET_SHIFT
                 try:
-                    block = decompress(view[offset : offset + (where >> SIZE_SHIFT & SIZE_MASK)])
+                    block = decompress(view[offset : offset + (where >> SIZE_SHIFT & SIZE_MASK)], BLOCK_BYTES)
                 except DecodeError as error:
                     raise CorruptBlock(row, str(error)) from None
             else:
                 block = self.content(row)
             if digest(block, seed) != digest_of[row]:
-                raise CorruptBlock(row, "its content does not match its digest")
+                raise _mismatch(row)
             append(block)
         return blocks
 
@@ -90,3 +105,7 @@ class Decoder:
         if skip:
             pieces[0] = memoryview(pieces[0])[skip:]
         return pieces
+
+
+def _mismatch(row: int) -> CorruptBlock:
+    return CorruptBlock(row, "its content does not match its digest")

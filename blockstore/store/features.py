@@ -46,7 +46,7 @@ class FeatureMaker:
         self._scratch = np.empty((batch, _WINDOWS), dtype=np.uint32)
 
     def features(
-        self, blocks: bytes, places: npt.NDArray[np.int64], key: npt.NDArray[np.uint32]
+        self, blocks: bytes | memoryview, places: npt.NDArray[np.int64], key: npt.NDArray[np.uint32]
     ) -> npt.NDArray[np.uint32]:
         """Of the blocks at these places in `blocks`: shape (places, FEATURES), NO_FEATURE for a block of zeros."""
         count = len(places)

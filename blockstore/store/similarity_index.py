@@ -55,12 +55,14 @@ class SimilarityIndex:
             self._tags.array[slots : 2 * slots] = self._tags.array[:slots]
             self._slots = 2 * slots
 
-    def candidates(self, features: npt.NDArray[np.uint32], rows: Rows, domain: int) -> npt.NDArray[np.uint32]:
-        """For each line of features the row that most of them hint at; 0 where none does."""
+    def candidates(
+        self, features: npt.NDArray[np.uint32], rows: Rows, domain: int
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+        """For each line of features the row that most of them hint at (0 where none does), and how many do."""
         slots = features % np.uint32(self._slots)
         row = self._rows_of.array.take(slots)
         row[(self._tags.array.take(slots) != _tags(features)) | (features == NO_FEATURE)] = 0
-        best = np.zeros(len(row), dtype=np.uint32)
+        best, hints = np.zeros(len(row), dtype=np.uint32), np.zeros(len(row), dtype=np.int64)
         hinted = np.flatnonzero(row.any(axis=1))
         if len(hinted):
             row = row[hinted]
@@ -68,8 +70,8 @@ class SimilarityIndex:
             votes[row == 0] = 0
             chosen = row[np.arange(len(row)), votes.argmax(axis=1)]
             chosen[~self._usable(chosen, rows, domain)] = 0
-            best[hinted] = chosen
-        return best
+            best[hinted], hints[hinted] = chosen, votes.max(axis=1)
+        return best, hints
 
     @staticmethod
     def _usable(row: npt.NDArray[np.uint32], rows: Rows, domain: int) -> npt.NDArray[np.bool_]:

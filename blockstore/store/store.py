@@ -92,6 +92,10 @@ class Store:
         """Up to `length` bytes from `offset`, as pieces; shorter only at the end. Raises CorruptBlock."""
         return self._decoder.read(volume, offset, length)
 
+    def read_block(self, volume: Volume, number: int) -> bytes:
+        """One whole block, as a page fault wants it. Raises CorruptBlock."""
+        return self._decoder.read_block(volume, number)
+
     def write_steps(self, volume: Volume, offset: int, data: memoryview | bytes) -> Steps:
         """Write at any offset; the volume grows as needed. `data` must stay as it is until the last step."""
         view, position, end = memoryview(data), offset, offset + len(data)
@@ -199,13 +203,12 @@ class Store:
     def _write_slice(self, volume: Volume, position: int, piece: memoryview) -> bool:
         """Write whole blocks, or a part of one; False when there is no room, and then nothing has changed."""
         block, skip, end = position >> BLOCK_SHIFT, position & (BLOCK_BYTES - 1), position + len(piece)
-        data = bytes(piece)
         if skip or len(piece) < BLOCK_BYTES:
-            old = self._decoder.read_blocks(volume, block, 1)[0]
-            data = old[:skip] + data + old[skip + len(piece) :]
+            old = self._decoder.read_block(volume, block)
+            piece = memoryview(b"".join((old[:skip], piece, old[skip + len(piece) :])))
         try:
-            volume.cover(block + len(data) // BLOCK_BYTES)
-            self._ingest.write(volume, block, data)
+            volume.cover(block + len(piece) // BLOCK_BYTES)
+            self._ingest.write(volume, block, piece)
         except OutOfRoom:
             return False
         if end > volume.size_bytes:
@@ -288,9 +291,9 @@ class Store:
         if not used or volume.lookup(block) <= 1:
             return
         with contextlib.suppress(CorruptBlock):  # whoever reads it is told
-            content = self._decoder.read_blocks(volume, block, 1)[0]
+            content = self._decoder.read_block(volume, block)
             if any(content[used:]):
-                cut = content[:used].ljust(BLOCK_BYTES, b"\0")
+                cut = memoryview(content[:used].ljust(BLOCK_BYTES, b"\0"))
                 self._ingest.write(volume, block, cut, reserved_segments=0)  # the pool may be full
 
     def _damaged(self, what: str) -> StateError:
