@@ -24,8 +24,8 @@ COPY_FILE_RANGE_64: Final = 53  # Linux 6.18
 IN_HEADER: Final = struct.Struct("<IIQQIIIHH")
 # fh, offset, size, flags, lock_owner, open flags, padding
 READ_WRITE_IN: Final = struct.Struct("<QQIIQII")
-# The two together, without what nobody needs: len, opcode, unique, nodeid; fh, offset, size, flags
-REQUEST: Final = struct.Struct("<IIQQ16xQQII16x")
+# The two together, without what nobody needs: opcode, unique, nodeid; offset, size, flags
+REQUEST: Final = struct.Struct("<4xIQQ24xQII16x")
 # fh, offset, length, mode, padding
 FALLOCATE_IN: Final = struct.Struct("<QQQII")
 # fh_in, off_in, nodeid_out, fh_out, off_out, len, flags

@@ -174,17 +174,24 @@ class Ingest:
             return
         features = self._feature_maker.features(data, np.array(encoded.places)[featured], domain.multipliers)
         candidates, hints = self._similarity.candidates(features, self._rows, domain.index)
-        content, sizes = self._decoder.content, encoded.sizes
-        candidates[(hints == 1) & (sizes[featured] < LONE_HINT_FROM_BYTES)] = 0
-        for line in np.flatnonzero(candidates).tolist():
-            place, candidate = int(featured[line]), int(candidates[line])
+        candidates[(hints == 1) & (encoded.sizes[featured] < LONE_HINT_FROM_BYTES)] = 0
+        tried = np.flatnonzero(candidates)
+        places, content = featured[tried], self._decoder.content
+        patched: list[tuple[int, int, int]] = []
+        for place, candidate, size in zip(
+            places.tolist(), candidates[tried].tolist(), encoded.sizes[places].tolist(), strict=True
+        ):
             try:
                 patch = make_patch(fresh[place], content(candidate))
             except CorruptBlock:
                 continue
-            if len(patch) < sizes[place] - PATCH_GAIN_BYTES:
-                encoded.records[place], sizes[place] = patch, len(patch)
-                encoded.encodings[place], encoded.references[place] = PATCHED, candidate
+            if len(patch) < size - PATCH_GAIN_BYTES:
+                encoded.records[place] = patch
+                patched.append((place, candidate, len(patch)))
+        if patched:
+            done, references, lengths = zip(*patched, strict=True)
+            places = np.array(done)
+            encoded.sizes[places], encoded.encodings[places], encoded.references[places] = lengths, PATCHED, references
         kept = encoded.encodings[featured] == COMPRESSED  # a patch is no reference
         encoded.features, encoded.featured = features[kept], featured[kept]
 

@@ -60,6 +60,8 @@ class Store:
         self.similarity = SimilarityIndex(home)
         self.domains = Domains(home)
         self._decoder = Decoder(self.rows, self.pool)
+        self.read_block = self._decoder.read_block
+        """read_block(volume, number): one whole block, as a page fault wants it. Raises CorruptBlock."""
         self._ingest = Ingest(self.rows, self.pool, self.content, self.similarity, self._decoder, patching=patching)
         self.upkeep = Upkeep(self.rows, self.pool)
         self.volumes: dict[int, Volume] = {}
@@ -91,10 +93,6 @@ class Store:
     def read(self, volume: Volume, offset: int, length: int) -> list[bytes | memoryview]:
         """Up to `length` bytes from `offset`, as pieces; shorter only at the end. Raises CorruptBlock."""
         return self._decoder.read(volume, offset, length)
-
-    def read_block(self, volume: Volume, number: int) -> bytes:
-        """One whole block, as a page fault wants it. Raises CorruptBlock."""
-        return self._decoder.read_block(volume, number)
 
     def write_steps(self, volume: Volume, offset: int, data: memoryview | bytes) -> Steps:
         """Write at any offset; the volume grows as needed. `data` must stay as it is until the last step."""

@@ -79,14 +79,11 @@ class Volume:
             else:
                 self._map_file((os.fstat(self._fd).st_size - HEADER_BYTES) // 4)
                 self._find_pages()
+            self.size_bytes: int = self._header[_SIZE_AT]
+            """The size of the file; the last block may be partly used. A copy, for each fault asks for it."""
         except BaseException:
             os.close(self._fd)
             raise
-
-    @property
-    def size_bytes(self) -> int:
-        """The size of the file, in bytes; the last block may be partly used."""
-        return self._header[_SIZE_AT]
 
     @property
     def blocks(self) -> int:
@@ -107,7 +104,7 @@ class Volume:
     def set_size(self, size_bytes: int) -> None:
         """Store the size. Blocks beyond it must have been made holes by the caller."""
         self.cover((size_bytes + BLOCK_BYTES - 1) >> BLOCK_SHIFT)
-        self._header[_SIZE_AT] = size_bytes
+        self._header[_SIZE_AT] = self.size_bytes = size_bytes
 
     def cover(self, blocks: int) -> None:
         """Let the map have entries for so many blocks, all holes where it had none; the size stays."""

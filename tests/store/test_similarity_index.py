@@ -34,10 +34,11 @@ def test_a_row_is_found_by_its_features() -> None:
     index, (rows, numbers) = SimilarityIndex(MemoryHome()), live_rows(200, RAW)
     lines = some_features(200)
     index.enter(lines, numbers)
-    found = index.candidates(lines, rows, DOMAIN)
+    found, hints = index.candidates(lines, rows, DOMAIN)
     assert found.shape == (200,)
     assert (found == numbers).mean() > 0.95  # the others lost slots to later rows
-    assert np.count_nonzero(index.candidates(some_features(200, seed=2), rows, DOMAIN)) < 20
+    assert hints.max() == FEATURES and (hints > 0).mean() > 0.95
+    assert np.count_nonzero(index.candidates(some_features(200, seed=2), rows, DOMAIN)[0]) < 20
 
 
 def test_one_common_feature_is_enough_and_most_votes_win() -> None:
@@ -47,28 +48,29 @@ def test_one_common_feature_is_enough_and_most_votes_win() -> None:
     for first, second, winner in ((1, 3, 1), (3, 1, 0), (2, 0, 0), (0, 2, 1)):
         nothing = [NO_FEATURE] * (FEATURES - first - second)
         mixed = [*lines[0, :first].tolist(), *nothing, *lines[1, FEATURES - second :].tolist()]
-        assert index.candidates(np.array([mixed], dtype=np.uint32), rows, DOMAIN).tolist() == [numbers[winner]]
+        found, hints = index.candidates(np.array([mixed], dtype=np.uint32), rows, DOMAIN)
+        assert found.tolist() == [numbers[winner]] and hints.tolist() == [max(first, second)]
     alone = np.array([[NO_FEATURE, lines[0, 2], NO_FEATURE, NO_FEATURE]], dtype=np.uint32)
-    assert index.candidates(alone, rows, DOMAIN).tolist() == [numbers[0]]
+    assert [part.tolist() for part in index.candidates(alone, rows, DOMAIN)] == [[numbers[0]], [1]]
 
 
 def test_no_feature_finds_nothing() -> None:
     index, (rows, numbers) = SimilarityIndex(MemoryHome()), live_rows(1)
     nothing = np.full((1, FEATURES), NO_FEATURE, dtype=np.uint32)
     index.enter(nothing, numbers)
-    assert index.candidates(nothing, rows, DOMAIN).tolist() == [0]
+    assert [part.tolist() for part in index.candidates(nothing, rows, DOMAIN)] == [[0], [0]]
 
 
 def test_doubling_loses_no_hint() -> None:
     index, (rows, numbers) = SimilarityIndex(MemoryHome()), live_rows(2000)
     lines = some_features(2000)
     index.enter(lines, numbers)
-    before = index.candidates(lines, rows, DOMAIN)
+    before, _ = index.candidates(lines, rows, DOMAIN)
     size_bytes = index.size_bytes
     for wanted in (20_000, 40_000, 100_000):
         index.reserve(wanted, wanted)
         assert index._slots >= SLOTS_PER_ROW * wanted
-        assert (index.candidates(lines, rows, DOMAIN) == before).all()
+        assert (index.candidates(lines, rows, DOMAIN)[0] == before).all()
     assert np.count_nonzero(before) > 1800
     assert index.size_bytes > size_bytes
 
@@ -89,20 +91,20 @@ def test_what_may_not_be_a_reference_is_no_candidate() -> None:
     index, (rows, numbers) = SimilarityIndex(MemoryHome()), live_rows(1)
     row, lines = int(numbers[0]), some_features(1)
     index.enter(lines, numbers)
-    assert index.candidates(lines, rows, DOMAIN).tolist() == [row]
+    assert index.candidates(lines, rows, DOMAIN)[0].tolist() == [row]
 
-    assert not index.candidates(lines, rows, DOMAIN + 1).any(), "a row of another domain"
+    assert not index.candidates(lines, rows, DOMAIN + 1)[0].any(), "a row of another domain"
     for encoding in (FREE, PATCHED):
         rows.where.items[row] = pack_where(0, 100, encoding)
-        assert not index.candidates(lines, rows, DOMAIN).any()
+        assert not index.candidates(lines, rows, DOMAIN)[0].any()
     rows.where.items[row] = pack_where(0, 100, RAW)
     rows.count.items[row] = 0
-    assert not index.candidates(lines, rows, DOMAIN).any(), "a row that only patches need"
+    assert not index.candidates(lines, rows, DOMAIN)[0].any(), "a row that only patches need"
     rows.count.items[row] = 1
     rows.dependents.items[row] = MAXIMUM_DEPENDENTS
-    assert not index.candidates(lines, rows, DOMAIN).any(), "a row whose dependents cannot be counted"
+    assert not index.candidates(lines, rows, DOMAIN)[0].any(), "a row whose dependents cannot be counted"
     rows.dependents.items[row] = MAXIMUM_DEPENDENTS - 1
-    assert index.candidates(lines, rows, DOMAIN).tolist() == [row]
+    assert index.candidates(lines, rows, DOMAIN)[0].tolist() == [row]
 
 
 def test_the_tag_keeps_foreign_features_out() -> None:
@@ -114,5 +116,5 @@ def test_the_tag_keeps_foreign_features_out() -> None:
     for turn in range(1, 2001):
         other = line + np.uint32(turn) * slots  # slots are a power of two: the same slot, another feature
         assert (other % slots == line % slots).all()
-        passed += bool(index.candidates(other, rows, DOMAIN).any())
+        passed += bool(index.candidates(other, rows, DOMAIN)[0].any())
     assert passed < 2000 * FEATURES / 256 * 2
