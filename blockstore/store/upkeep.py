@@ -70,10 +70,11 @@ class Upkeep:
             if not self._move(row):
                 self._victim = -1
                 return False
-        if not self._pending and self._scanned >= self._rows.next_row:
-            victim, self._victim = self._victim, -1
-            if not self._pool.live_bytes[victim]:  # unless it was freed and filled anew behind our back
-                self._pool.release_segment(victim)
+        if not self._pool.live_bytes[self._victim]:
+            self._pool.release_segment(self._victim)
+            self._victim = -1
+        elif not self._pending and self._scanned >= self._rows.next_row:
+            self._victim = -1  # it was freed and filled anew behind our back
         return True
 
     def _choose(self) -> bool:

@@ -68,6 +68,25 @@ def test_each_step_leaves_a_sound_store(store: Store) -> None:
     assert contents(store, volume) == expected
 
 
+def test_an_emptied_segment_goes_back_though_new_rows_came_meanwhile(store: Store) -> None:
+    """Found by the model test: the rows that came after the last look held back a segment that held nothing."""
+    volume, chance = store.volumes[1], random.Random(2)
+    for block in chance.sample(range(BLOCKS), BLOCKS // 2):
+        run(store.discard_steps(volume, block * BLOCK_BYTES, BLOCK_BYTES))
+    number = BLOCKS
+    while store.rows.free:  # rows that are reused lie below what was looked at
+        put(store, volume, number * BLOCK_BYTES, half(number))
+        number += 1
+    steps = 0
+    while store.upkeep.step():
+        steps += 1
+        check_store(store)
+        if steps < 60:
+            put(store, volume, number * BLOCK_BYTES, half(number))
+            number += 1
+    assert steps > 10
+
+
 def test_patches_and_their_references_may_move() -> None:
     store = Store(MemoryHome(), 64 << 20)
     volume = store.create_volume(1, 1)
