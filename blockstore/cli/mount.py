@@ -38,7 +38,7 @@ DEFAULT_LIMIT_SHARE: Final = 0.5
 @click.option(
     "--no-lane",
     is_flag=True,
-    help="Serve data through pyfuse3 alone: slower, for comparison and for trouble.",
+    help="Serve data through pyfuse3 alone: for comparison, not for VMs (slow; no clones, no hole punching).",
 )
 @click.option("--no-patch", is_flag=True, help="Do not look for similar blocks: share and compress only.")
 @click.option(
