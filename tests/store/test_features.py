@@ -36,9 +36,9 @@ def test_zeros_are_no_feature() -> None:
 
 
 def test_repeated_content_gives_the_features_of_one_period() -> None:
-    assert one(noise(1)[:16] * (BLOCK_BYTES // 16)) == one(
-        noise(1)[8:16] + noise(1)[:16] * (BLOCK_BYTES // 16 - 1) + noise(1)[:8]
-    )
+    period = noise(1)[:32]
+    shifted = period[16:] + period * (BLOCK_BYTES // 32 - 1) + period[:16]
+    assert one(period * (BLOCK_BYTES // 32)) == one(shifted)
     assert len(one(noise(1))) == FEATURES
 
 
