@@ -33,6 +33,7 @@ MAXIMUM_WAITING: Final = 128
 """Clients that may stand in the socket's queue; further ones try again."""
 
 CONNECT_RETRY_S: Final = 0.05
+ACCEPT_RETRY_S: Final = 0.5
 CLIENT_S: Final = 10.0
 """How long one client may take to ask and to read its answer, so that one that never reads holds a place no longer."""
 
@@ -48,11 +49,21 @@ async def serve(state: Path, handlers: dict[str, Handler]) -> None:
         async with trio.open_nursery() as nursery:
             while True:
                 await places.acquire_on_behalf_of(ticket := object())
-                client, _ = await listener.accept()
+                client = await _accept(listener)
                 nursery.start_soon(_serve_client, client, handlers, places, ticket)
     finally:
         listener.close()
         (state / SOCKET_NAME).unlink(missing_ok=True)
+
+
+async def _accept(listener: trio.socket.SocketType) -> trio.socket.SocketType:
+    while True:
+        try:
+            client, _ = await listener.accept()
+            return client
+        except OSError as error:  # no descriptor to be had, or a client that went away: no reason to stop
+            log.error("a client of the control socket could not be let in: %s", error.strerror)
+            await trio.sleep(ACCEPT_RETRY_S)
 
 
 def ask(state: Path, request: dict[str, Any], timeout_s: float = CLIENT_S) -> Answer:

@@ -50,7 +50,9 @@ INIT_IN: Final = struct.Struct("<IIII")
 INIT_OUT: Final = struct.Struct("<IIIIHH")
 
 SPLICE_FLAGS: Final = 1 << 7 | 1 << 8 | 1 << 9  # FUSE_SPLICE_WRITE, _MOVE, _READ
+ASYNC_READ: Final = 1 << 0
 AUTO_INVAL_DATA: Final = 1 << 12
+ASYNC_DIO: Final = 1 << 15
 
 WRITE_CACHE: Final = 1  # FUSE_WRITE_CACHE: written back from the page cache, nobody's write(2)
 

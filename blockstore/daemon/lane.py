@@ -58,6 +58,8 @@ class Job:
     steps: Steps
     answer: Callable[[], bytes]
     buffer: bytearray | None = None
+    interrupted: bool = False
+    """Whoever asked has got a signal: the job is given up when it finds no room."""
 
 
 class Lane:
@@ -113,10 +115,10 @@ class Lane:
                 if self._job_count and not self._wait_beside_jobs():
                     self._advance()
                     continue
-                if not self._serve_one():
-                    break
                 if self._changed and not self._job_count:
                     self._upkeep()
+                if not self._serve_one():
+                    break
         except BaseException:
             log.critical("the lane ended by an error", exc_info=True)
         finally:
@@ -249,9 +251,13 @@ class Lane:
             self._fail(unique, errno.EXDEV)  # the caller copies bytes instead
             return
         length = max(min(length, source.size_bytes - from_offset, _LARGEST_COPY_BYTES), 0)
-        answer = abi.OUT_U64.pack(abi.OUT_U64.size, 0, unique, length)
-        steps = self._store.clone_steps(source, from_offset, target, to_offset, length) if length else iter(())
-        self._enter(Job(unique, target, steps, lambda: answer))
+        copied = 0
+
+        def steps() -> Iterator[bool]:
+            nonlocal copied
+            copied = yield from self._store.clone_steps(source, from_offset, target, to_offset, length)
+
+        self._enter(Job(unique, target, steps(), lambda: abi.OUT_U64.pack(abi.OUT_U64.size, 0, unique, copied)))
 
     def _lseek(self, unique: int, inode: int, arguments: bytes) -> None:
         fh, offset, whence, _ = abi.LSEEK_IN.unpack_from(arguments)
@@ -291,9 +297,15 @@ class Lane:
         for job in self._stalled:
             if job.unique == unique:
                 self._stalled.remove(job)
-                self._leave(job)
-                self._fail(unique, errno.EINTR)
+                self._give_up(job)
                 return
+        for queue in self._jobs.values():  # it may be there to be tried again
+            for job in queue:
+                job.interrupted |= job.unique == unique
+
+    def _give_up(self, job: Job) -> None:
+        self._leave(job)
+        self._fail(job.unique, errno.EINTR)
 
     def _enter(self, job: Job) -> None:
         self._job_count += 1
@@ -362,6 +374,9 @@ class Lane:
         return abi.OUT_HEADER.pack(abi.OUT_HEADER.size, -code, job.unique)
 
     def _stall(self, job: Job) -> None:
+        if job.interrupted:
+            self._give_up(job)
+            return
         if not self._stalled and not self._was_stalled:
             log.error("the pool has no room: writes wait until memory is freed or the limit is raised")
         self._was_stalled = True

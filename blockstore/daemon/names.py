@@ -14,7 +14,7 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,8 +116,20 @@ class Names:
         for entry, name, *rest in rows:
             yield entry, name, Inode(*rest)
 
-    def create(self, parent: int, name: bytes, mode: int, uid: int, gid: int, target: bytes | None = None) -> Inode:
-        """A new file, directory or symbolic link. Raises EEXIST, ENOENT, ENAMETOOLONG."""
+    def create(
+        self,
+        parent: int,
+        name: bytes,
+        mode: int,
+        uid: int,
+        gid: int,
+        target: bytes | None = None,
+        before: Callable[[Inode], None] | None = None,
+    ) -> Inode:
+        """A new file, directory or symbolic link. Raises EEXIST, ENOENT, ENAMETOOLONG.
+
+        `before` is called with it before anybody can know of it; when it raises, nothing has been made.
+        """
         if len(name) > MAXIMUM_NAME_BYTES:
             raise _error(errno.ENAMETOOLONG)
         now = time.time_ns()
@@ -141,7 +153,10 @@ class Names:
             except sqlite3.IntegrityError:
                 raise _error(errno.EEXIST) from None
             self._changed(parent, now, links=stat.S_ISDIR(mode))
-        return self.get(inode)
+            made = self.get(inode)
+            if before is not None:
+                before(made)
+        return made
 
     def remove(self, parent: int, name: bytes, *, directory: bool) -> Inode:
         """Take a name away; the inode as it is then. Raises ENOENT, EISDIR, ENOTDIR, ENOTEMPTY."""
@@ -238,10 +253,11 @@ class Names:
         self._db.execute("BEGIN")
         try:
             yield
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # a COMMIT that failed may have ended it
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     def _check_not_removed(self, directory: Inode) -> None:
         if not directory.nlink:  # somebody still has it open

@@ -23,7 +23,7 @@ from blockstore.daemon.door import Door
 from blockstore.daemon.names import MAXIMUM_NAME_BYTES, Inode, Names
 from blockstore.errors import BlockstoreError, CorruptBlock, InputError, OutOfRoom
 from blockstore.store.geometry import BLOCK_BYTES
-from blockstore.store.store import Steps, Store
+from blockstore.store.store import Steps, Store, run
 from blockstore.store.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,11 @@ RETRY_S: Final = 0.05
 """How soon a request that found no room is tried again."""
 
 
+MAXIMUM_WAITING: Final = 32
+"""Of those that change a file's size and find no room, so many wait; the next ones fail with ENOSPC. pyfuse3 serves
+some hundred requests at once, and those that make room must get through."""
+
+
 class Operations(pyfuse3.Operations):
     """One mount."""
 
@@ -61,6 +66,7 @@ class Operations(pyfuse3.Operations):
         self._writers: dict[int, set[int]] = {}  # inode -> fhs that may write
         self._next_handle = 1
         self.initialised = trio.Event()
+        self._freed = trio.Event()
         self.stalled = 0
         """Requests that wait for room."""
 
@@ -115,7 +121,8 @@ class Operations(pyfuse3.Operations):
             if fields.update_atime:
                 changed["atime_ns"] = attr.st_atime_ns
             if fields.update_size:
-                await self.take(self._store.resize_steps(self._volume(inode), attr.st_size))
+                await self.take(self._store.resize_steps(self._volume(inode), attr.st_size), may_fail=True)
+                self._freed.set()
             if fields.update_mtime:
                 if found.is_file:
                     self._volume(inode).mtime_ns = attr.st_mtime_ns
@@ -209,10 +216,7 @@ class Operations(pyfuse3.Operations):
         inode, _ = self._handles[fh]
         with _errors():
             await self.take(self._store.write_steps(self._volume(inode), off, buf))
-        with self._door:
-            upkeep = self._store.upkeep
-            if upkeep.due():
-                upkeep.step()
+        self._freed.set()
         return len(buf)
 
     async def flush(self, fh: FileHandleT) -> None:
@@ -253,8 +257,22 @@ class Operations(pyfuse3.Operations):
         data.f_namemax = MAXIMUM_NAME_BYTES
         return data
 
-    async def take(self, steps: Steps) -> None:
-        """All steps, one visit at the door each; waits while there is no room."""
+    async def compact(self) -> None:
+        """Compaction of what this thread has freed; of what the lane frees, the lane does it. Never returns."""
+        while True:
+            await self._freed.wait()
+            self._freed = trio.Event()
+            went_on = True
+            while went_on:
+                with self._door:
+                    went_on = self._store.upkeep.due() and self._store.upkeep.step()
+                await trio.lowlevel.checkpoint()
+
+    async def take(self, steps: Steps, *, may_fail: bool = False) -> None:
+        """All steps, one visit at the door each; waits while there is no room.
+
+        Raises OutOfRoom instead of waiting when it `may_fail` and too many wait already.
+        """
         waits = False
         try:
             while True:
@@ -264,6 +282,8 @@ class Operations(pyfuse3.Operations):
                     except StopIteration:
                         return
                 if not went_on and not waits:
+                    if may_fail and self.stalled >= MAXIMUM_WAITING:
+                        raise OutOfRoom("the pool has no room, and too many requests wait for it already")
                     waits = True
                     self.stalled += 1
                     log.error("the pool has no room: a request waits until memory is freed or the limit is raised")
@@ -272,15 +292,20 @@ class Operations(pyfuse3.Operations):
             self.stalled -= waits
 
     def _create_file(self, parent: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext) -> Inode:
-        made = self._names.create(parent, name, mode & ~ctx.umask, ctx.uid, ctx.gid)
-        try:
+        volumes: list[Volume] = []
+
+        def make_volume(made: Inode) -> None:
             with self._door:
-                self._store.create_volume(made.inode, made.domain)
+                volumes.append(self._store.create_volume(made.inode, made.domain))
+
+        try:
+            # A volume without a name is swept away at the next start; a name without a volume would be damage.
+            return self._names.create(parent, name, mode & ~ctx.umask, ctx.uid, ctx.gid, before=make_volume)
         except BaseException:
-            self._names.remove(parent, name, directory=False)
-            self._names.forget(made.inode)
+            with self._door:
+                for volume in volumes:
+                    run(self._store.delete_steps(volume))
             raise
-        return made
 
     def _opened(self, inode: int, flags: int) -> pyfuse3.FileInfo:
         handle = self._next_handle
@@ -341,6 +366,7 @@ class Operations(pyfuse3.Operations):
         volume = self._store.volumes.get(inode)
         if volume is not None and not volume.deleted:
             await self.take(self._store.delete_steps(volume))
+            self._freed.set()
         self._names.forget(inode)
 
 

@@ -15,6 +15,8 @@ import threading
 from typing import Final
 
 from blockstore.daemon.fuse_abi import (
+    ASYNC_DIO,
+    ASYNC_READ,
     AUTO_INVAL_DATA,
     BATCH_FORGET,
     BATCH_FORGET_IN,
@@ -78,8 +80,10 @@ class Relay:
     def forward_init(self, unique: int, request: bytearray) -> None:
         """INIT, without the capabilities that do not work through a socket or hurt mapped files."""
         major, minor, max_readahead, flags = INIT_IN.unpack_from(request, IN_HEADER.size)
-        # With AUTO_INVAL_DATA a changed mtime makes the kernel drop the pages of a running VM.
-        flags &= ~(SPLICE_FLAGS | AUTO_INVAL_DATA)
+        # With AUTO_INVAL_DATA a changed mtime makes the kernel drop the pages of a running VM. With the other two
+        # read-ahead and direct I/O are background requests: they wait for each other's and write-back's places, for
+        # ever where write-back waits for room; and whoever waits for direct I/O cannot be killed.
+        flags &= ~(SPLICE_FLAGS | AUTO_INVAL_DATA | ASYNC_READ | ASYNC_DIO)
         INIT_IN.pack_into(request, IN_HEADER.size, major, minor, max_readahead, flags)
         self._init_unique = unique
         self._ours.send(request)

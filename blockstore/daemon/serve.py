@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Callable
@@ -64,6 +65,7 @@ def serve(options: MountOptions, ready: Callable[[list[str]], None]) -> None:
 
     Raises MountError, StateError, OutOfRoom, BusyError before that; nothing is then left mounted.
     """
+    _raise_descriptor_limit()
     state = Path(options.state)
     home = DirectoryHome(state)
     try:
@@ -83,6 +85,12 @@ def serve(options: MountOptions, ready: Callable[[list[str]], None]) -> None:
         store.close()
     if empty and options.remove_empty_state:
         remove_state(state)
+
+
+def _raise_descriptor_limit() -> None:
+    """Every volume holds two descriptors, and the usual limit is a thousand."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def remove_state(state: Path) -> None:
@@ -135,6 +143,7 @@ class _Daemon:
                 handlers: dict[str, control.Handler] = {"hello": self._hello, "status": self._status}
                 nursery.start_soon(control.serve, Path(self._options.state), handlers)
                 nursery.start_soon(self._watch_signals)
+                nursery.start_soon(self._operations.compact)
                 nursery.start_soon(self._announce, ready)
                 await pyfuse3.main()
                 nursery.cancel_scope.cancel()

@@ -11,7 +11,7 @@ One thread at a time may use a Store; the daemon puts it behind one door (daemon
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from blockstore.store.geometry import (
 )
 from blockstore.store.home import Home
 from blockstore.store.ingest import SLICE_BLOCKS, Ingest
-from blockstore.store.pool import Pool
+from blockstore.store.pool import COMPACTION_RESERVE_SEGMENTS, Pool
 from blockstore.store.references import acquire, release
 from blockstore.store.rows import Rows
 from blockstore.store.similarity_index import SimilarityIndex
@@ -42,6 +42,10 @@ Steps = Iterator[bool]
 
 DISCARD_STEP_BLOCKS = 4096
 """Blocks made holes in one step: numpy does them at once, in about half a millisecond."""
+
+RESERVED_FROM_FREEING_SEGMENTS = COMPACTION_RESERVE_SEGMENTS - 1
+"""What frees memory may write the rest of a block that it cuts into compaction's reserve, so that it need not wait for
+the room that it makes. One segment is left to compact with."""
 
 CLONE_STEP_BLOCKS = 16384
 """Map entries copied in one step: about half a millisecond."""
@@ -94,7 +98,13 @@ class Store:
         """Up to `length` bytes from `offset`, as pieces; shorter only at the end. Raises CorruptBlock."""
         return self._decoder.read(volume, offset, length)
 
-    def write_steps(self, volume: Volume, offset: int, data: memoryview | bytes) -> Steps:
+    def write_steps(
+        self,
+        volume: Volume,
+        offset: int,
+        data: memoryview | bytes,
+        reserved_segments: int = COMPACTION_RESERVE_SEGMENTS,
+    ) -> Steps:
         """Write at any offset; the volume grows as needed. `data` must stay as it is until the last step."""
         view, position, end = memoryview(data), offset, offset + len(data)
         check_size(end)
@@ -105,7 +115,7 @@ class Store:
             else:
                 stop = position + min((end - position) >> BLOCK_SHIFT, SLICE_BLOCKS) * BLOCK_BYTES
             piece = view[position - offset : stop - offset]
-            while not self._write_slice(volume, position, piece):
+            while not self._write_slice(volume, position, piece, reserved_segments):
                 yield self.upkeep.step()  # compaction makes room, or there is none to be made
             position = stop
             yield True
@@ -135,31 +145,31 @@ class Store:
         volume.set_size(size_bytes)
         volume.touch()
 
-    def clone_steps(self, source: Volume, source_offset: int, target: Volume, target_offset: int, length: int) -> Steps:
+    def clone_steps(
+        self, source: Volume, source_offset: int, target: Volume, target_offset: int, length: int
+    ) -> Generator[bool, None, int]:
         """Copy a range between volumes of one domain (to itself if it does not overlap): block ids, no data.
 
-        Parts that are not whole blocks on both sides are copied as bytes. The range must be inside the source.
+        Parts that are not whole blocks on both sides are copied as bytes. Returns how many bytes were copied: fewer
+        than `length` where the source ends before, or is cut off meanwhile.
         """
-        assert source.domain is target.domain and source_offset + length <= source.size_bytes
-        end = target_offset + length
-        check_size(end)
-        if not length:
-            return
+        assert source.domain is target.domain
+        check_size(target_offset + length)
+        aligned = not (source_offset | target_offset) & (BLOCK_BYTES - 1)
         done = 0
-        if not (source_offset | target_offset) & (BLOCK_BYTES - 1):
-            # The block at the end of both files holds only zeros beyond it, so it can be taken whole.
-            to_both_ends = source_offset + length == source.size_bytes and end >= target.size_bytes
-            blocks = -(-length // BLOCK_BYTES) if to_both_ends else length >> BLOCK_SHIFT
-            done = min(blocks << BLOCK_SHIFT, length)
-            yield from self._clone_blocks(
-                source, source_offset >> BLOCK_SHIFT, target, target_offset >> BLOCK_SHIFT, blocks, end
-            )
-        while done < length:
-            count = min(length - done, SLICE_BLOCKS * BLOCK_BYTES)
-            data = b"".join(self.read(source, source_offset + done, count))
-            yield from self.write_steps(target, target_offset + done, data)
-            done += count
-        target.touch()
+        while (left := min(length, source.size_bytes - source_offset) - done) > 0:
+            position, to = source_offset + done, target_offset + done
+            if aligned and left >= BLOCK_BYTES:
+                blocks = min(left >> BLOCK_SHIFT, CLONE_STEP_BLOCKS)
+                yield from self._clone_blocks(source, position >> BLOCK_SHIFT, target, to >> BLOCK_SHIFT, blocks)
+                done += blocks << BLOCK_SHIFT
+            else:
+                data = b"".join(self.read(source, position, min(left, SLICE_BLOCKS * BLOCK_BYTES)))
+                yield from self.write_steps(target, to, data)
+                done += len(data)
+        if done:
+            target.touch()
+        return done
 
     def seek(self, volume: Volume, offset: int, *, data: bool) -> int:
         """The next offset at or after `offset` inside data or a hole; the size if there is none (lseek(2))."""
@@ -198,7 +208,7 @@ class Store:
             part.close()
         self._home.close()
 
-    def _write_slice(self, volume: Volume, position: int, piece: memoryview) -> bool:
+    def _write_slice(self, volume: Volume, position: int, piece: memoryview, reserved_segments: int) -> bool:
         """Write whole blocks, or a part of one; False when there is no room, and then nothing has changed."""
         block, skip, end = position >> BLOCK_SHIFT, position & (BLOCK_BYTES - 1), position + len(piece)
         if skip or len(piece) < BLOCK_BYTES:
@@ -206,7 +216,7 @@ class Store:
             piece = memoryview(b"".join((old[:skip], piece, old[skip + len(piece) :])))
         try:
             volume.cover(block + len(piece) // BLOCK_BYTES)
-            self._ingest.write(volume, block, piece)
+            self._ingest.write(volume, block, piece, reserved_segments)
         except OutOfRoom:
             return False
         if end > volume.size_bytes:
@@ -216,7 +226,7 @@ class Store:
     def _zero(self, volume: Volume, start: int, end: int) -> Steps:
         """Overwrite part of one block with zeros, unless it is zero anyway; an empty range is none."""
         if start < end and volume.lookup(start >> BLOCK_SHIFT) > 1:
-            yield from self.write_steps(volume, start, bytes(end - start))
+            yield from self.write_steps(volume, start, bytes(end - start), RESERVED_FROM_FREEING_SEGMENTS)
 
     def _discard_blocks(self, volume: Volume, first: int, end: int) -> Steps:
         for start, stop in volume.prepared(first, end):
@@ -226,25 +236,20 @@ class Store:
                 yield True
         volume.give_back_pages(first, end)
 
-    def _clone_blocks(
-        self, source: Volume, first: int, target: Volume, to: int, count: int, largest_size_bytes: int
-    ) -> Steps:
-        """Let blocks of the target be those of the source; it grows with them, to `largest_size_bytes` at most."""
+    def _clone_blocks(self, source: Volume, first: int, target: Volume, to: int, count: int) -> Steps:
+        """Let blocks of the target be those of the source, which lie before its end; the target grows with them."""
         target.cover(to + count)
-        for done in range(0, count, CLONE_STEP_BLOCKS):
-            window = min(CLONE_STEP_BLOCKS, count - done)
-            if not source.ids(first + done, window).any():
-                yield from self._discard_blocks(target, to + done, to + done + window)
-            else:
-                while not _prepared(target, to + done, window):
-                    yield False
-                ids = source.ids(first + done, window)  # they may have changed while there was no room
-                acquire(self.rows, ids)
-                release(self.rows, self.pool, target.replace(to + done, ids))
-            size_bytes = min((to + done + window) << BLOCK_SHIFT, largest_size_bytes)
-            if size_bytes > target.size_bytes:
-                target.set_size(size_bytes)
-            yield True
+        if not source.ids(first, count).any():
+            yield from self._discard_blocks(target, to, to + count)
+        else:
+            while not _prepared(target, to, count):
+                yield False
+            ids = source.ids(first, count)  # they may have changed while there was no room
+            acquire(self.rows, ids)
+            release(self.rows, self.pool, target.replace(to, ids))
+        if (to + count) << BLOCK_SHIFT > target.size_bytes:
+            target.set_size((to + count) << BLOCK_SHIFT)
+        yield True
 
     def _adopt(self) -> None:
         """Make what is rebuilt at start from what is kept: counts, free lists, the content index (DESIGN.md 5)."""

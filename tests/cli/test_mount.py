@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import subprocess
@@ -23,6 +24,7 @@ from tests.daemon.lab import (
     put,
     run,
     sha256,
+    until,
 )
 
 pytestmark = pytest.mark.mount
@@ -287,3 +289,26 @@ def test_a_pool_limit_below_what_is_stored(lab: Lab) -> None:
     again = lab.mount(state=mounted.state, pool_limit="8M")
     assert sha256(again.path / "file") == wanted
     assert os.statvfs(again.path).f_bavail == 0
+
+
+@pytest.mark.parametrize(("limit", "files"), [("-Sn 200", 400), ("-n 200", 150)])
+def test_more_files_than_descriptors(lab: Lab, limit: str, files: int) -> None:
+    """The soft limit is lifted; at the hard one files cannot be made, and everything else goes on."""
+    path, state = lab.mountpoint(), lab.path / "state"
+    shell = f'ulimit {limit}; exec "$@"'
+    mounting = [sys.executable, "-m", "blockstore", "mount", str(path), "--state", str(state), "--pool-limit", "64M"]
+    assert run(["bash", "-c", shell, "bash", *mounting]).returncode == 0
+    made = 0
+    for number in range(files):
+        try:
+            (path / f"file{number}").write_bytes(b"content")
+            made += 1
+        except OSError as error:
+            assert error.errno == errno.EMFILE, error
+    assert made == files if "S" in limit else 0 < made < files
+    if made < files:
+        blockstore("status", str(path))  # whatever it says, the mount must not end by it
+        for number in range(20):
+            (path / f"file{number}").unlink()
+    until(lambda: blockstore("status", str(path)).returncode == 0, "the daemon answers")
+    assert (path / f"file{made - 1}").read_bytes() == b"content"

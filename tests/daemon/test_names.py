@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from blockstore.daemon.names import RENAME_EXCHANGE, RENAME_NOREPLACE, ROOT, Names
+from blockstore.daemon.names import RENAME_EXCHANGE, RENAME_NOREPLACE, ROOT, Inode, Names
 
 DIRECTORY, FILE = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o644
 
@@ -134,6 +134,30 @@ def test_everything_is_there_after_a_kill(tmp_path: Path) -> None:
     again = Names(tmp_path / "names.sqlite", 3, 4)
     assert sorted(again.files().values()) == ["one/file"]
     assert (again.get(ROOT).uid, again.get(ROOT).gid) == (1, 2)
+    again.close()
+
+
+def test_nothing_is_made_when_its_volume_cannot_be(names: Names) -> None:
+    def refuse(made: Inode) -> None:
+        assert made.is_file and made.domain == ROOT
+        raise OSError(errno.ENOSPC, "no room")
+
+    before = names.count()
+    assert outcome(lambda: names.create(ROOT, b"file", FILE, 0, 0, before=refuse)) == errno.ENOSPC
+    assert outcome(lambda: names.lookup(ROOT, b"file")) == errno.ENOENT and names.count() == before
+    assert file(names, ROOT, b"file")
+
+
+def test_a_kill_before_the_end_of_create_leaves_no_name(tmp_path: Path) -> None:
+    child = os.fork()
+    if not child:
+        made = Names(tmp_path / "names.sqlite", 1, 2)
+        file(made, ROOT, b"before")
+        made.create(ROOT, b"file", FILE, 0, 0, before=lambda inode: os._exit(0))
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    again = Names(tmp_path / "names.sqlite", 3, 4)
+    assert list(again.files().values()) == ["before"]
     again.close()
 
 

@@ -93,11 +93,11 @@ def test_forget_has_no_answer(ends: Ends) -> None:
 
 
 def test_init_loses_what_hurts(ends: Ends) -> None:
-    flags = abi.SPLICE_FLAGS | abi.AUTO_INVAL_DATA | 1 << 15 | 1
+    flags = abi.SPLICE_FLAGS | abi.AUTO_INVAL_DATA | abi.ASYNC_READ | abi.ASYNC_DIO | 1 << 17
     hello = request(abi.INIT, 2, abi.INIT_IN.pack(7, 45, 1 << 17, flags) + bytes(48))
     ends.relay.forward_init(2, bytearray(hello))
     *_, asked = abi.INIT_IN.unpack_from(ends.request(), abi.IN_HEADER.size)
-    assert asked == 1 << 15 | 1
+    assert asked == 1 << 17
     figures = abi.INIT_OUT.pack(7, 38, 1 << 17, asked, 99, 77) + bytes(40)
     answer = abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(figures), 0, 2) + figures
     found = ends.answer(answer)

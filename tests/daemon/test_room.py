@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.daemon.lab import Lab, Mounted, ask, blockstore, cold, end, ended, noisy, put, said, spawn, until
+from tests.daemon.lab import Lab, Mounted, ask, blockstore, cold, drop, end, ended, noisy, put, said, spawn, until
 
 pytestmark = pytest.mark.mount
 
@@ -123,3 +123,92 @@ def test_a_mapping_waits_too(full: Mounted) -> None:
         assert ask(vm, "sync") == "synced"
     finally:
         end(vm.pid)
+
+
+STUBBORN = """
+import mmap, os, sys
+descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | (os.O_DIRECT if sys.argv[2] == "direct" else 0))
+buffer = mmap.mmap(-1, 1 << 20)
+if sys.argv[2] == "mapped":
+    os.ftruncate(descriptor, 64 << 20)
+    mapping = mmap.mmap(descriptor, 64 << 20)
+for number in range(64):
+    buffer[:] = os.urandom(len(buffer))
+    if sys.argv[2] == "mapped":
+        mapping[number << 20 : (number + 1) << 20] = buffer[:]
+        mapping.flush(number << 20, 1 << 20)
+    else:
+        os.pwrite(descriptor, buffer, number << 20)
+"""
+"""Writes until there is no room, and waits."""
+
+
+@pytest.mark.parametrize("way", ["buffered", "direct", "mapped"])
+def test_many_writers_wait_while_others_read_and_then_are_killed(full_with_lane: Mounted, way: str) -> None:
+    """More of them than the kernel sends write-back requests at once."""
+    full, path = full_with_lane, full_with_lane.path / "old"
+    whole = noisy(POOL_MIB // 2 * MIB, "old")
+    drop(path)
+    writers = [spawn(STUBBORN, str(full.path / f"new{number}"), way) for number in range(24)]
+    try:
+        until(lambda: is_stalled(full), "the writers are held up")
+        until(lambda: full.path.joinpath("new23").exists(), "all of them have begun")
+        for read in (
+            "mapping[5000000]",
+            "mapping[:][5000000]",
+            "os.pread(descriptor, 1 << 20, 4 << 20)[5000000 - (4 << 20)]",
+        ):
+            drop(path)
+            reader = spawn(
+                "import mmap, os, sys; descriptor = os.open(sys.argv[1], os.O_RDONLY)\n"
+                f"mapping = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ); print({read}, flush=True)",
+                str(path),
+            )
+            assert said(reader, 20) == str(whole[5000000]), read
+            reader.wait(20)
+        for writer in writers:
+            writer.kill()
+        for writer in writers:
+            assert ended(writer.pid, 20), "it hangs in the kernel"
+    finally:
+        for writer in writers:
+            end(writer.pid)
+            writer.wait(20)
+    assert cold(path) == whole
+
+
+def test_truncating_a_full_pool_does_not_wait(full_with_lane: Mounted) -> None:
+    full = full_with_lane
+    for number in range(100):
+        put(full.path / f"small{number}", noisy(2 * 4096, number))
+    writer = spawn(WRITER, str(full.path / "new"), "12", "new")
+    try:
+        until(lambda: is_stalled(full), "the writer is held up")
+        for number in range(100):
+            os.truncate(full.path / f"small{number}", 4096 + 100)
+        for number in range(100):
+            assert cold(full.path / f"small{number}") == noisy(2 * 4096, number)[: 4096 + 100]
+        (full.path / "old").unlink()
+        while (line := said(writer)) != "synced":
+            assert line
+    finally:
+        end(writer.pid)
+
+
+def test_garbage_goes_back_to_the_host_though_nobody_touches_the_mount(mounted: Mounted) -> None:
+    """A file whose records lie between another's is deleted; nothing is asked of the mount afterwards."""
+    keep, drop_it = mounted.path / "keep", mounted.path / "drop"
+    with keep.open("wb", buffering=0) as one, drop_it.open("wb", buffering=0) as other:
+        for number in range(1500):
+            one.write(noisy(8192, f"a{number}"))
+            other.write(noisy(8192, f"b{number}"))
+            if not number % 64:
+                os.fsync(one.fileno())
+                os.fsync(other.fileno())
+        os.fsync(one.fileno())
+        os.fsync(other.fileno())
+    pool = mounted.state / "pool"
+    before = pool.stat().st_blocks
+    drop_it.unlink()
+    until(lambda: pool.stat().st_blocks < before * 0.7, "the pool shrinks", 20)
+    assert cold(keep) == b"".join(noisy(8192, f"a{number}") for number in range(1500))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from blockstore.errors import InputError
 from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.home import DirectoryHome, MemoryHome
+from blockstore.store.ingest import SLICE_BLOCKS
 from blockstore.store.store import CLONE_STEP_BLOCKS, Store, run
 from blockstore.store.volume import HEADER_BYTES, MAXIMUM_SIZE_BYTES, PAGE_ENTRIES, Volume
 from tests.store.invariants import check_store
@@ -173,12 +175,59 @@ def test_a_clone_that_is_given_up_leaves_nothing_beyond_the_size(store: Store) -
     put(store, source, 2 * CLONE_STEP_BLOCKS * BLOCK_BYTES, noise(2))
     steps = store.clone_steps(source, 0, target, 0, source.size_bytes)
     next(steps)
-    steps.close()  # type: ignore[attr-defined]
+    steps.close()
     check_store(store)
     run(store.delete_steps(target))
     check_store(store)
     run(store.delete_steps(source))
     assert store.rows.live == 0
+
+
+@pytest.mark.parametrize("offset", [0, 100])
+def test_a_clone_takes_nothing_that_its_source_gets_meanwhile(store: Store, offset: int) -> None:
+    """Neither whole blocks nor the rest of the last one, which would come to light when the target grows."""
+    source, target = store.create_volume(1, 1), store.create_volume(2, 1)
+    put(store, source, 0, noise(2))
+    start = (SLICE_BLOCKS if offset else CLONE_STEP_BLOCKS) * BLOCK_BYTES
+    put(store, source, start, noise(1) * 3 + b"end")
+    size_bytes = source.size_bytes
+    steps = store.clone_steps(source, 0, target, offset, size_bytes)
+    assert next(steps)
+    put(store, source, size_bytes, b"secret" * 1000)
+    assert copied(steps) == size_bytes
+    run(store.resize_steps(target, size_bytes + 10 * BLOCK_BYTES))
+    assert contents(store, target)[offset + start :].rstrip(b"\0") == noise(1) * 3 + b"end"
+    check_store(store)
+
+
+@pytest.mark.parametrize("offset", [0, 7])
+@pytest.mark.parametrize("left_bytes", [0, BLOCK_BYTES + 5, 300 * BLOCK_BYTES])
+def test_a_clone_says_how_much_there_was(store: Store, offset: int, left_bytes: int) -> None:
+    """Its source is cut off between two steps: what was copied is what the answer says, and the rest is untouched."""
+    source, target = store.create_volume(1, 1), store.create_volume(2, 1)
+    blocks, old = 400, noise(9)
+    put(store, source, 0, b"".join(noise(seed) for seed in range(blocks)))
+    put(store, target, 0, old * (blocks + 1))
+    steps = store.clone_steps(source, 0, target, offset, blocks * BLOCK_BYTES)
+    if offset:
+        next(steps)  # the first slice is done
+    run(store.resize_steps(source, left_bytes))
+    done = copied(steps)
+    assert done >= left_bytes
+    found = contents(store, target)
+    whole = b"".join(noise(seed) for seed in range(blocks))
+    assert found[offset : offset + done] == whole[:done]
+    assert found[offset + done :] == (old * (blocks + 1))[offset + done :] and found[:offset] == old[:offset]
+    check_store(store)
+
+
+def copied(steps: Generator[bool, None, int]) -> int:
+    """Take all steps; what they return."""
+    while True:
+        try:
+            assert next(steps)
+        except StopIteration as end:
+            return int(end.value)
 
 
 def test_reading_past_the_end(store: Store) -> None:
