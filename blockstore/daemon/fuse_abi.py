@@ -10,9 +10,11 @@ import struct
 from typing import Final
 
 FORGET: Final = 2
+OPEN: Final = 14
 READ: Final = 15
 WRITE: Final = 16
 INIT: Final = 26
+CREATE: Final = 35
 INTERRUPT: Final = 36
 BATCH_FORGET: Final = 42
 FALLOCATE: Final = 43
@@ -48,6 +50,11 @@ OUT_U64: Final = struct.Struct("<IiQQ")
 INIT_IN: Final = struct.Struct("<IIII")
 # In an INIT answer: major, minor, max_readahead, flags, max_background, congestion_threshold, at offset 16
 INIT_OUT: Final = struct.Struct("<IIIIHH")
+
+# fuse_open_out: fh, open_flags, padding; the answer to OPEN, and behind fuse_entry_out the answer to CREATE
+OPEN_OUT: Final = struct.Struct("<QII")
+ENTRY_OUT_BYTES: Final = 128
+OPEN_NOFLUSH: Final = 1 << 5  # FOPEN_NOFLUSH, Linux 5.16
 
 SPLICE_FLAGS: Final = 1 << 7 | 1 << 8 | 1 << 9  # FUSE_SPLICE_WRITE, _MOVE, _READ
 ASYNC_READ: Final = 1 << 0

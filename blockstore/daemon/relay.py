@@ -20,13 +20,19 @@ from blockstore.daemon.fuse_abi import (
     AUTO_INVAL_DATA,
     BATCH_FORGET,
     BATCH_FORGET_IN,
+    CREATE,
+    ENTRY_OUT_BYTES,
     FORGET,
     FORGET_ONE_BYTES,
     HEAD_BYTES,
     IN_HEADER,
+    INIT,
     INIT_IN,
     INIT_OUT,
     MAXIMUM_WRITE_BYTES,
+    OPEN,
+    OPEN_NOFLUSH,
+    OPEN_OUT,
     OUT_HEADER,
     SPLICE_FLAGS,
 )
@@ -56,8 +62,8 @@ class Relay:
                 end.setsockopt(socket.SOL_SOCKET, 32, SOCKET_BUFFER_BYTES)  # SO_SNDBUFFORCE
             except PermissionError:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
-        self._init_unique = 0
-        self.unanswered: set[int] = set()
+        self.unanswered: dict[int, int] = {}
+        """The opcode of each request that pyfuse3 has not answered yet, by its unique number."""
         self.closed = False
         self._thread = threading.Thread(target=self._take_answers, name="relay", daemon=True)
 
@@ -74,7 +80,7 @@ class Relay:
                 self._ours.send(part)
             return
         if opcode != FORGET:  # which has no answer
-            self.unanswered.add(unique)
+            self.unanswered[unique] = opcode
         self._ours.send(request)
 
     def forward_init(self, unique: int, request: bytearray) -> None:
@@ -85,7 +91,7 @@ class Relay:
         # ever where write-back waits for room; and whoever waits for direct I/O cannot be killed.
         flags &= ~(SPLICE_FLAGS | AUTO_INVAL_DATA | ASYNC_READ | ASYNC_DIO)
         INIT_IN.pack_into(request, IN_HEADER.size, major, minor, max_readahead, flags)
-        self._init_unique = unique
+        self.unanswered[unique] = INIT
         self._ours.send(request)
 
     def close(self) -> None:
@@ -107,16 +113,32 @@ class Relay:
             if not size:
                 return
             _, error, unique = OUT_HEADER.unpack_from(buffer)
-            self.unanswered.discard(unique)
-            if self._init_unique and unique == self._init_unique and not error:
-                self._init_unique = 0
-                _edit_init_answer(buffer)
+            opcode = self.unanswered.pop(unique, 0)
+            if not error:
+                _edit_answer(opcode, buffer)
             try:
                 os.write(self._device_fd, view[:size])
             except OSError as failure:
                 # ENOENT: the request was interrupted meanwhile; ENODEV: the mount is gone. Both are no news.
                 if failure.errno not in (errno.ENOENT, errno.ENODEV):
                     log.error("an answer of %d bytes was refused by the kernel: %s", size, failure.strerror)
+
+
+def _edit_answer(opcode: int, buffer: bytearray) -> None:
+    """What pyfuse3 has no words for."""
+    if opcode == INIT:
+        _edit_init_answer(buffer)
+    elif opcode == OPEN:
+        _do_not_flush(buffer, OUT_HEADER.size)
+    elif opcode == CREATE:
+        _do_not_flush(buffer, OUT_HEADER.size + ENTRY_OUT_BYTES)
+
+
+def _do_not_flush(buffer: bytearray, offset: int) -> None:
+    """Without this close(2) writes back all that anybody has changed in the file, and waits: `status` would stop a
+    VM that dirties its memory, and would hang while the pool is full."""
+    fh, flags, padding = OPEN_OUT.unpack_from(buffer, offset)
+    OPEN_OUT.pack_into(buffer, offset, fh, flags | OPEN_NOFLUSH, padding)
 
 
 def _edit_init_answer(buffer: bytearray) -> None:

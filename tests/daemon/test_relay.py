@@ -76,13 +76,13 @@ def test_batch_forget_is_split(ends: Ends, count: int) -> None:
     assert not sender.is_alive() and seen == forgets
     ends.relay.forward(GETATTR, 9, request(GETATTR, 9))
     assert abi.IN_HEADER.unpack_from(ends.request())[2] == 9, "nothing else came of it"
-    assert ends.relay.unanswered == {9}, "a forget has no answer"
+    assert ends.relay.unanswered == {9: GETATTR}, "a forget has no answer"
 
 
 def test_requests_and_answers_pass_unchanged(ends: Ends) -> None:
     there = request(READDIRPLUS, 77, os.urandom(100))
     ends.relay.forward(READDIRPLUS, 77, there)
-    assert ends.request() == there and ends.relay.unanswered == {77}
+    assert ends.request() == there and ends.relay.unanswered == {77: READDIRPLUS}
     back = abi.OUT_HEADER.pack(abi.OUT_HEADER.size + 128 * 1024, 0, 77) + os.urandom(128 * 1024)
     assert ends.answer(back) == back and not ends.relay.unanswered
 
@@ -105,6 +105,18 @@ def test_init_loses_what_hurts(ends: Ends) -> None:
     assert (granted, background, congestion) == (asked, MAXIMUM_BACKGROUND, CONGESTION_THRESHOLD)
     assert len(found) == len(answer)
     assert ends.answer(answer) == answer, "only the answer to INIT is edited"
+
+
+def test_close_does_not_write_back(ends: Ends) -> None:
+    """FOPEN_NOFLUSH in the answers to OPEN and CREATE, and nothing else changed."""
+    for opcode, entry in ((abi.OPEN, b""), (abi.CREATE, os.urandom(abi.ENTRY_OUT_BYTES))):
+        for error in (0, -2):
+            ends.relay.forward(opcode, 12, request(opcode, 12))
+            assert ends.request()
+            body = entry + abi.OPEN_OUT.pack(1 << 40, 2, 0)
+            header = abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(body), error, 12)
+            expected = body if error else entry + abi.OPEN_OUT.pack(1 << 40, 2 | abi.OPEN_NOFLUSH, 0)
+            assert ends.answer(header + body) == header + expected
 
 
 def test_the_end(ends: Ends) -> None:

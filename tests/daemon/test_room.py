@@ -6,7 +6,22 @@ import os
 
 import pytest
 
-from tests.daemon.lab import Lab, Mounted, ask, blockstore, cold, drop, end, ended, noisy, put, said, spawn, until
+from tests.daemon.lab import (
+    Lab,
+    Mounted,
+    abort_below,
+    ask,
+    blockstore,
+    cold,
+    drop,
+    end,
+    ended,
+    noisy,
+    put,
+    said,
+    spawn,
+    until,
+)
 
 pytestmark = pytest.mark.mount
 
@@ -144,7 +159,7 @@ for number in range(64):
 
 
 @pytest.mark.parametrize("way", ["buffered", "direct", "mapped"])
-def test_many_writers_wait_while_others_read_and_then_are_killed(full_with_lane: Mounted, way: str) -> None:
+def test_many_writers_wait_while_others_read_and_then_are_killed(lab: Lab, full_with_lane: Mounted, way: str) -> None:
     """More of them than the kernel sends write-back requests at once."""
     full, path = full_with_lane, full_with_lane.path / "old"
     whole = noisy(POOL_MIB // 2 * MIB, "old")
@@ -166,6 +181,9 @@ def test_many_writers_wait_while_others_read_and_then_are_killed(full_with_lane:
             )
             assert said(reader, 20) == str(whole[5000000]), read
             reader.wait(20)
+        assert "writes wait" in blockstore("status", str(full.path), timeout_s=20).stderr
+        if way == "mapped":  # the kernel lets nobody go who waits for the write-back of pages
+            abort_below(lab.path)
         for writer in writers:
             writer.kill()
         for writer in writers:
@@ -174,7 +192,7 @@ def test_many_writers_wait_while_others_read_and_then_are_killed(full_with_lane:
         for writer in writers:
             end(writer.pid)
             writer.wait(20)
-    assert cold(path) == whole
+    assert way == "mapped" or cold(path) == whole
 
 
 def test_truncating_a_full_pool_does_not_wait(full_with_lane: Mounted) -> None:
