@@ -16,7 +16,7 @@ from blockstore.cli.sizes import SIZE, format_size
 from blockstore.daemon import launch
 from blockstore.daemon.serve import MountOptions, default_states, serve
 from blockstore.errors import InputError
-from blockstore.store.pool import MINIMUM_LIMIT_BYTES
+from blockstore.store.pool import MAXIMUM_LIMIT_BYTES, MINIMUM_LIMIT_BYTES
 
 DEFAULT_LIMIT_SHARE: Final = 0.5
 """Of the host's memory, for the pool: the other half is for what is resident, and for everything else."""
@@ -68,6 +68,8 @@ def mount(
     """
     target = _absolute(mountpoint)
     place = (state or _default_state(target)).absolute()
+    if _absolute(place).is_relative_to(target):  # the daemon would wait for itself
+        raise InputError(f"the state directory {place} lies in the mountpoint {target}; name another with --state")
     options = MountOptions(
         mountpoint=str(target),
         state=str(place),
@@ -81,6 +83,11 @@ def mount(
         raise InputError(
             f"--pool-limit {format_size(options.pool_limit_bytes)} is too small; "
             f"the least is {format_size(MINIMUM_LIMIT_BYTES)}"
+        )
+    if options.pool_limit_bytes > MAXIMUM_LIMIT_BYTES:
+        raise InputError(
+            f"--pool-limit {format_size(options.pool_limit_bytes)} is too large; "
+            f"the most is {format_size(MAXIMUM_LIMIT_BYTES)}"
         )
     if foreground:
         launch.check(options)

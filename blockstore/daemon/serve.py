@@ -13,6 +13,7 @@ import logging
 import os
 import resource
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -74,7 +75,7 @@ def serve(options: MountOptions, ready: Callable[[list[str]], None]) -> None:
         home.close()
         raise
     try:
-        names = Names(state / "names.sqlite", os.geteuid(), os.getegid())
+        names = _open_names(state, store)
         try:
             _reconcile(store, names, state)
             _Daemon(options, store, names).run(ready)
@@ -249,6 +250,22 @@ def _reconcile(store: Store, names: Names, state: Path) -> None:
             f"the state in {state} is damaged: the map of {missing[0]!r} is missing; "
             "restore the directory, or mount with an empty one"
         )
+
+
+def _open_names(state: Path, store: Store) -> Names:
+    """Raises StateError where there are volumes, but no names: these would all be taken for nameless."""
+    path = state / "names.sqlite"
+    if store.volumes and not (path.exists() and path.stat().st_size):
+        raise StateError(
+            f"the state in {state} is damaged: it has memory files, but {path.name} is missing or empty; "
+            "restore the directory, or mount with an empty one"
+        )
+    try:
+        return Names(path, os.geteuid(), os.getegid())
+    except sqlite3.DatabaseError as error:
+        raise StateError(
+            f"the state in {state} is damaged: {path.name}: {error}; restore the directory, or mount with an empty one"
+        ) from None
 
 
 def _own_memory_bytes() -> int:

@@ -35,6 +35,10 @@ class Domains:
     def size_bytes(self) -> int:
         return self._pairs.size_bytes
 
+    def knows(self, key: int) -> bool:
+        """Is there a domain with this key?"""
+        return key in self._by_key
+
     def enter(self, key: int) -> Domain:
         """The domain with this key, made if need be, for one more volume. Raises OutOfRoom beyond MAXIMUM_DOMAINS."""
         domain = self._by_key.get(key)

@@ -30,6 +30,9 @@ COMPACTION_RESERVE_SEGMENTS: Final = 2
 MINIMUM_LIMIT_BYTES: Final = 8 * SEGMENT_BYTES
 """Below this the reserve and the head would be most of the pool."""
 
+MAXIMUM_LIMIT_BYTES: Final = 1 << 44
+"""16 TiB, more than any host has; the pool is mapped whole, and addresses end."""
+
 
 class Pool:
     """Segments of SEGMENT_BYTES up to `limit_bytes`. `view` is the whole pool, for reading records."""
@@ -42,7 +45,9 @@ class Pool:
         self._place = home.describe()
         self._fd = home.open("pool")
         self.limit_bytes = limit_bytes
-        self.segments = max(limit_bytes // SEGMENT_BYTES, os.fstat(self._fd).st_size // SEGMENT_BYTES)
+        self.found_segments = os.fstat(self._fd).st_size // SEGMENT_BYTES
+        """Segments of the file that was there; no record lies beyond."""
+        self.segments = max(limit_bytes // SEGMENT_BYTES, self.found_segments)
         os.ftruncate(self._fd, self.segments * SEGMENT_BYTES)
         self._mapping = mmap.mmap(self._fd, self.segments * SEGMENT_BYTES)
         self.view = memoryview(self._mapping)

@@ -260,6 +260,8 @@ class Store:
                     self._home.remove(name)
                     continue
                 number, domain_key = header
+                if not self.domains.knows(domain_key):
+                    raise self._damaged(f"the domain of volume {number} is not in `domains`")
                 domain = self.domains.enter(domain_key)
                 self.volumes[number] = Volume(self._home, number, domain, create=False)
         self.domains.forget_empty()
@@ -274,7 +276,7 @@ class Store:
         where, reference = self.rows.where.array, self.rows.reference.array
         if (where[FIRST_ROW:][counts[FIRST_ROW:] > 0] == 0).any():
             raise self._damaged("a volume points at a block that is not stored")
-        if int(where.max(initial=0)) >> WHERE_SEGMENT_SHIFT >= self.pool.segments:
+        if where.any() and int(where.max()) >> WHERE_SEGMENT_SHIFT >= self.pool.found_segments:
             raise self._damaged("a block row points outside of the pool")
         if int(reference.max(initial=0)) >= self.rows.capacity:
             raise self._damaged("a patch refers to a block that does not exist")

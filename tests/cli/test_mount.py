@@ -78,7 +78,7 @@ def test_mountpoint_is_a_dangling_or_circular_link(lab: Lab) -> None:
 
 def test_pool_limit_below_the_minimum(lab: Lab) -> None:
     options = ("--state", str(lab.path / "state"), "--pool-limit")
-    for limit in ("7M", "0", "4096"):
+    for limit in ("7M", "0", "4096", "100P"):
         refused(lab, 2, "--pool-limit", mountpoint=lab.mountpoint(), options=(*options, limit))
 
 
@@ -121,6 +121,32 @@ def test_state_of_another_version_geometry_or_none(lab: Lab) -> None:
         assert not mounts_below(lab.path)
     place.write_bytes(good)
     assert cold(lab.mount(state=mounted.state).path / "file") == noisy(100_000, 1)
+
+
+@pytest.mark.parametrize("lost", ["names.sqlite", "pool", "domains", "rows-where"])
+@pytest.mark.parametrize("how", ["missing", "empty"])
+def test_state_that_lost_a_file_is_refused_and_kept(lab: Lab, lost: str, how: str) -> None:
+    mounted = lab.mount()
+    put(mounted.path / "file", noisy(100_000, 1))
+    assert mounted.umount().returncode == 0
+    saved = {path.name: path.read_bytes() for path in mounted.state.iterdir() if path.is_file()}
+    (mounted.state / lost).unlink()
+    if how == "empty":
+        (mounted.state / lost).touch()
+    result = blockstore("mount", str(mounted.path), "--state", str(mounted.state))
+    one_line(result, 4, mounted.state, "damaged")
+    assert not mounts_below(lab.path) and (mounted.state / "volume-2").read_bytes() == saved["volume-2"]
+    for suffix in ("", "-wal", "-shm"):
+        (mounted.state / (lost + suffix)).unlink(missing_ok=True)
+    (mounted.state / lost).write_bytes(saved[lost])
+    assert cold(lab.mount(state=mounted.state).path / "file") == noisy(100_000, 1)
+
+
+def test_state_in_the_mountpoint(lab: Lab) -> None:
+    place = lab.mountpoint()
+    (lab.path / "link").symlink_to(place)
+    for state in (place, place / "inner", lab.path / "link/inner"):
+        refused(lab, 2, state, mountpoint=place, options=("--state", str(state)))
 
 
 def test_foreign_directory_as_state(lab: Lab) -> None:
