@@ -144,8 +144,8 @@ def test_full_or_closed_output(images: list[str]) -> None:
 def test_interrupt(tmp_path: Path) -> None:
     path = tmp_path / "large"
     with path.open("wb") as file:
-        for _ in range(16):
-            file.write(os.urandom(1 << 20) * 8)
+        for _ in range(32):  # some seconds of work: nothing in it is alike
+            file.write(os.urandom(8 << 20))
     child = subprocess.Popen(
         [sys.executable, "-m", "blockstore", "analyze", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
