@@ -98,7 +98,7 @@ def test_a_writer_that_waits_can_be_killed(full_with_lane: Mounted) -> None:
 
 def test_memory_that_is_punched_out_makes_room(full_with_lane: Mounted) -> None:
     full = full_with_lane
-    writer = spawn(WRITER, str(full.path / "new"), "12", "new")
+    writer = spawn(WRITER, str(full.path / "new"), "9", "new")
     try:
         until(lambda: is_stalled(full), "the writer is held up")
         run = spawn(
@@ -110,7 +110,7 @@ def test_memory_that_is_punched_out_makes_room(full_with_lane: Mounted) -> None:
         run.wait(10)
         while (line := said(writer)) != "synced":
             assert line
-        assert cold(full.path / "new") == content(12, "new")
+        assert cold(full.path / "new") == content(9, "new")
         assert cold(full.path / "old") == bytes(6 * MIB) + noisy(POOL_MIB // 2 * MIB, "old")[6 * MIB :]
     finally:
         end(writer.pid)
