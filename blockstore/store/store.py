@@ -163,6 +163,10 @@ class Store:
                 blocks = min(left >> BLOCK_SHIFT, CLONE_STEP_BLOCKS)
                 yield from self._clone_blocks(source, position >> BLOCK_SHIFT, target, to >> BLOCK_SHIFT, blocks)
                 done += blocks << BLOCK_SHIFT
+            elif aligned and _ends_in_hole(source, position + left) and to + left >= target.size_bytes:
+                target.set_size(to + left)
+                yield from self._discard_blocks(target, to >> BLOCK_SHIFT, (to >> BLOCK_SHIFT) + 1)
+                done += left
             else:
                 data = b"".join(self.read(source, position, min(left, SLICE_BLOCKS * BLOCK_BYTES)))
                 yield from self.write_steps(target, to, data)
@@ -321,6 +325,11 @@ def check_size(size_bytes: int) -> None:
     """Raises InputError for a size that no volume can have."""
     if size_bytes > MAXIMUM_SIZE_BYTES:
         raise InputError(f"a volume of {size_bytes} bytes is too large; the most is {MAXIMUM_SIZE_BYTES} bytes (16T)")
+
+
+def _ends_in_hole(volume: Volume, size_bytes: int) -> bool:
+    """Does the volume end here, in a block that was never written?"""
+    return volume.size_bytes == size_bytes and not volume.lookup((size_bytes - 1) >> BLOCK_SHIFT)
 
 
 def _prepared(volume: Volume, first: int, count: int) -> bool:
