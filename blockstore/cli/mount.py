@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +12,8 @@ import click
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.sizes import SIZE, format_size
 from blockstore.daemon import launch
-from blockstore.daemon.serve import MountOptions, default_states, serve
+from blockstore.daemon.options import MountOptions
+from blockstore.daemon.serve import default_states
 from blockstore.errors import InputError
 from blockstore.store.pool import MAXIMUM_LIMIT_BYTES, MINIMUM_LIMIT_BYTES
 
@@ -46,6 +45,14 @@ DEFAULT_LIMIT_SHARE: Final = 0.5
     is_flag=True,
     help="Let other users in, as far as the files' modes allow. libvirt needs this.",
 )
+@click.option(
+    "--watchdog",
+    type=click.FloatRange(min=0.5),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Replace a daemon that gives no sign of life for so long.",
+)
 def mount(
     mountpoint: Path,
     state: Path | None,
@@ -54,6 +61,7 @@ def mount(
     no_lane: bool,
     no_patch: bool,
     allow_other: bool,
+    watchdog: float,
 ) -> None:
     """Serve VM memory files in the directory MOUNTPOINT, which must exist and be empty.
 
@@ -68,8 +76,6 @@ def mount(
     """
     target = _absolute(mountpoint)
     place = (state or _default_state(target)).absolute()
-    if _absolute(place).is_relative_to(target):  # the daemon would wait for itself
-        raise InputError(f"the state directory {place} lies in the mountpoint {target}; name another with --state")
     options = MountOptions(
         mountpoint=str(target),
         state=str(place),
@@ -78,6 +84,8 @@ def mount(
         patching=not no_patch,
         allow_other=allow_other,
         remove_empty_state=state is None,
+        foreground=foreground,
+        watchdog_s=watchdog,
     )
     if options.pool_limit_bytes < MINIMUM_LIMIT_BYTES:
         raise InputError(
@@ -90,10 +98,7 @@ def mount(
             f"the most is {format_size(MAXIMUM_LIMIT_BYTES)}"
         )
     if foreground:
-        launch.check(options)
-        launch.log_to(logging.StreamHandler(sys.stderr))
-        serve(options, lambda warnings: None)
-        return
+        launch.become(options)
     for warning in launch.start(options):
         click.echo(f"blockstore: warning: {warning}", err=True)
 

@@ -36,8 +36,8 @@ def status(mountpoint: Path | None, as_json: bool) -> None:
     report = complete(
         figures, {name: _resident(mount.path / name) for name in figures["volumes"]}, answer["daemon_memory"]
     )
-    report["total"]["daemon_pid"] = answer["daemon_pid"]
-    report["total"]["pool_limit"] = answer["pool_limit"]
+    for key in ("daemon_pid", "supervisor_pid", "restarts", "pool_limit"):
+        report["total"][key] = answer[key]
     if as_json:
         click.echo(json.dumps(report, indent=2))
         return

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
-import subprocess
+import signal
 from pathlib import Path
 from typing import Final
 
 import click
 
 from blockstore.cli.paths import DIRECTORY
-from blockstore.daemon import control, mounts
+from blockstore.daemon import control, mounts, phase
 from blockstore.daemon.serve import remove_state
+from blockstore.daemon.unmount import unmount
 from blockstore.errors import BusyError, MountError
 
 DAEMON_END_S: Final = 120.0
@@ -38,11 +40,15 @@ def umount(mountpoint: Path, force: bool, discard: bool) -> None:
       blockstore umount /run/vm-memory
     """
     mount = mounts.find(mountpoint)
-    try:
-        daemon_pid = int(control.ask(mount.state, {"do": "hello"})["daemon_pid"])
-    except MountError:
-        daemon_pid = 0  # a dead or deaf daemon must not keep its mount alive
-    failure = _unmount(mount, lazy=False)
+    supervising = phase.load(mount.state)
+    if supervising is not None:
+        last_pid = supervising.supervisor_pid  # it ends after its daemon
+    else:
+        try:
+            last_pid = int(control.ask(mount.state, {"do": "hello"})["daemon_pid"])
+        except MountError:
+            last_pid = 0  # a dead or deaf daemon must not keep its mount alive
+    failure = unmount(str(mount.path))
     if failure:
         found = mounts.users(mount)
         if not force:
@@ -50,34 +56,25 @@ def umount(mountpoint: Path, force: bool, discard: bool) -> None:
                 f"{mount.path} is in use by {mounts.describe_users(found) or 'somebody'}: {failure}; "
                 "end these first, or detach the mount from the tree with --force"
             )
-        failure = _unmount(mount, lazy=True)
+        failure = unmount(str(mount.path), lazy=True)
         if failure:
             raise MountError(f"{mount.path} cannot be unmounted: {failure}")
         click.echo(
-            f"blockstore: {mount.path} is detached; its daemon (process {daemon_pid}) goes on until the last of "
+            f"blockstore: {mount.path} is detached; what serves it (process {last_pid}) goes on until the last of "
             f"these has closed its files: {mounts.describe_users(found)}",
             err=True,
         )
         return
-    if daemon_pid and not _ended(daemon_pid):
+    if supervising is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(last_pid, signal.SIGUSR1)  # it may be between two daemons
+    if last_pid and not _ended(last_pid):
         raise MountError(
-            f"{mount.path} is unmounted, but its daemon (process {daemon_pid}) has not ended within "
+            f"{mount.path} is unmounted, but what served it (process {last_pid}) has not ended within "
             f"{DAEMON_END_S:.0f} s; look at {mount.state}/daemon.log"
         )
     if discard and mount.state.is_dir():
         remove_state(mount.state)
-
-
-def _unmount(mount: mounts.Mount, *, lazy: bool) -> str:
-    """Unmount; empty when done, else what umount(8) said."""
-    if os.geteuid() == 0:
-        command = ["umount", "--no-canonicalize", *(["--lazy"] if lazy else []), "--", str(mount.path)]
-    else:
-        command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", str(mount.path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode == 0:
-        return ""
-    return result.stderr.strip().rpartition(": ")[2].rstrip(".") or f"{command[0]} failed"
 
 
 def _ended(pid: int) -> bool:

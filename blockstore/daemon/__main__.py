@@ -1,7 +1,7 @@
-"""Entry point of the background process; started by launch.start, not by hand."""
+"""The process of a daemon: `python -m blockstore.daemon OPTIONS`; started by a supervisor or systemd, not by hand."""
 
 import sys
 
-from blockstore.daemon.launch import main
+from blockstore.daemon.process import main
 
 sys.exit(main(sys.argv[1:]))

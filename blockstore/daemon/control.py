@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import trio
 
+from blockstore.daemon import phase
 from blockstore.errors import MountError
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,9 @@ CONNECT_RETRY_S: Final = 0.05
 ACCEPT_RETRY_S: Final = 0.5
 CLIENT_S: Final = 10.0
 """How long one client may take to ask and to read its answer, so that one that never reads holds a place no longer."""
+
+RESTART_S: Final = 30.0
+"""How long a request waits for a daemon that is being started."""
 
 Answer = dict[str, Any]
 Handler = Callable[[dict[str, Any]], Coroutine[Any, Any, Answer]]
@@ -67,7 +71,32 @@ async def _accept(listener: trio.socket.SocketType) -> trio.socket.SocketType:
 
 
 def ask(state: Path, request: dict[str, Any], timeout_s: float = CLIENT_S) -> Answer:
-    """Ask the daemon with this state directory. Raises MountError when it does not answer, or refuses."""
+    """Ask the daemon with this state directory. Raises MountError when it does not answer, or refuses.
+
+    A daemon that died and is being started again is waited for.
+    """
+    deadline = time.monotonic() + RESTART_S
+    while True:
+        try:
+            return _ask_once(state, request, timeout_s)
+        except _NotThere as error:
+            found = phase.load(state)
+            if found is None or time.monotonic() > deadline:
+                raise MountError(str(error)) from None
+            if found.name == "paused":
+                raise MountError(
+                    f"the daemon with the state {state} died again and again ({found.reason}); its supervisor (process "
+                    f"{found.supervisor_pid}) tries once a minute; look at {state}/daemon.log, and `blockstore reload` "
+                    "when it is mended"
+                ) from None
+            time.sleep(CONNECT_RETRY_S)
+
+
+class _NotThere(Exception):
+    """Nobody listens, or whoever did is gone."""
+
+
+def _ask_once(state: Path, request: dict[str, Any], timeout_s: float) -> Answer:
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(timeout_s)
@@ -80,13 +109,13 @@ def ask(state: Path, request: dict[str, Any], timeout_s: float = CLIENT_S) -> An
     except TimeoutError:
         raise MountError(f"the daemon with the state {state} does not answer; look at {state}/daemon.log") from None
     except OSError as error:
-        raise MountError(
+        raise _NotThere(
             f"the daemon with the state {state} cannot be reached: {error.strerror}; look at {state}/daemon.log"
         ) from None
     try:
         answer: Answer = json.loads(text)
     except ValueError:
-        raise MountError(f"the daemon with the state {state} gave no answer; look at {state}/daemon.log") from None
+        raise _NotThere(f"the daemon with the state {state} gave no answer; look at {state}/daemon.log") from None
     if "error" in answer:
         raise MountError(str(answer["error"]))
     return answer

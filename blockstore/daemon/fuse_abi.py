@@ -46,7 +46,7 @@ OUT_HEADER: Final = struct.Struct("<IiQ")
 OUT_U32: Final = struct.Struct("<IiQII")
 OUT_U64: Final = struct.Struct("<IiQQ")
 
-# In an INIT request: major, minor, max_readahead, flags, at offset 40
+# In an INIT request: major, minor, max_readahead, flags, at offset 40; with INIT_EXT flags2 u32 follows
 INIT_IN: Final = struct.Struct("<IIII")
 # In an INIT answer: major, minor, max_readahead, flags, max_background, congestion_threshold, at offset 16
 INIT_OUT: Final = struct.Struct("<IIIIHH")
@@ -55,6 +55,15 @@ INIT_OUT: Final = struct.Struct("<IIIIHH")
 OPEN_OUT: Final = struct.Struct("<QII")
 ENTRY_OUT_BYTES: Final = 128
 OPEN_NOFLUSH: Final = 1 << 5  # FOPEN_NOFLUSH, Linux 5.16
+
+INIT_EXT: Final = 1 << 30
+HAS_RESEND: Final = 1 << 7  # in flags2: FUSE_HAS_RESEND, Linux 6.9
+UNIQUE_RESEND: Final = 1 << 63
+"""In the unique number of a request that was asked before, of a daemon that has died."""
+
+UNIQUE_OFFSET: Final = 8
+PID_OFFSET: Final = 32
+"""In IN_HEADER, the latter of 32 bits."""
 
 SPLICE_FLAGS: Final = 1 << 7 | 1 << 8 | 1 << 9  # FUSE_SPLICE_WRITE, _MOVE, _READ
 ASYNC_READ: Final = 1 << 0

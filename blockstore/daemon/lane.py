@@ -63,10 +63,21 @@ class Job:
 
 
 class Lane:
-    """The thread. `writers_of(inode, fh)` says how many other handles than `fh` may write to a file."""
+    """The thread.
+
+    `writers_of(inode, fh)` says how many other handles than `fh` may write to a file; `saw_init` gets the kernel's
+    INIT request; `died` is called, in the thread, when it ends by an error.
+    """
 
     def __init__(
-        self, device_fd: int, store: Store, door: Door, relay: Relay, writers_of: Callable[[int, int], int]
+        self,
+        device_fd: int,
+        store: Store,
+        door: Door,
+        relay: Relay,
+        writers_of: Callable[[int, int], int],
+        saw_init: Callable[[bytes], None],
+        died: Callable[[], None],
     ) -> None:
         self._fd = device_fd
         self._store = store
@@ -75,8 +86,12 @@ class Lane:
         self._somebody_waits, self._door_itself = door.somebody_waits, door.itself
         self._relay = relay
         self._writers_of = writers_of
+        self._saw_init = saw_init
+        self._died = died
         self._poll = select.poll()
         self._poll.register(device_fd, select.POLLIN)
+        self._poll_pending = select.poll()  # for another thread: one poll object is for one thread
+        self._poll_pending.register(device_fd, select.POLLIN)
         self._device = io.FileIO(device_fd, "r", closefd=False)
         self._request = bytearray(_REQUEST_BYTES)
         self._spare_buffers: list[bytearray] = []
@@ -89,6 +104,8 @@ class Lane:
         self._changed = True
         self._thread = threading.Thread(target=self._run, name="lane", daemon=True)
         self.corrupt_reads = 0
+        self.turns = 0
+        """Requests taken from the device."""
         self._handlers: dict[int, Callable[[int, int, bytes], None]] = {
             abi.FALLOCATE: self._fallocate,
             abi.COPY_FILE_RANGE: self._copy_file_range,
@@ -121,8 +138,12 @@ class Lane:
                     break
         except BaseException:
             log.critical("the lane ended by an error", exc_info=True)
-        finally:
-            self._ended()
+            self._died()
+        self._ended()
+
+    def is_stuck(self, turns_before: int) -> bool:
+        """Do requests wait in the device, although none was taken since `turns` was `turns_before`?"""
+        return self.turns == turns_before and bool(self._poll_pending.poll(0)) and self.turns == turns_before
 
     def _wait_beside_jobs(self) -> bool:
         """With jobs under way: should the device be read now?"""
@@ -148,6 +169,7 @@ class Lane:
             try:
                 # One buffer, by readinto: readv takes a third of a microsecond more.
                 size = self._device.readinto(request)
+                self.turns += 1
             except OSError as error:
                 if error.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
                     return True  # the request was withdrawn before we could read it
@@ -282,6 +304,7 @@ class Lane:
             if opcode not in (abi.FORGET, abi.BATCH_FORGET, abi.INTERRUPT):
                 self._fail(unique, errno.EIO)
         elif opcode == abi.INIT:
+            self._saw_init(bytes(request))
             self._relay.forward_init(unique, request)
         elif opcode == abi.INTERRUPT:
             (target,) = abi.INTERRUPT_IN.unpack_from(request, abi.IN_HEADER.size)

@@ -1,7 +1,7 @@
-"""Starting a daemon: what must be true before, and how its start is told to whoever waits.
+"""Starting a mount: what must be true before, and how its start is told to whoever waits.
 
-The daemon is a new session without a terminal. It reports through a pipe, one JSON line: `ready` with warnings,
-or `error` with the exit code; the end of the pipe without a line means that it died. Its log is `daemon.log` in
+The supervisor is a new session without a terminal. It reports through a pipe, one JSON line: `ready` with warnings,
+or `error` with the exit code; the end of the pipe without a line means that it died. The log is `daemon.log` in
 the state directory, `daemon.stderr` what libfuse and Python print.
 """
 
@@ -9,24 +9,20 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
-import logging.handlers
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from blockstore.daemon import mounts
-from blockstore.daemon.serve import MountOptions, serve
+from blockstore.daemon.notify import NOTIFY_VARIABLE
+from blockstore.daemon.options import MountOptions
 from blockstore.errors import BlockstoreError, BusyError, InputError, MountError, OutOfRoom, StateError
 from blockstore.store.superblock import refuse_foreign
 
-START_S: Final = 60.0
-"""How long a start may take, the adoption of terabytes of state included."""
-
-LOG_BYTES: Final = 1 << 20
-"""daemon.log and the one before it: enough for months, and a flood of errors cannot fill the state's file system."""
+END_S: Final = 60.0
+"""How long a start that has failed may take to end."""
 
 
 def check(options: MountOptions) -> None:
@@ -37,29 +33,32 @@ def check(options: MountOptions) -> None:
             raise BusyError(f"{target} is a blockstore mount already; `blockstore status {target}` shows it")
         if mount.state == Path(options.state):
             raise BusyError(f"the state directory {options.state} is in use by the mount at {mount.path}")
+    if Path(os.path.realpath(options.state)).is_relative_to(target):  # the daemon would wait for itself
+        raise InputError(
+            f"the state directory {options.state} lies in the mountpoint {target}; name another with --state"
+        )
     _check_mountpoint(target)
     _check_device()
     _check_state(Path(options.state))
 
 
 def start(options: MountOptions) -> list[str]:
-    """Start a daemon in the background; its warnings, once the mount serves. Raises what it failed with."""
+    """Start a supervised daemon in the background; its warnings, once the mount serves. Raises what it failed with."""
     check(options)
     state = Path(options.state)
     made = _make_state(state)
     try:
-        with (state / "daemon.stderr").open("wb") as stderr:
-            report_fd, pipe_fd = os.pipe()
-            process = subprocess.Popen(
-                [sys.executable, "-m", "blockstore.daemon", str(pipe_fd), options.to_json()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                pass_fds=(pipe_fd,),
-                start_new_session=True,
-                cwd="/",
-            )
-            os.close(pipe_fd)
+        report_fd, pipe_fd = os.pipe()
+        process = subprocess.Popen(
+            _supervisor(pipe_fd, options),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(pipe_fd,),
+            start_new_session=True,
+            cwd="/",
+        )
+        os.close(pipe_fd)
         return _await_report(process, report_fd, state)
     except BaseException:
         if made and not mounts_with(state):
@@ -67,36 +66,22 @@ def start(options: MountOptions) -> list[str]:
         raise
 
 
-def main(arguments: list[str]) -> int:
-    """The background process: `python -m blockstore.daemon PIPE_FD OPTIONS`."""
-    pipe_fd, options = int(arguments[0]), MountOptions.from_json(arguments[1])
-    pipe = os.fdopen(pipe_fd, "w")
-
-    def report(message: dict[str, Any]) -> None:
-        if not pipe.closed:
-            pipe.write(json.dumps(message) + "\n")
-            pipe.close()
-
-    state = Path(options.state)
-    handler = logging.handlers.RotatingFileHandler(state / "daemon.log", maxBytes=LOG_BYTES, backupCount=1)
-    log_to(handler)
-    try:
-        serve(options, lambda warnings: report({"ready": warnings}))
-    except BlockstoreError as error:
-        logging.critical("%s", error)
-        report({"error": str(error), "code": error.exit_code})
-        return error.exit_code
-    except BaseException as error:
-        logging.critical("the daemon ended by an error", exc_info=True)
-        report({"error": f"the daemon failed ({error!r}); look at {state}/daemon.log", "code": 1})
-        return 1
-    return 0
+def become(options: MountOptions) -> NoReturn:
+    """Serve in the foreground, in the place of this process: as a supervisor; under systemd, as its daemon."""
+    if NOTIFY_VARIABLE in os.environ:
+        # A mount that was kept for us is not ours to check.
+        if not os.environ.get("LISTEN_FDS"):
+            check(options)
+        command = [sys.executable, "-m", "blockstore.daemon", options.to_json()]
+    else:
+        check(options)
+        command = _supervisor(-1, options)
+    os.chdir("/")
+    os.execv(sys.executable, command)
 
 
-def log_to(handler: logging.Handler) -> None:
-    """Send all log records there, with times."""
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+def _supervisor(report_fd: int, options: MountOptions) -> list[str]:
+    return [sys.executable, "-m", "blockstore.daemon.supervisor", str(report_fd), options.to_json()]
 
 
 def mounts_with(state: Path) -> list[mounts.Mount]:
@@ -105,22 +90,20 @@ def mounts_with(state: Path) -> list[mounts.Mount]:
 
 
 def _await_report(process: subprocess.Popen[bytes], report_fd: int, state: Path) -> list[str]:
-    # No timeout can be too short for a start that works on: the pipe ends when the process does.
+    # The supervisor sets the limit; the pipe ends when it does.
     with os.fdopen(report_fd) as pipe:
         try:
             line = pipe.readline()
         except KeyboardInterrupt:
             process.terminate()
-            process.wait(START_S)
+            process.wait(END_S)
             raise
     if not line:
-        code = process.wait(START_S)
-        stderr = (state / "daemon.stderr").read_text(errors="replace").strip().splitlines()
-        reason = stderr[-1] if stderr else f"exit code {code}"
-        raise MountError(f"the daemon died at its start: {reason}; look at {state}/daemon.log")
+        code = process.wait(END_S)
+        raise MountError(f"the supervisor of {state} died at its start (exit code {code}); look at {state}/daemon.log")
     message: dict[str, Any] = json.loads(line)
     if "error" in message:
-        process.wait(START_S)
+        process.wait(END_S)
         error = _errors_by_code().get(message["code"], MountError)(message["error"])
         raise error
     warnings: list[str] = message["ready"]

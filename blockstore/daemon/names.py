@@ -38,7 +38,15 @@ CREATE TABLE IF NOT EXISTS entries (
     UNIQUE (parent, name)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS entries_by_inode ON entries (inode);
+CREATE INDEX IF NOT EXISTS nameless_inodes ON inodes (inode) WHERE nlink = 0;
+CREATE TABLE IF NOT EXISTS handles (
+    handle INTEGER PRIMARY KEY AUTOINCREMENT, inode INTEGER NOT NULL, may_write INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS done (slot INTEGER PRIMARY KEY, ticket INTEGER NOT NULL, inode INTEGER NOT NULL) STRICT;
 """
+
+DONE_SLOTS: Final = 1024
+"""Changes that are remembered as done. A change is answered at once, so that only the very last can be asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +74,19 @@ class Inode:
 
 
 class Names:
-    """The directory tree. One thread uses it."""
+    """The directory tree, and what a mount must know of it to outlive a daemon: who has what open, what was done.
+
+    One thread uses it. The `ticket` of a change (relay.py) is remembered together with it, so that the same request,
+    asked again of the next daemon, can be told from a new one; 0 is nobody's.
+    """
 
     def __init__(self, path: Path, uid: int, gid: int) -> None:
         """Open or create the database; `uid` and `gid` will own a new root."""
         self._db = sqlite3.connect(path, isolation_level=None)
         # The process may die at any time, the machine's memory may not: what is written needs no fsync. The
-        # exclusive lock keeps SQLite from mapping a file of its own, which a full tmpfs would turn into SIGBUS.
-        for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=OFF"):
+        # exclusive lock keeps SQLite from mapping a file of its own, which a full tmpfs would turn into SIGBUS, and
+        # temporary files would need a descriptor, of which there may be none.
+        for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=OFF", "temp_store=MEMORY"):
             self._db.execute(f"PRAGMA {pragma}")
         self._db.executescript(_SCHEMA)
         if self._db.execute("SELECT 1 FROM inodes WHERE inode = ?", (ROOT,)).fetchone() is None:
@@ -82,6 +95,33 @@ class Names:
                 "INSERT INTO inodes VALUES (?, ?, ?, ?, 2, ?, ?, ?, ?, NULL)",
                 (ROOT, stat.S_IFDIR | 0o755, uid, gid, ROOT, now, now, now),
             )
+
+    def forget_mount(self) -> None:
+        """The mount begins: nobody has anything open, nothing was asked before."""
+        self._db.execute("DELETE FROM handles")
+        self._db.execute("DELETE FROM done")
+
+    def open(self, inode: int, *, may_write: bool) -> int:
+        """A handle for an open file, a number that no other ever had."""
+        row = self._db.execute(
+            "INSERT INTO handles (inode, may_write) VALUES (?, ?) RETURNING handle", (inode, may_write)
+        ).fetchone()
+        return int(row[0])
+
+    def release(self, handle: int) -> None:
+        """The file is closed. It is no error if it was closed before."""
+        self._db.execute("DELETE FROM handles WHERE handle = ?", (handle,))
+
+    def handles(self) -> dict[int, tuple[int, bool]]:
+        """(inode, may it write?) of all open files, by handle."""
+        rows = self._db.execute("SELECT handle, inode, may_write FROM handles")
+        return {handle: (inode, bool(may_write)) for handle, inode, may_write in rows}
+
+    def done(self, ticket: int) -> int | None:
+        """The inode that the change with this ticket made, moved or removed; None if it was not done."""
+        row = self._db.execute("SELECT inode FROM done WHERE slot = ? AND ticket = ?", (ticket % DONE_SLOTS, ticket))
+        found = row.fetchone()
+        return None if found is None else int(found[0])
 
     def get(self, inode: int) -> Inode:
         """Raises ENOENT."""
@@ -124,6 +164,8 @@ class Names:
         uid: int,
         gid: int,
         target: bytes | None = None,
+        *,
+        ticket: int = 0,
         before: Callable[[Inode], None] | None = None,
     ) -> Inode:
         """A new file, directory or symbolic link. Raises EEXIST, ENOENT, ENAMETOOLONG.
@@ -156,17 +198,21 @@ class Names:
             made = self.get(inode)
             if before is not None:
                 before(made)
+            self._remember(ticket, inode)
         return made
 
-    def remove(self, parent: int, name: bytes, *, directory: bool) -> Inode:
+    def remove(self, parent: int, name: bytes, *, directory: bool, ticket: int = 0) -> Inode:
         """Take a name away; the inode as it is then. Raises ENOENT, EISDIR, ENOTDIR, ENOTEMPTY."""
         found = self.lookup(parent, name)
         self._check_removable(found, directory)
         with self._transaction():
             self._unlink(parent, name, found)
+            self._remember(ticket, found.inode)
         return self.get(found.inode)
 
-    def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> Inode | None:
+    def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, *, ticket: int = 0
+    ) -> Inode | None:
         """rename(2) and its flags; the inode whose name was replaced, as it is then."""
         moved = self.lookup(parent, name)
         self._check_not_removed(self.get(new_parent))
@@ -192,6 +238,7 @@ class Names:
                 self._point(new_parent, new_name, moved.inode)
                 self._changed(parent, now, links=moved.is_directory or replaced.is_directory)
                 self._changed(new_parent, now, links=moved.is_directory or replaced.is_directory)
+                self._remember(ticket, moved.inode)
             return None
         if replaced is not None:
             self._check_removable(replaced, moved.is_directory)
@@ -205,6 +252,7 @@ class Names:
             self._changed(parent, now, links=moved.is_directory)
             self._changed(new_parent, now, links=moved.is_directory)
             self._db.execute("UPDATE inodes SET ctime_ns = ? WHERE inode = ?", (now, moved.inode))
+            self._remember(ticket, moved.inode)
         return None if replaced is None else self.get(replaced.inode)
 
     def set(self, inode: int, **columns: int) -> None:
@@ -258,6 +306,9 @@ class Names:
             if self._db.in_transaction:  # a COMMIT that failed may have ended it
                 self._db.execute("ROLLBACK")
             raise
+
+    def _remember(self, ticket: int, inode: int) -> None:
+        self._db.execute("INSERT OR REPLACE INTO done VALUES (?, ?, ?)", (ticket % DONE_SLOTS, ticket, inode))
 
     def _check_not_removed(self, directory: Inode) -> None:
         if not directory.nlink:  # somebody still has it open

@@ -10,7 +10,6 @@ import errno
 import logging
 import os
 import stat
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -21,6 +20,7 @@ from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT
 
 from blockstore.daemon.door import Door
 from blockstore.daemon.names import MAXIMUM_NAME_BYTES, Inode, Names
+from blockstore.daemon.relay import TICKET_RESENT
 from blockstore.errors import BlockstoreError, CorruptBlock, InputError, OutOfRoom
 from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.store import Steps, Store, run
@@ -55,16 +55,26 @@ class Operations(pyfuse3.Operations):
     supports_dot_lookup = True
     enable_writeback_cache = False
 
-    def __init__(self, names: Names, store: Store, door: Door, state_free_bytes: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        names: Names,
+        store: Store,
+        door: Door,
+        state_free_bytes: Callable[[], int],
+        is_in_use: Callable[[int], bool],
+    ) -> None:
+        """`is_in_use(inode)` asks the kernel whether it holds the inode; it is called in threads of its own."""
         super().__init__()
         self._names = names
         self._store = store
         self._door = door
         self._state_free_bytes = state_free_bytes
-        self._lookups: dict[int, int] = defaultdict(int)
-        self._handles: dict[int, tuple[int, bool]] = {}  # fh -> (inode, may it write?)
+        self._is_in_use = is_in_use
+        self._handles = names.handles()  # fh -> (inode, may it write?)
         self._writers: dict[int, set[int]] = {}  # inode -> fhs that may write
-        self._next_handle = 1
+        for handle, (inode, may_write) in self._handles.items():
+            if may_write:
+                self._writers.setdefault(inode, set()).add(handle)
         self.initialised = trio.Event()
         self._freed = trio.Event()
         self.stalled = 0
@@ -79,23 +89,23 @@ class Operations(pyfuse3.Operations):
         writers = self._writers.get(inode, ())
         return len(writers) - (fh in writers)
 
-    async def delete_nameless(self) -> None:
-        """Delete files that have no name and that nobody can reach any more (at start and at the end)."""
+    async def drop_unused(self) -> None:
+        """Delete files that have no name and that nobody can reach any more."""
         for inode in self._names.nameless():
-            await self._drop(inode)
+            await self._drop_if_unused(inode)
 
     async def lookup(
         self, parent_inode: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         with _errors():
-            return self._looked_up(self._names.lookup(parent_inode, name))
+            return self._attributes(self._names.lookup(parent_inode, name))
 
     async def forget(self, inode_list: list[tuple[InodeT, int]]) -> None:  # type: ignore[override]
-        for inode, count in inode_list:
-            self._lookups[inode] -= count
-            if self._lookups[inode] <= 0:
-                del self._lookups[inode]
-                await self._drop_if_nameless(inode)
+        # Lookups are not counted: the count would have to outlive this process, and the kernel can be asked.
+        nameless = set(self._names.nameless())
+        for inode, _ in inode_list:
+            if inode in nameless:
+                await self._drop_if_unused(inode)
 
     async def getattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         with _errors():
@@ -137,44 +147,51 @@ class Operations(pyfuse3.Operations):
         if not stat.S_ISREG(mode):
             raise pyfuse3.FUSEError(errno.EPERM)
         with _errors():
-            return self._looked_up(self._create_file(parent_inode, name, mode, ctx))
+            return self._attributes(self._create_file(parent_inode, name, mode, ctx))
 
     async def create(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         with _errors():
             made = self._create_file(parent_inode, name, stat.S_IFREG | stat.S_IMODE(mode), ctx)
-            return self._opened(made.inode, flags), self._looked_up(made)
+            return self._opened(made.inode, flags), self._attributes(made)
 
     async def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         with _errors():
-            made = self._names.create(
-                parent_inode, name, stat.S_IFDIR | stat.S_IMODE(mode & ~ctx.umask), ctx.uid, ctx.gid
+            return self._attributes(
+                self._done_before(ctx)
+                or self._names.create(
+                    parent_inode,
+                    name,
+                    stat.S_IFDIR | stat.S_IMODE(mode & ~ctx.umask),
+                    ctx.uid,
+                    ctx.gid,
+                    ticket=_ticket(ctx),
+                )
             )
-            return self._looked_up(made)
 
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         with _errors():
-            made = self._names.create(parent_inode, name, stat.S_IFLNK | 0o777, ctx.uid, ctx.gid, target)
-            return self._looked_up(made)
+            return self._attributes(
+                self._done_before(ctx)
+                or self._names.create(
+                    parent_inode, name, stat.S_IFLNK | 0o777, ctx.uid, ctx.gid, target, ticket=_ticket(ctx)
+                )
+            )
 
     async def readlink(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileNameT:
         with _errors():
             return FileNameT(self._names.get(inode).target or b"")
 
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> None:
-        with _errors():
-            removed = self._names.remove(parent_inode, name, directory=False)
-        await self._drop_if_nameless(removed.inode)
+        await self._remove(parent_inode, name, ctx, directory=False)
 
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> None:
-        with _errors():
-            removed = self._names.remove(parent_inode, name, directory=True)
-        await self._drop_if_nameless(removed.inode)
+        await self._remove(parent_inode, name, ctx, directory=True)
 
     async def rename(
         self,
@@ -186,9 +203,8 @@ class Operations(pyfuse3.Operations):
         ctx: pyfuse3.RequestContext,
     ) -> None:
         with _errors():
-            replaced = self._names.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
-        if replaced is not None:
-            await self._drop_if_nameless(replaced.inode)
+            if not self._done_before(ctx):
+                self._names.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags, ticket=_ticket(ctx))
 
     async def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: pyfuse3.RequestContext
@@ -201,7 +217,8 @@ class Operations(pyfuse3.Operations):
             return self._opened(inode, flags)
 
     async def release(self, fh: FileHandleT) -> None:
-        inode, may_write = self._handles.pop(fh)
+        inode, may_write = self._handles.pop(fh, (0, False))  # asked again of a new daemon, it may be done
+        self._names.release(fh)
         if may_write:
             self._writers[inode].discard(fh)
             if not self._writers[inode]:
@@ -232,7 +249,6 @@ class Operations(pyfuse3.Operations):
         for position, name, inode in list(self._names.entries(fh, start_id)):
             if not pyfuse3.readdir_reply(token, FileNameT(name), self._attributes(inode), position):
                 return
-            self._lookups[inode.inode] += 1
 
     async def releasedir(self, fh: FileHandleT) -> None:
         return None
@@ -292,6 +308,9 @@ class Operations(pyfuse3.Operations):
             self.stalled -= waits
 
     def _create_file(self, parent: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext) -> Inode:
+        before = self._done_before(ctx)
+        if before is not None:
+            return before
         volumes: list[Volume] = []
 
         def make_volume(made: Inode) -> None:
@@ -300,7 +319,9 @@ class Operations(pyfuse3.Operations):
 
         try:
             # A volume without a name is swept away at the next start; a name without a volume would be damage.
-            return self._names.create(parent, name, mode & ~ctx.umask, ctx.uid, ctx.gid, before=make_volume)
+            return self._names.create(
+                parent, name, mode & ~ctx.umask, ctx.uid, ctx.gid, ticket=_ticket(ctx), before=make_volume
+            )
         except BaseException:
             with self._door:
                 for volume in volumes:
@@ -308,18 +329,24 @@ class Operations(pyfuse3.Operations):
             raise
 
     def _opened(self, inode: int, flags: int) -> pyfuse3.FileInfo:
-        handle = self._next_handle
-        self._next_handle += 1
         may_write = flags & os.O_ACCMODE != os.O_RDONLY
+        handle = self._names.open(inode, may_write=may_write)
         self._handles[handle] = (inode, may_write)
         if may_write:
             self._writers.setdefault(inode, set()).add(handle)
         # Without keep_cache, any open (of `cp`, of a backup) would drop the pages of a running VM.
         return pyfuse3.FileInfo(fh=FileHandleT(handle), keep_cache=True)
 
-    def _looked_up(self, found: Inode) -> pyfuse3.EntryAttributes:
-        self._lookups[found.inode] += 1
-        return self._attributes(found)
+    async def _remove(self, parent: int, name: bytes, ctx: pyfuse3.RequestContext, *, directory: bool) -> None:
+        """Take the name away. What it named is deleted when the kernel forgets it."""
+        with _errors():
+            if not self._done_before(ctx):
+                self._names.remove(parent, name, directory=directory, ticket=_ticket(ctx))
+
+    def _done_before(self, ctx: pyfuse3.RequestContext) -> Inode | None:
+        """If a daemon before this one did what is asked for and died before it could say so: what it made or moved."""
+        inode = self._names.done(_ticket(ctx)) if ctx.pid & TICKET_RESENT else None
+        return None if inode is None else self._names.get(inode)
 
     def _attributes(self, found: Inode) -> pyfuse3.EntryAttributes:
         entry = pyfuse3.EntryAttributes()
@@ -353,21 +380,24 @@ class Operations(pyfuse3.Operations):
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return volume
 
-    async def _drop_if_nameless(self, inode: int) -> None:
-        if not self._lookups.get(inode) and inode != pyfuse3.ROOT_INODE:
-            try:
-                found = self._names.get(inode)
-            except FileNotFoundError:
+    async def _drop_if_unused(self, inode: int) -> None:
+        try:
+            if self._names.get(inode).nlink:
                 return
-            if not found.nlink:
-                await self._drop(inode)
-
-    async def _drop(self, inode: int) -> None:
+        except FileNotFoundError:
+            return
+        if await trio.to_thread.run_sync(self._is_in_use, inode):
+            return  # it is forgotten once more, when the last who has it open is done
         volume = self._store.volumes.get(inode)
         if volume is not None and not volume.deleted:
             await self.take(self._store.delete_steps(volume))
             self._freed.set()
         self._names.forget(inode)
+
+
+def _ticket(ctx: pyfuse3.RequestContext) -> int:
+    """The number of the request (relay.py), the same when it is asked again."""
+    return int(ctx.pid) & ~TICKET_RESENT
 
 
 @contextmanager

@@ -11,7 +11,9 @@ import errno
 import logging
 import os
 import socket
+import struct
 import threading
+from collections.abc import Callable
 from typing import Final
 
 from blockstore.daemon.fuse_abi import (
@@ -34,7 +36,10 @@ from blockstore.daemon.fuse_abi import (
     OPEN_NOFLUSH,
     OPEN_OUT,
     OUT_HEADER,
+    PID_OFFSET,
     SPLICE_FLAGS,
+    UNIQUE_OFFSET,
+    UNIQUE_RESEND,
 )
 
 log = logging.getLogger(__name__)
@@ -51,11 +56,29 @@ CONGESTION_THRESHOLD: Final = 9
 that a VM cannot write to meanwhile, and takes milliseconds: the kernel's own figures, fixed here."""
 
 
-class Relay:
-    """Both directions. `forward` is called by the lane's thread only."""
+TICKET_RESENT: Final = 1 << 30
+"""In a ticket: the request was asked before, of a daemon that died and may have done it."""
 
-    def __init__(self, device_fd: int) -> None:
+_TICKET_NUMBER: Final = TICKET_RESENT - 1
+_TICKET: Final = struct.Struct("<I")
+_UNIQUE: Final = struct.Struct("<Q")
+
+_INIT_REPLAYED: Final = 1
+"""The unique number of an INIT that the kernel has not sent: its own are even."""
+
+
+class Relay:
+    """Both directions. `forward` and `forward_init` are called by the lane's thread only.
+
+    pyfuse3 does not tell the operations which request they serve. So each request carries a *ticket* in the place of
+    the asking process's number, which nobody needs: the low bits of the request's unique number, the same when it is
+    resent, and TICKET_RESENT if it is.
+    """
+
+    def __init__(self, device_fd: int, died: Callable[[], None]) -> None:
+        """`died` is called, in the thread, when it ends by an error."""
         self._device_fd = device_fd
+        self._died = died
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (self._ours, self._theirs):
             try:
@@ -65,13 +88,17 @@ class Relay:
         self.unanswered: dict[int, int] = {}
         """The opcode of each request that pyfuse3 has not answered yet, by its unique number."""
         self.closed = False
-        self._thread = threading.Thread(target=self._take_answers, name="relay", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
 
     def start(self, session_fd: int) -> None:
         """Put pyfuse3's end in the place of the descriptor that it reads requests from."""
         os.dup2(self._theirs.fileno(), session_fd)
         self._theirs.close()
         self._thread.start()
+
+    def lend(self) -> int:
+        """pyfuse3's end, for a session that has never had a device; call `start` with it then."""
+        return os.dup(self._theirs.fileno())
 
     def forward(self, opcode: int, unique: int, request: bytearray) -> None:
         """Hand a whole request to pyfuse3. Blocks while pyfuse3 has a full socket of requests to do."""
@@ -81,7 +108,12 @@ class Relay:
             return
         if opcode != FORGET:  # which has no answer
             self.unanswered[unique] = opcode
+        _TICKET.pack_into(request, PID_OFFSET, ticket_of(unique))
         self._ours.send(request)
+
+    def replay_init(self, request: bytes) -> None:
+        """Tell pyfuse3 what the kernel told another daemon's; its answer is for nobody. Before the lane starts."""
+        self.forward_init(_INIT_REPLAYED, bytearray(request))
 
     def forward_init(self, unique: int, request: bytearray) -> None:
         """INIT, without the capabilities that do not work through a socket or hurt mapped files."""
@@ -91,6 +123,7 @@ class Relay:
         # ever where write-back waits for room; and whoever waits for direct I/O cannot be killed.
         flags &= ~(SPLICE_FLAGS | AUTO_INVAL_DATA | ASYNC_READ | ASYNC_DIO)
         INIT_IN.pack_into(request, IN_HEADER.size, major, minor, max_readahead, flags)
+        _UNIQUE.pack_into(request, UNIQUE_OFFSET, unique)
         self.unanswered[unique] = INIT
         self._ours.send(request)
 
@@ -101,6 +134,13 @@ class Relay:
             self._ours.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._ours.close()
+
+    def _run(self) -> None:
+        try:
+            self._take_answers()
+        except BaseException:
+            log.critical("the relay ended by an error", exc_info=True)
+            self._died()
 
     def _take_answers(self) -> None:
         buffer = bytearray(HEAD_BYTES + SOCKET_BUFFER_BYTES)
@@ -114,6 +154,8 @@ class Relay:
                 return
             _, error, unique = OUT_HEADER.unpack_from(buffer)
             opcode = self.unanswered.pop(unique, 0)
+            if unique == _INIT_REPLAYED and opcode == INIT:
+                continue
             if not error:
                 _edit_answer(opcode, buffer)
             try:
@@ -122,6 +164,11 @@ class Relay:
                 # ENOENT: the request was interrupted meanwhile; ENODEV: the mount is gone. Both are no news.
                 if failure.errno not in (errno.ENOENT, errno.ENODEV):
                     log.error("an answer of %d bytes was refused by the kernel: %s", size, failure.strerror)
+
+
+def ticket_of(unique: int) -> int:
+    """What stands for this request in the operations' `ctx.pid`."""
+    return unique >> 1 & _TICKET_NUMBER | (TICKET_RESENT if unique & UNIQUE_RESEND else 0)
 
 
 def _edit_answer(opcode: int, buffer: bytearray) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 from blockstore.errors import StateError
@@ -38,22 +39,33 @@ def check_or_create(home: Home) -> bool:
     if not any(data) and names == {NAME}:  # killed while it was made
         _create(home)
         return False
+    _check(data, home.describe())
+    return True
+
+
+def check_version(state: Path) -> None:
+    """Raise StateError if this code cannot use the state. Reads one file, takes no lock, writes nothing."""
+    try:
+        data = (state / NAME).read_bytes()
+    except OSError as error:
+        raise StateError(f"the superblock of {state} cannot be read: {error.strerror}") from None
+    _check(data[: LAYOUT.size], str(state))
+
+
+def _check(data: bytes, place: str) -> None:
     if len(data) < LAYOUT.size or data[:16] != _MAGIC:
-        raise StateError(
-            f"the superblock of {home.describe()} is damaged; restore the directory, or mount with an empty one"
-        )
+        raise StateError(f"the superblock of {place} is damaged; restore the directory, or mount with an empty one")
     _, version, block_bytes, segment_bytes, row_bytes, _ = LAYOUT.unpack(data)
     if version != FORMAT_VERSION:
         raise StateError(
-            f"the state in {home.describe()} has format version {version}, not {FORMAT_VERSION}; "
+            f"the state in {place} has format version {version}, not {FORMAT_VERSION}; "
             "use the blockstore that wrote it, or mount with an empty state directory"
         )
     if (block_bytes, segment_bytes, row_bytes) != (BLOCK_BYTES, SEGMENT_BYTES, ROW_BYTES):
         raise StateError(
-            f"the state in {home.describe()} has another geometry (blocks of {block_bytes} bytes, segments of "
+            f"the state in {place} has another geometry (blocks of {block_bytes} bytes, segments of "
             f"{segment_bytes}); use the blockstore that wrote it, or mount with an empty state directory"
         )
-    return True
 
 
 def refuse_foreign(names: Iterable[str], place: str) -> None:

@@ -51,7 +51,7 @@ def test_columns_add_up(mounted: Mounted) -> None:
         assert set(report) == {"volumes", "total"}
         assert set(volumes) == {"one/vm3", "two/vm1", "two/vm4", "vm2", "vm5"}
         for figures in (*volumes.values(), total):
-            assert set(figures) - {"daemon_pid", "pool_limit"} == COLUMNS | {"saved"}
+            assert set(figures) - {"daemon_pid", "supervisor_pid", "restarts", "pool_limit"} == COLUMNS | {"saved"}
             assert all(type(figures[key]) is int and figures[key] >= 0 for key in COLUMNS), figures
             assert sum(figures[kind] for kind in CLASSES) == figures["touched"]
             assert sum(figures[f"{kind}_blocks"] for kind in CLASSES) == figures["touched_blocks"]
@@ -205,7 +205,7 @@ def test_a_hundred_clients_at_once(mounted: Mounted) -> None:
     with ThreadPoolExecutor(100) as pool:
         pids = set(pool.map(client, range(100)))
     assert pids == {mounted.total()["daemon_pid"]}
-    with pytest.raises(MountError, match="hello, status"):
+    with pytest.raises(MountError, match="hello, reload, status"):
         control.ask(mounted.state, {"do": "nonsense"})
 
 

@@ -66,7 +66,7 @@ def test_refused_while_mapped_and_forced(lab: Lab, lane: bool, how: str) -> None
         daemon = mounted.daemon_pid()
         forced = mounted.umount("--force")
         assert forced.returncode == 0 and not mounts_below(lab.path), forced
-        assert forced.stderr.count("\n") == 1 and f"process {daemon}" in forced.stderr
+        assert forced.stderr.count("\n") == 1 and f"process {mounted.supervisor_pid()}" in forced.stderr
         assert ask(process, "sum") == wanted and daemons_of(mounted.state) == [daemon]
         changed = ask(process, "write 7")
         assert changed != wanted and ask(process, "sum") == changed
@@ -208,7 +208,7 @@ def test_file_that_was_unlinked_while_open_when_the_daemon_died(lab: Lab) -> Non
 
 def test_a_stopped_daemon_does_not_hang_the_command_line(lab: Lab) -> None:
     """status answers with a sentence; nothing that reads /proc only waits for the daemon."""
-    mounted = lab.mount()
+    mounted = lab.mount("--watchdog", "120")
     os.kill(mounted.daemon_pid(), signal.SIGSTOP)
     try:
         one_line(blockstore("status", str(mounted.path), timeout_s=25), 1, mounted.state)

@@ -39,7 +39,7 @@ class Ends:
 def ends() -> Iterator[Ends]:
     device, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     placeholder = os.open(os.devnull, os.O_RDONLY)
-    relay = Relay(theirs.fileno())
+    relay = Relay(theirs.fileno(), lambda: None)
     relay.start(placeholder)
     session = socket.socket(fileno=placeholder)
     for end in (device, session):

@@ -1,0 +1,101 @@
+"""The daemon's side of the service protocol (sd_notify(3), sd_listen_fds(3)): what it tells whoever started it.
+
+One protocol for systemd and for our own supervisor. Messages are datagrams of KEY=VALUE lines to NOTIFY_SOCKET;
+descriptors that shall outlive the process are handed over with FDSTORE=1 and come back to the next one as
+LISTEN_FDS. Without NOTIFY_SOCKET nobody listens, and everything here does nothing.
+
+    READY=1 (X_WARNINGS=json)    the mount serves
+    X_ERROR=json                 the start has failed for good: {"error": sentence, "code": exit code}
+    WATCHDOG=1                   a beat
+    FDSTORE=1 FDNAME=name        keep the descriptor that comes along
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Any, Final
+
+FIRST_FD: Final = 3
+"""SD_LISTEN_FDS_START: descriptors that were kept have numbers from here on."""
+
+NOTIFY_VARIABLE: Final = "NOTIFY_SOCKET"
+
+RELOAD_EXIT_CODE: Final = 75
+"""The daemon asks to be replaced by the code that is installed now."""
+
+WARNINGS_KEY: Final = "X_WARNINGS"
+ERROR_KEY: Final = "X_ERROR"
+
+_VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+
+
+class Service:
+    """Whoever started this process and watches it, if anybody does."""
+
+    def __init__(self) -> None:
+        """Read the environment, and take what no child of ours shall see out of it."""
+        self._address = os.environ.pop(NOTIFY_VARIABLE, "")
+        self.watchdog_s = int(os.environ.pop("WATCHDOG_USEC", "0")) / 1e6
+        """A beat must come within this time; 0 where nobody waits for one."""
+        self.kept = _take_kept_descriptors()
+        """The descriptors of the process before this one, by name."""
+
+    @property
+    def listens(self) -> bool:
+        """Is anybody there who would start another process after this one?"""
+        return bool(self._address)
+
+    def ready(self, warnings: list[str]) -> None:
+        """The mount serves."""
+        self._send(f"READY=1\n{WARNINGS_KEY}={json.dumps(warnings)}")
+
+    def failed(self, message: str, code: int) -> None:
+        """This start has failed, and the next one would fail in the same way."""
+        self._send(f"{ERROR_KEY}={json.dumps({'error': message, 'code': code})}")
+
+    def beat(self) -> None:
+        """All is well."""
+        self._send("WATCHDOG=1")
+
+    def keep(self, descriptor: int, name: str) -> None:
+        """Hold this descriptor until the process ends, and give it to the next one. Raises OSError when nobody does."""
+        self._send(f"FDSTORE=1\nFDNAME={name}", [descriptor])
+
+    def _send(self, text: str, descriptors: Sequence[int] = ()) -> None:
+        if not self._address:
+            return
+        # An abstract address (@...) starts with a zero byte.
+        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        rights = struct.pack(f"{len(descriptors)}i", *descriptors)
+        attached = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptors else []
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            try:
+                notify.sendmsg([text.encode()], attached, 0, address)
+            except OSError:
+                if descriptors:
+                    raise
+                # Whoever listened is gone: nobody can be told.
+
+
+def parse(message: bytes) -> dict[str, Any]:
+    """The KEY=VALUE lines of a message; of JSON values the value. Lines without `=` are left out."""
+    found: dict[str, Any] = {}
+    for line in message.decode(errors="replace").splitlines():
+        key, separator, value = line.partition("=")
+        if separator:
+            found[key] = json.loads(value) if key in (WARNINGS_KEY, ERROR_KEY) else value
+    return found
+
+
+def _take_kept_descriptors() -> dict[str, int]:
+    pid, count, names = (os.environ.pop(variable, "") for variable in _VARIABLES)
+    if pid != str(os.getpid()):
+        return {}
+    descriptors = range(FIRST_FD, FIRST_FD + int(count))
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    return dict(zip(names.split(":"), descriptors, strict=False))

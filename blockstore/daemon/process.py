@@ -1,0 +1,72 @@
+"""What a daemon is as a process: its log, its exit code, and what it tells the service manager when it fails.
+
+    python -m blockstore.daemon OPTIONS            serve
+    python -m blockstore.daemon --check OPTIONS    would this code start on the state? Changes nothing.
+
+Exit code 0: the mount has ended. RELOAD_EXIT_CODE (notify.py): start me again. Others: I have failed.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import logging.handlers
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+from blockstore.daemon.notify import Service
+from blockstore.daemon.options import MountOptions
+from blockstore.daemon.serve import serve
+from blockstore.errors import BlockstoreError
+from blockstore.store.superblock import check_version
+
+LOG_BYTES: Final = 1 << 20
+"""daemon.log and the one before it: enough for months, and a flood of errors cannot fill the state's file system."""
+
+
+def main(arguments: list[str]) -> int:
+    """Be a daemon, or check whether one could be; the exit code."""
+    if arguments[0] == "--check":
+        return _check(MountOptions.from_json(arguments[1]))
+    options, service = MountOptions.from_json(arguments[0]), Service()
+    faulthandler.enable()
+    _start_log(options)
+    try:
+        serve(options, service)
+    except BlockstoreError as error:
+        if not options.foreground:
+            logging.critical("%s", error)
+        service.failed(str(error), error.exit_code)
+        return error.exit_code
+    except BaseException as error:
+        logging.critical("the daemon ended by an error", exc_info=True)
+        service.failed(f"the daemon failed ({error!r}); look at {options.state}/daemon.log", 1)
+        return 1
+    return 0
+
+
+def _check(options: MountOptions) -> int:
+    try:
+        check_version(Path(options.state))
+    except BlockstoreError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _start_log(options: MountOptions) -> None:
+    handler: logging.Handler
+    if options.foreground:
+        handler = logging.StreamHandler(sys.stderr)
+    else:
+        path = Path(options.state) / "daemon.log"
+        handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    threading.excepthook = _log_thread_error
+
+
+def _log_thread_error(arguments: Any) -> None:
+    logging.critical("the thread %s ended by an error", arguments.thread, exc_info=arguments.exc_value)

@@ -1,0 +1,250 @@
+"""A daemon's time at a mount: threads and tasks, from the mount or the handover to the end.
+
+Threads: trio's (the main one: pyfuse3, control socket, signals), the lane, the relay. Order at the end: the mount
+goes first (the kernel has then written back everything), the lane sees it and ends, trio's side follows.
+
+A daemon that can be replaced does not try to live on with a part of it broken: it dies, and the next one takes over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+import pyfuse3
+import trio
+
+from blockstore.daemon import control, handover, kernel, mounts, throttle
+from blockstore.daemon.door import Door
+from blockstore.daemon.handover import Handover
+from blockstore.daemon.lane import Lane
+from blockstore.daemon.names import Names
+from blockstore.daemon.notify import Service
+from blockstore.daemon.operations import Operations
+from blockstore.daemon.options import MountOptions
+from blockstore.daemon.relay import Relay
+from blockstore.daemon.unmount import unmount
+from blockstore.errors import MountError
+from blockstore.store.store import Store
+
+log = logging.getLogger(__name__)
+
+UNMOUNT_S: Final = 60.0
+"""How long an unmount by signal may take: it writes back what is dirty, gigabytes at worst."""
+
+CRASHED_EXIT_CODE: Final = 70
+
+BEATS: Final = 4
+"""Signs of life in the time within which one must come."""
+
+NO_HANDOVER: Final = "if the daemon dies, the mount ends, and the VMs on it get errors"
+
+
+class Session:
+    """`inherited` is the descriptor of a mount that another daemon served, and what that one left; if there is one."""
+
+    def __init__(
+        self,
+        options: MountOptions,
+        store: Store,
+        names: Names,
+        service: Service,
+        inherited: tuple[int, Handover] | None,
+    ) -> None:
+        self.options = options
+        self.store = store
+        self.names = names
+        self.door = Door()
+        self.operations = Operations(names, store, self.door, self._state_free_bytes, self._is_in_use)
+        self.lane: Lane | None = None
+        self.can_be_replaced = bool(inherited)
+        self._state = Path(options.state)
+        self._service = service
+        self._relay: Relay | None = None
+        self._session_fd = -1
+        if inherited:
+            self._device_fd, self.handover = inherited
+        else:
+            self._device_fd = -1
+        self._takes_over = bool(inherited)
+
+    @property
+    def is_supervised(self) -> bool:
+        """Does somebody watch this process?"""
+        return self._service.listens
+
+    def run(self, handlers: dict[str, control.Handler]) -> None:
+        """Serve until the mount is gone. Raises MountError when it cannot be made."""
+        flags = {"default_permissions", "subtype=blockstore", f"fsname={mounts.source_for(self._state)}"}
+        if self.options.allow_other:
+            flags.add("allow_other")
+        if self._takes_over:
+            self._relay = Relay(self._device_fd, _die)
+            self._session_fd = self._relay.lend()
+            pyfuse3.init(self.operations, f"/dev/fd/{self._session_fd}", flags)
+        else:
+            self._mount(flags)
+        try:
+            trio.run(self._main, handlers)
+        finally:
+            pyfuse3.close(unmount=False)
+        handover.forget(self._state)
+
+    def _mount(self, flags: set[str]) -> None:
+        try:
+            pyfuse3.init(self.operations, self.options.mountpoint, flags)
+        except RuntimeError:
+            raise MountError(
+                f"{self.options.mountpoint} cannot be mounted: the kernel or fusermount3 refused; "
+                "are you allowed to mount there?"
+            ) from None
+        self._session_fd = _find_session_fd()
+        self._device_fd = os.dup(self._session_fd)
+        device = mounts.find(Path(self.options.mountpoint)).device
+        self.handover = Handover(device).save(self._state)
+        if self.options.lane:
+            # pyfuse3 keeps one end of a socket pair in the place of the device (DESIGN.md section 4).
+            os.set_blocking(self._device_fd, True)
+            self._relay = Relay(self._device_fd, _die)
+
+    async def _main(self, handlers: dict[str, control.Handler]) -> None:
+        if self._relay is not None:
+            self._start_relay(self._relay)
+        try:
+            async with trio.open_nursery() as nursery:
+                tasks: list[Callable[[], Coroutine[Any, Any, None]]] = [
+                    self._watch_signals,
+                    self.operations.compact,
+                    self._announce,
+                ]
+                for task in tasks:
+                    nursery.start_soon(task)
+                nursery.start_soon(control.serve, self._state, handlers)
+                await pyfuse3.main()
+                nursery.cancel_scope.cancel()
+        except BaseException:
+            if self.can_be_replaced:
+                log.critical("names are no longer served", exc_info=True)
+                _die()
+            log.critical("names are no longer served; memory is, until its last user has gone", exc_info=True)
+            unmount(self.options.mountpoint, lazy=True)
+            raise
+        finally:
+            if self._relay is not None and self.lane is not None:
+                self._relay.close()
+                self.lane.join()
+        await self.operations.drop_unused()
+
+    def _start_relay(self, relay: Relay) -> None:
+        relay.start(self._session_fd)
+        self.lane = Lane(
+            self._device_fd, self.store, self.door, relay, self.operations.writers_of, self._saw_init, _die
+        )
+        if self._takes_over:
+            relay.replay_init(self.handover.init_request)
+        else:
+            self._start_lane()
+
+    def _start_lane(self) -> None:
+        token = trio.lowlevel.current_trio_token()
+
+        def end_names() -> None:
+            with contextlib.suppress(trio.RunFinishedError, trio.Cancelled):
+                token.run_sync_soon(pyfuse3.terminate)
+
+        if self.lane is not None:
+            self.lane.start(ended=end_names)
+
+    async def _announce(self) -> None:
+        await self.operations.initialised.wait()
+        warnings = []
+        if self._takes_over:
+            # Before the lane reads: what it has read itself must not be asked again.
+            kernel.resend(self._device_fd)
+            self._start_lane()
+            await self.operations.drop_unused()
+        else:
+            warnings += [text for text in (throttle.lift(self.handover.device), self._lack_of_handover()) if text]
+        for warning in warnings:
+            log.warning("%s", warning)
+        self._service.ready(warnings)
+        await self._beat()
+
+    async def _beat(self) -> None:
+        turns = -1
+        while self._service.watchdog_s:
+            with self.door:  # whoever hangs in there keeps us from the beat
+                pass
+            if self.lane is not None and self.lane.is_stuck(turns):
+                log.error("requests wait, but the lane takes none")
+            else:
+                self._service.beat()
+            turns = self.lane.turns if self.lane is not None else 0
+            await trio.sleep(self._service.watchdog_s / BEATS)
+
+    def _saw_init(self, request: bytes) -> None:
+        """In the lane's thread, once at most: from here on another daemon could go on."""
+        self.handover = self.handover.changed(self._state, init=request.hex())
+        if self._service.listens and handover.can_resend(request):
+            try:
+                self._service.keep(self._device_fd, handover.DESCRIPTOR_NAME)
+                self.can_be_replaced = True
+            except OSError as error:
+                log.error("the descriptor of the mount cannot be handed over: %s", error.strerror)
+
+    def _lack_of_handover(self) -> str:
+        if self.can_be_replaced or not self._service.listens:
+            return ""
+        if self.lane is None:
+            return f"with --no-lane, {NO_HANDOVER}"
+        return f"this kernel cannot hand requests over to a new daemon (Linux 6.9 can): {NO_HANDOVER}"
+
+    async def _watch_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                log.info("signal %d: unmounting", number)
+                failure = await trio.to_thread.run_sync(self._unmount, abandon_on_cancel=True)
+                if failure:
+                    found = mounts.users(mounts.find(Path(self.options.mountpoint)))
+                    log.error(
+                        "%s stays mounted (%s), because it is in use by %s; end these first",
+                        self.options.mountpoint,
+                        failure,
+                        mounts.describe_users(found) or "somebody",
+                    )
+
+    def _unmount(self) -> str:
+        try:
+            return unmount(self.options.mountpoint, timeout_s=UNMOUNT_S)
+        except subprocess.TimeoutExpired:
+            return f"not within {UNMOUNT_S:.0f} s"
+
+    def _is_in_use(self, inode: int) -> bool:
+        return kernel.knows_inode(self._device_fd, inode)
+
+    def _state_free_bytes(self) -> int:
+        space = os.statvfs(self._state)
+        return space.f_bavail * space.f_frsize
+
+
+def _die() -> None:
+    """Now, without another step: what is in the state is whole at any moment, and the next daemon asks for the rest."""
+    os._exit(CRASHED_EXIT_CODE)
+
+
+def _find_session_fd() -> int:
+    """The descriptor of /dev/fuse that libfuse opened last."""
+    found = [
+        int(entry.name)
+        for entry in Path("/proc/self/fd").iterdir()
+        if entry.is_symlink() and str(entry.readlink()) == "/dev/fuse"
+    ]
+    if not found:
+        raise MountError("libfuse holds no descriptor of /dev/fuse; please report this")
+    return max(found)

@@ -1,0 +1,307 @@
+"""The supervisor: holds the descriptor of the mount, and starts the daemon again when it dies, however it dies.
+
+    python -m blockstore.daemon.supervisor REPORT_FD OPTIONS
+
+While this process holds /dev/fuse the kernel keeps the mount and parks all requests (DESIGN.md 2.8). It speaks
+systemd's service protocol (notify.py), of which the daemon knows nothing else. It does next to nothing itself, so
+that nothing in it can fail, and imports next to nothing, because its memory is on the bill.
+
+What it is at stands in `daemon.supervisor` in the state directory, for the command line. SIGTERM is passed on to the
+daemon, which unmounts; SIGUSR1 ends a pause.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from blockstore.daemon import backoff, mounts, phase
+from blockstore.daemon.notify import ERROR_KEY, FIRST_FD, NOTIFY_VARIABLE, RELOAD_EXIT_CODE, WARNINGS_KEY, parse
+from blockstore.daemon.unmount import unmount
+
+START_S: Final = 600.0
+"""How long a daemon may take to serve; terabytes of state take minutes."""
+
+MAXIMUM_MESSAGE_BYTES: Final = 64 << 10
+MAXIMUM_KEPT: Final = 4
+"""Descriptors that are held for the daemon; it has one."""
+
+LAST_WORDS_BYTES: Final = 4096
+"""Of what a dead daemon wrote to stderr, so much at most goes to the log."""
+
+_FAR: Final = 100
+"""Descriptors are put beyond this number before they get their places from FIRST_FD on."""
+
+_CREDENTIALS: Final = struct.Struct("3i")
+
+
+class Supervisor:
+    """One mount's. `run` returns the exit code."""
+
+    def __init__(self, options_text: str, report_fd: int) -> None:
+        self._options_text = options_text
+        options: dict[str, Any] = json.loads(options_text)
+        self._state = Path(options["state"])
+        self._mountpoint: str = options["mountpoint"]
+        self._foreground: bool = options["foreground"]
+        self._watchdog_s: float = options["watchdog_s"]
+        self._report_fd = report_fd
+        self._kept: dict[str, int] = {}
+        self._pid = 0
+        self._ready_at = 0.0  # of this daemon; 0 until it serves
+        self._beat_at = 0.0
+        self._error: dict[str, Any] | None = None
+        self._served = False  # did any daemon ever?
+        self._wanted_end = False
+        self._phase = phase.Phase(os.getpid())
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._address = "blockstore-" + os.urandom(16).hex()
+        self._notify.bind("\0" + self._address)
+        self._notify.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._wake_fd = self._catch_signals()
+        self._woken = False
+
+    def run(self) -> int:
+        """Start daemons until one ends the mount."""
+        quick_deaths, last_try = 0, False
+        while True:
+            self._start_daemon()
+            died_of = self._watch_daemon()
+            served_s = time.monotonic() - self._ready_at if self._ready_at else 0.0
+            if died_of == "exit code 0":
+                phase.forget(self._state)
+                return 0
+            if not self._served or not self._kept:
+                return self._give_up(died_of)
+            if died_of == f"exit code {RELOAD_EXIT_CODE}":
+                quick_deaths = 0
+                self._log("INFO", "the daemon made room for the code that is installed now")
+                continue
+            quick_deaths = backoff.count(quick_deaths, served_s)
+            self._log("ERROR", f"the daemon died ({died_of}){self._last_words()}")
+            if last_try:
+                return self._give_up(died_of)
+            self._wait(backoff.delay_s(quick_deaths), died_of)
+            if self._mount_has_ended():
+                phase.forget(self._state)
+                return 0
+            last_try = self._wanted_end  # one more, to unmount in order
+
+    def _start_daemon(self) -> None:
+        self._ready_at, self._error = 0.0, None
+        self._say("starting")
+        self._pid = os.fork()
+        if not self._pid:
+            try:
+                self._become_daemon()
+            except BaseException as error:
+                os.write(2, f"the daemon cannot be started: {error}\n".encode())
+            finally:
+                os._exit(1)
+
+    def _become_daemon(self) -> None:
+        """In the child: never returns."""
+        os.setsid()  # Ctrl-C is for the supervisor
+        null_fd = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null_fd, 0)
+        if not self._foreground:
+            os.dup2(null_fd, 1)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+            os.dup2(os.open(self._state / "daemon.stderr", flags, 0o600), 2)
+        far = [_dup_far(descriptor) for descriptor in self._kept.values()]
+        for place, descriptor in enumerate(far, FIRST_FD):
+            os.dup2(descriptor, place)
+        environment = {
+            **os.environ,
+            NOTIFY_VARIABLE: "@" + self._address,
+            "WATCHDOG_USEC": str(int(self._watchdog_s * 1e6)),
+        }
+        if far:
+            environment["LISTEN_PID"] = str(os.getpid())
+            environment["LISTEN_FDS"] = str(len(far))
+            environment["LISTEN_FDNAMES"] = ":".join(self._kept)
+        os.execve(sys.executable, [sys.executable, "-m", "blockstore.daemon", self._options_text], environment)
+
+    def _watch_daemon(self) -> str:
+        """Until it is dead; what it died of."""
+        notify_fd, pidfd = self._notify.fileno(), os.pidfd_open(self._pid)
+        started_at = time.monotonic()
+        killed_for = ""
+        try:
+            while True:
+                deadline = self._beat_at + self._watchdog_s if self._ready_at else started_at + START_S
+                left_s = None if killed_for else max(deadline - time.monotonic(), 0)
+                found, _, _ = select.select([notify_fd, pidfd, self._wake_fd], [], [], left_s)
+                if notify_fd in found:
+                    self._listen()
+                if self._wake_fd in found:
+                    self._take_signals()
+                    self._pass_on_end()
+                if pidfd in found:
+                    while select.select([notify_fd], [], [], 0)[0]:  # its last messages
+                        self._listen()
+                    code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+                    self._pid = 0
+                    return killed_for or (f"exit code {code}" if code >= 0 else f"signal {-code}")
+                if not found and not killed_for:
+                    killed_for = "no sign of life" if self._ready_at else "its start took too long"
+                    os.kill(self._pid, signal.SIGKILL)
+        finally:
+            os.close(pidfd)
+
+    def _listen(self) -> None:
+        space = socket.CMSG_SPACE(MAXIMUM_KEPT * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)
+        data, attached, _, _ = self._notify.recvmsg(MAXIMUM_MESSAGE_BYTES, space, socket.MSG_CMSG_CLOEXEC)
+        sender = 0
+        descriptors: list[int] = []
+        for _, kind, content in attached:
+            if kind == socket.SCM_CREDENTIALS:
+                sender = _CREDENTIALS.unpack(content)[0]
+            elif kind == socket.SCM_RIGHTS:
+                descriptors += struct.unpack(f"{len(content) // 4}i", content)
+        message = parse(data)
+        if sender == self._pid and message.get("FDSTORE") == "1" and len(descriptors) == 1:
+            self._keep(message.get("FDNAME", "stored"), descriptors.pop())
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if sender == self._pid:
+            self._heed(message)
+
+    def _keep(self, name: str, descriptor: int) -> None:
+        if name in self._kept:
+            os.close(self._kept.pop(name))
+        if len(self._kept) < MAXIMUM_KEPT:
+            self._kept[name] = descriptor
+        else:
+            os.close(descriptor)
+
+    def _heed(self, message: dict[str, Any]) -> None:
+        self._beat_at = time.monotonic()
+        if ERROR_KEY in message:
+            self._error = message[ERROR_KEY]
+        if message.get("READY") == "1":
+            self._ready_at = time.monotonic()
+            self._served = True
+            self._say("serving")
+            self._report({"ready": message.get(WARNINGS_KEY, [])})
+            self._pass_on_end()
+
+    def _pass_on_end(self) -> None:
+        """A daemon unmounts when it serves and nobody uses the mount; one that has never served just goes."""
+        if self._wanted_end and (self._ready_at or not self._served):
+            self._wanted_end = False
+            os.kill(self._pid, signal.SIGTERM)
+
+    def _wait(self, delay_s: float, died_of: str) -> None:
+        """Until it is time to start again, or somebody wants it."""
+        if not delay_s:
+            return
+        paused = delay_s >= backoff.PAUSE_S
+        self._say("paused" if paused else "waiting", died_of)
+        if paused:
+            self._log("ERROR", f"it dies again and again: waiting {delay_s:.0f} s; `blockstore reload` tries at once")
+        deadline = time.monotonic() + delay_s
+        self._woken = False
+        while not self._woken and not self._wanted_end and (left_s := deadline - time.monotonic()) > 0:
+            if select.select([self._wake_fd], [], [], left_s)[0]:
+                self._take_signals()
+
+    def _mount_has_ended(self) -> bool:
+        """Was it unmounted while nobody served it?"""
+        poll = select.poll()
+        for descriptor in self._kept.values():
+            poll.register(descriptor, select.POLLERR)
+        return bool(poll.poll(0))
+
+    def _give_up(self, died_of: str) -> int:
+        """Nothing can be started again. The kernel aborts the connection when nobody holds it any more."""
+        for descriptor in self._kept.values():
+            os.close(descriptor)
+        if self._error is None:
+            message = f"the daemon died{'' if self._served else ' at its start'} ({died_of}){self._last_words()}"
+            self._error = {"error": f"{message}; look at {self._state}/daemon.log", "code": 1}
+        if not self._served:
+            for mount in mounts.all_mounts():
+                if mount.state == self._state:  # it got as far as that
+                    unmount(str(mount.path), lazy=True)
+        elif not self._wanted_end:
+            self._log("CRITICAL", f"{self._error['error']}; the mount has ended, and whoever uses it gets errors")
+        phase.forget(self._state)
+        self._report(self._error)
+        if self._foreground:
+            sys.stderr.write(f"blockstore: {self._error['error']}\n")
+        code: int = self._error["code"]
+        return code
+
+    def _report(self, message: dict[str, Any]) -> None:
+        """Tell `blockstore mount`, which waits for the first start; once."""
+        if self._report_fd >= 0:
+            with contextlib.suppress(OSError):  # it may have gone
+                os.write(self._report_fd, json.dumps(message).encode() + b"\n")
+            os.close(self._report_fd)
+            self._report_fd = -1
+        elif self._foreground:
+            for warning in message.get("ready", []):
+                sys.stderr.write(f"blockstore: warning: {warning}\n")
+
+    def _say(self, name: str, reason: str = "") -> None:
+        self._phase = phase.Phase(os.getpid(), name, reason)
+        self._phase.save(self._state)
+
+    def _last_words(self) -> str:
+        if self._foreground:
+            return ""
+        try:
+            with (self._state / "daemon.stderr").open("rb") as file:
+                text = file.read(LAST_WORDS_BYTES).decode(errors="replace").strip()
+        except OSError:
+            return ""
+        return f"; it said: {text}" if text else ""
+
+    def _log(self, level: str, text: str) -> None:
+        """A line among the daemon's own. The file is opened for each, because the daemon renames it when it is long."""
+        now = time.time()
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now)) + f",{int(now % 1 * 1000):03}"
+        line = f"{stamp} {level} blockstore.daemon.supervisor: {text}\n"
+        if self._foreground:
+            sys.stderr.write(line)
+            return
+        with contextlib.suppress(OSError), (self._state / "daemon.log").open("a") as log:
+            log.write(line)
+
+    def _catch_signals(self) -> int:
+        wake_fd, signal_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(signal_fd, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, lambda *_: None)
+        return wake_fd
+
+    def _take_signals(self) -> None:
+        numbers = os.read(self._wake_fd, 4096)
+        self._woken |= signal.SIGUSR1 in numbers
+        self._wanted_end |= any(number in numbers for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+
+
+def _dup_far(descriptor: int) -> int:
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FAR)
+
+
+def main(arguments: list[str]) -> int:
+    """The process: `python -m blockstore.daemon.supervisor REPORT_FD OPTIONS`; -1 is no pipe."""
+    with contextlib.suppress(OSError):  # only with privileges; the daemon says so
+        Path("/proc/self/oom_score_adj").write_text("-900")
+    return Supervisor(arguments[1], int(arguments[0])).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

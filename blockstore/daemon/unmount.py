@@ -1,0 +1,21 @@
+"""Taking a mount out of the tree, in another process: no thread of ours may ever wait in the kernel for ourselves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+
+def unmount(path: str, *, lazy: bool = False, timeout_s: float | None = None) -> str:
+    """Unmount; empty when done, else what umount(8) or fusermount3(1) said. Raises subprocess.TimeoutExpired.
+
+    A lazy unmount takes a mount out of the tree that is in use; it ends with its last user.
+    """
+    if os.geteuid() == 0:
+        command = ["umount", "--no-canonicalize", *(["--lazy"] if lazy else []), "--", path]
+    else:
+        command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", path]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+    if result.returncode == 0:
+        return ""
+    return result.stderr.strip().rpartition(": ")[2].rstrip(".") or f"{command[0]} failed"
