@@ -11,7 +11,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 import pyfuse3
@@ -43,6 +43,8 @@ SECTOR_BYTES: Final = 512
 RETRY_S: Final = 0.05
 """How soon a request that found no room is tried again."""
 
+SPARE_DESCRIPTORS: Final = 16
+"""No file is made when fewer would be left: maps that grow, clients and SQLite need one now and then."""
 
 MAXIMUM_WAITING: Final = 32
 """Of those that change a file's size and find no room, so many wait; the next ones fail with ENOSPC. pyfuse3 serves
@@ -312,6 +314,7 @@ class Operations(pyfuse3.Operations):
         if before is not None:
             return before
         volumes: list[Volume] = []
+        _check_descriptors()
 
         def make_volume(made: Inode) -> None:
             with self._door:
@@ -393,6 +396,13 @@ class Operations(pyfuse3.Operations):
             await self.take(self._store.delete_steps(volume))
             self._freed.set()
         self._names.forget(inode)
+
+
+def _check_descriptors() -> None:
+    """Raise EMFILE while there are still enough descriptors for what exists already to go on."""
+    with ExitStack() as spare:
+        for _ in range(SPARE_DESCRIPTORS):
+            spare.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
 
 def _ticket(ctx: pyfuse3.RequestContext) -> int:

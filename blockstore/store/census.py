@@ -22,13 +22,14 @@ from blockstore.store.geometry import (
     ENCODING_MASK,
     FIRST_ROW,
     HOLE,
+    LOST,
     PATCHED,
     SIZE_MASK,
     SIZE_SHIFT,
-    ZERO,
+    ZERO_ENTRY,
 )
 from blockstore.store.store import Steps, Store, run
-from blockstore.store.volume import Volume
+from blockstore.store.volume import Volume, ids_of
 
 CLASSES: Final = ("zero", "shared", "patched", "compressed", "raw")
 """What a touched block can be: zeros; of a row with a count above one; else what its row is encoded as."""
@@ -132,7 +133,7 @@ def apportion(total: int, weights: Sequence[float]) -> list[int]:
     return parts
 
 
-def _windows(volume: Volume) -> Iterator[npt.NDArray[np.uint32]]:
+def _windows(volume: Volume) -> Iterator[npt.NDArray[np.uint64]]:
     """The map of the volume in pieces of at most WINDOW entries; what has no memory is left out, or is empty.
 
     Which entries have memory is asked anew for each piece: it may be given back between two steps.
@@ -148,15 +149,17 @@ def _windows(volume: Volume) -> Iterator[npt.NDArray[np.uint32]]:
 
 def _count(
     store: Store,
-    entries: npt.NDArray[np.uint32],
+    entries: npt.NDArray[np.uint64],
     counted: npt.NDArray[np.int64],
     part: npt.NDArray[np.float64],
 ) -> None:
     """Add the blocks of these map entries to `counted` by class, and their parts of records to `part`."""
-    ids = entries[entries != HOLE]
+    entries = entries[entries != HOLE]
+    ids = ids_of(entries)
+    ids[ids >= store.rows.capacity] = LOST  # a damaged entry: it was written, but nothing keeps it
     where, count = store.rows.where.array[ids], store.rows.count.array[ids]
     kind = _kinds(where, count)
-    kind[ids == ZERO] = _ZERO
+    kind[entries == ZERO_ENTRY] = _ZERO
     counted += np.bincount(kind, minlength=len(CLASSES))
     paid = _sizes(where) / np.maximum(count, 1)
     part[:_REFERENCES] += np.bincount(kind, weights=paid, minlength=len(CLASSES))[_FIRST_RECORD:]

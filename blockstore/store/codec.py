@@ -6,14 +6,14 @@ LZ4 with a dictionary is the delta coder: a patch is the block compressed with i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 from typing import Final
 
 import lz4.block
 import xxhash
 
-from blockstore.store.geometry import BLOCK_BYTES
+from blockstore.store.geometry import BLOCK_BYTES, COMPRESSED, PATCHED, RAW
 
 Buffer = bytes | bytearray | memoryview
 
@@ -32,10 +32,10 @@ def compress(block: Buffer) -> bytes:
     return _lz4_compress(block, *_PLAIN)  # type: ignore[no-any-return]
 
 
-def compress_all(blocks: Iterable[Buffer]) -> list[bytes]:
+def compress_all(blocks: Iterable[Buffer]) -> Iterator[bytes]:
     """`compress` for many at once."""
     mode, store_size = _PLAIN
-    return list(map(_lz4_compress, blocks, repeat(mode), repeat(store_size)))
+    return map(_lz4_compress, blocks, repeat(mode), repeat(store_size))
 
 
 decompress: Final[Callable[[Buffer, int], bytes]] = lz4.block.decompress
@@ -53,3 +53,14 @@ def apply_patch(patch: Buffer, reference: Buffer) -> bytes:
 
 
 DecodeError: Final[type[Exception]] = lz4.block.LZ4BlockError
+
+
+def decode(record: Buffer, encoding: int, reference: Buffer) -> bytes:
+    """The 4096 bytes of a record; `reference` is the block that a patch is against. Raises `DecodeError`."""
+    if encoding == COMPRESSED:
+        return decompress(record, BLOCK_BYTES)
+    if encoding == PATCHED:
+        return apply_patch(record, reference)
+    if encoding == RAW and len(record) == BLOCK_BYTES:
+        return bytes(record)
+    raise DecodeError(f"it says encoding {encoding} with {len(record)} bytes")

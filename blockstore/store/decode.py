@@ -6,23 +6,30 @@ CorruptBlock, and no byte of it is returned. A hot path; its benchmark is `scrip
 
 from __future__ import annotations
 
+from typing import Final
+
 from blockstore.errors import CorruptBlock
-from blockstore.store.codec import DecodeError, apply_patch, decompress, digest
+from blockstore.store.codec import DecodeError, decode, decompress, digest
 from blockstore.store.geometry import (
     BLOCK_BYTES,
     BLOCK_SHIFT,
+    CHECK_SHIFT,
     COMPRESSED,
     ENCODING_MASK,
+    HOLE,
+    ID_MASK,
     OFFSET_SHIFT,
     PATCHED,
-    RAW,
     SIZE_MASK,
     SIZE_SHIFT,
     ZERO_BLOCK,
+    ZERO_ENTRY,
 )
 from blockstore.store.pool import Pool
 from blockstore.store.rows import Rows
 from blockstore.store.volume import Volume
+
+_ZEROS: Final = frozenset((HOLE, ZERO_ENTRY))
 
 
 class Decoder:
@@ -34,27 +41,45 @@ class Decoder:
 
     def content(self, row: int) -> bytes:
         """The block of a live row, not checked against its digest: for comparing, and for references."""
-        where = self._rows.where.items[row]
-        encoding = where & ENCODING_MASK
-        offset = where >> OFFSET_SHIFT
-        record = self._pool.view[offset : offset + (where >> SIZE_SHIFT & SIZE_MASK)]
+        rows = self._rows
+        if row >= rows.capacity:
+            raise CorruptBlock(row, "there is no such row")
+        where = rows.where.items[row]
+        reference = b""
+        if where & ENCODING_MASK == PATCHED:
+            base = rows.reference.items[row]
+            if base >= rows.capacity or rows.where.items[base] & ENCODING_MASK == PATCHED:
+                raise CorruptBlock(row, f"its reference {base} is none")
+            reference = self.content(base)
         try:
-            if encoding == COMPRESSED:
-                return decompress(record, BLOCK_BYTES)
-            if encoding == RAW:
-                return bytes(record)
-            if encoding == PATCHED:
-                return apply_patch(record, self.content(self._rows.reference.items[row]))
+            return decode(self.record(where), where & ENCODING_MASK, reference)
         except DecodeError as error:
             raise CorruptBlock(row, str(error)) from None
-        raise CorruptBlock(row, f"its row has the unknown encoding {encoding}")
+
+    def record(self, where: int) -> memoryview:
+        """What the pool holds there."""
+        offset = where >> OFFSET_SHIFT
+        return self._pool.view[offset : offset + (where >> SIZE_SHIFT & SIZE_MASK)]
 
     def read_block(self, volume: Volume, number: int) -> bytes:
         """One whole block; the map must cover it. Raises CorruptBlock."""
-        row = volume.lookup(number)
-        if row <= 1:  # HOLE or ZERO
-            return ZERO_BLOCK
-        where = self._rows.where.items[row]
+        entry = volume.lookup(number)
+        return ZERO_BLOCK if entry in _ZEROS else self._verified(entry, volume.domain.seed)
+
+    def read_blocks(self, volume: Volume, first: int, count: int) -> list[bytes]:
+        """`count` whole blocks from block `first`. Raises CorruptBlock."""
+        verified, seed = self._verified, volume.domain.seed
+        return [
+            ZERO_BLOCK if entry in _ZEROS else verified(entry, seed) for entry in volume.entries(first, count).tolist()
+        ]
+
+    def _verified(self, entry: int, seed: int) -> bytes:
+        """The block of a map entry that is neither HOLE nor ZERO."""
+        row = entry & ID_MASK
+        try:
+            where, wanted = self._rows.where.items[row], self._rows.digest.items[row]
+        except IndexError:
+            raise CorruptBlock(row, "there is no such row") from None
         if where & ENCODING_MASK == COMPRESSED:
             offset = where >> OFFSET_SHIFT
             try:
@@ -63,33 +88,9 @@ class Decoder:
                 raise CorruptBlock(row, str(error)) from None
         else:
             block = self.content(row)
-        if digest(block, volume.domain.seed) != self._rows.digest.items[row]:
-            raise _mismatch(row)
+        if digest(block, seed) != wanted or (wanted ^ entry) >> CHECK_SHIFT:
+            raise _mismatch(row, entry, wanted)
         return block
-
-    def read_blocks(self, volume: Volume, first: int, count: int) -> list[bytes]:
-        """`count` whole blocks from block `first`. Raises CorruptBlock."""
-        where_of, digest_of, view = self._rows.where.items, self._rows.digest.items, self._pool.view
-        seed = volume.domain.seed
-        blocks: list[bytes] = []
-        append = blocks.append
-        for row in volume.ids(first, count).tolist():
-            if row <= 1:  # HOLE or ZERO
-                append(ZERO_BLOCK)
-                continue
-            where = where_of[row]
-            if where & ENCODING_MASK == COMPRESSED:
-                offset = where >> OFFSET_SHIFT
-                try:
-                    block = decompress(view[offset : offset + (where >> SIZE_SHIFT & SIZE_MASK)], BLOCK_BYTES)
-                except DecodeError as error:
-                    raise CorruptBlock(row, str(error)) from None
-            else:
-                block = self.content(row)
-            if digest(block, seed) != digest_of[row]:
-                raise _mismatch(row)
-            append(block)
-        return blocks
 
     def read(self, volume: Volume, offset: int, length: int) -> list[bytes | memoryview]:
         """Up to `length` bytes from `offset`, as pieces in order; shorter only at the end of the volume."""
@@ -107,5 +108,7 @@ class Decoder:
         return pieces
 
 
-def _mismatch(row: int) -> CorruptBlock:
+def _mismatch(row: int, entry: int, wanted: int) -> CorruptBlock:
+    if (wanted ^ entry) >> CHECK_SHIFT:
+        return CorruptBlock(row, "it is not the one that the map entry was made for")
     return CorruptBlock(row, "its content does not match its digest")

@@ -1,9 +1,16 @@
 """Sizes and codes that are part of the stored format. Changing any of them needs a new FORMAT_VERSION.
 
-A block is known by its *block id*, an index into the block rows. Two ids are not rows:
+A block is known by its *block id*, an index into the block rows. Three ids are not rows:
 
     HOLE   never written, or freed by the guest; reads as zeros and is not counted as touched
     ZERO   written, and all its bytes are zero; needs no row and no record
+    LOST   written, and damaged beyond repair (`verify --repair`); cannot be read until it is written again
+
+A map entry says what a block is in one 64-bit word. It carries half of the content's digest, so that an entry that
+was damaged, or a row that was given away by mistake, is never taken for the block:
+
+    bits 0..31   block id
+    bits 32..63  the upper half of the digest of a row's content; fixed marks for the other three
 
 A row says where its record is in one 64-bit word, so that moving a record is a single store:
 
@@ -14,7 +21,7 @@ A row says where its record is in one 64-bit word, so that moving a record is a 
 
 from typing import Final
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 
 BLOCK_BYTES: Final = 4096
 BLOCK_SHIFT: Final = 12
@@ -27,7 +34,14 @@ that the unused tail (at most one record) is under 0.4 %, and emptying one for c
 
 HOLE: Final = 0
 ZERO: Final = 1
-FIRST_ROW: Final = 2
+LOST: Final = 2
+FIRST_ROW: Final = 3
+
+ID_MASK: Final = 0xFFFF_FFFF
+CHECK_SHIFT: Final = 32
+CHECK_MASK: Final = ID_MASK << CHECK_SHIFT
+ZERO_ENTRY: Final = int.from_bytes(b"zero", "big") << CHECK_SHIFT | ZERO
+LOST_ENTRY: Final = int.from_bytes(b"lost", "big") << CHECK_SHIFT | LOST
 
 FREE: Final = 0
 RAW: Final = 1

@@ -25,19 +25,24 @@ from blockstore.store.decode import Decoder
 from blockstore.store.features import FeatureMaker
 from blockstore.store.geometry import (
     BLOCK_BYTES,
+    CHECK_MASK,
     COMPRESSED,
+    FIRST_ROW,
     OFFSET_SHIFT,
     PATCHED,
     RAW,
     SIZE_SHIFT,
     ZERO,
     ZERO_BLOCK,
+    ZERO_ENTRY,
 )
 from blockstore.store.pool import COMPACTION_RESERVE_SEGMENTS, Pool
-from blockstore.store.references import acquire, release
+from blockstore.store.references import acquire, release, rows_of
 from blockstore.store.rows import Rows
 from blockstore.store.similarity_index import SimilarityIndex
 from blockstore.store.volume import Domain, Volume
+
+_CHECK: Final = np.uint64(CHECK_MASK)
 
 SLICE_BLOCKS: Final = 128
 """Blocks written in one go: about 1.3 ms, in which a fault of another VM waits."""
@@ -118,14 +123,16 @@ class Ingest:
             ids[encoded.places] = self._commit(domain, encoded, offsets)
             if len(missing) > len(encoded.places):
                 self._share_repeats(blocks, ids, encoded.places, missing)
-        acquire(self._rows, ids)
-        release(self._rows, self._pool, volume.replace(first, ids))
+        entries = digests & _CHECK | ids.astype(np.uint64)
+        entries[ids == ZERO] = ZERO_ENTRY
+        acquire(self._rows, ids[ids >= FIRST_ROW])
+        release(self._rows, self._pool, rows_of(self._rows, volume.replace(first, entries)))
 
     def _find(
         self, domain: Domain, blocks: list[memoryview], digests: npt.NDArray[np.uint64]
-    ) -> tuple[npt.NDArray[np.uint32], list[int]]:
+    ) -> tuple[npt.NDArray[np.int64], list[int]]:
         """The id of each block that is zero or stored already, and the places of those that are not."""
-        ids = np.zeros(len(blocks), dtype=np.uint32)
+        ids = np.zeros(len(blocks), dtype=np.int64)
         for place in np.flatnonzero(self._content.may_have(digests, self._rows)).tolist():
             for row in self._content.find(int(digests[place]), self._rows, domain.index):
                 if self._has(row, blocks[place]):
@@ -213,13 +220,14 @@ class Ingest:
         used = encoded.references[encoded.references != 0]
         if len(used):
             np.add.at(rows.dependents.array, used, 1)
+            rows.mark_changed(used.astype(np.int64))
         self._content.enter(encoded.digests, new)
         if encoded.features is not None and encoded.featured is not None:
             self._similarity.enter(encoded.features, new[encoded.featured])
         return new
 
     def _share_repeats(
-        self, blocks: list[memoryview], ids: npt.NDArray[np.uint32], places: list[int], missing: list[int]
+        self, blocks: list[memoryview], ids: npt.NDArray[np.int64], places: list[int], missing: list[int]
     ) -> None:
         """Contents that came several times in this slice: all but the first take its row."""
         row_of = {bytes(blocks[place]): ids[place] for place in places}

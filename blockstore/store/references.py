@@ -9,25 +9,41 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from blockstore.store.geometry import ENCODING_MASK, FIRST_ROW, PATCHED
+from blockstore.store.geometry import CHECK_SHIFT, ENCODING_MASK, FIRST_ROW, PATCHED
 from blockstore.store.pool import Pool
 from blockstore.store.rows import Rows
+from blockstore.store.volume import ids_of
 
 _PATCHED = np.uint64(PATCHED)
 _ENCODING = np.uint64(ENCODING_MASK)
+_CHECK_FLOOR = np.uint64(1 << CHECK_SHIFT)
 
 
-def acquire(rows: Rows, ids: npt.NDArray[np.uint32]) -> None:
-    """One more map entry points at each of these ids (an id may be given many times; HOLE and ZERO do not count)."""
-    np.add.at(rows.count.array, ids[ids >= FIRST_ROW], 1)
+def rows_of(rows: Rows, entries: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """The row of each map entry that is one of a row, and undamaged; the others (HOLE, ZERO, LOST) are left out.
+
+    An entry whose check is not that of its row does not count: it points nowhere, whatever its id says.
+    """
+    ids = ids_of(entries)
+    is_row = (ids >= FIRST_ROW) & (ids < rows.capacity)
+    if not is_row.all():
+        ids, entries = ids[is_row], entries[is_row]
+    matches = (entries ^ rows.digest.array[ids]) < _CHECK_FLOOR
+    return ids if matches.all() else ids[matches]
 
 
-def release(rows: Rows, pool: Pool, ids: npt.NDArray[np.uint32]) -> None:
-    """One map entry less points at each of these ids. Rows that nothing points at are freed, and then, if these
+def acquire(rows: Rows, ids: npt.NDArray[np.int64]) -> None:
+    """One more map entry points at each of these rows (a row may be given many times)."""
+    np.add.at(rows.count.array, ids, 1)
+    rows.mark_changed(ids)
+
+
+def release(rows: Rows, pool: Pool, ids: npt.NDArray[np.int64]) -> None:
+    """One map entry less points at each of these rows. Rows that nothing points at are freed, and then, if these
     were the last patches against them, their references."""
-    ids = ids[ids >= FIRST_ROW]
     if not len(ids):
         return
+    rows.mark_changed(ids)
     count = rows.count.array
     np.subtract.at(count, ids, 1)
     dead = ids[(count[ids] == 0) & (rows.dependents.array[ids] == 0)]
@@ -35,16 +51,18 @@ def release(rows: Rows, pool: Pool, ids: npt.NDArray[np.uint32]) -> None:
         return
     dead = np.unique(dead)
     patched = dead[(rows.where.array[dead] & _ENCODING) == _PATCHED]
-    references = rows.reference.array[patched]
-    _free(rows, pool, dead)
+    references = rows.reference.array[patched].astype(np.int64)
+    free_rows(rows, pool, dead)
     if len(references):
+        rows.mark_changed(references)
         np.subtract.at(rows.dependents.array, references, 1)
         references = np.unique(references)
         unused = (count[references] == 0) & (rows.dependents.array[references] == 0)
-        _free(rows, pool, references[unused])  # a reference is never a patch itself: it ends here
+        free_rows(rows, pool, references[unused])  # a reference is never a patch itself: it ends here
 
 
-def _free(rows: Rows, pool: Pool, dead: npt.NDArray[np.uint32]) -> None:
+def free_rows(rows: Rows, pool: Pool, dead: npt.NDArray[np.int64]) -> None:
+    """Nothing points at these rows any more."""
     if not len(dead):
         return
     where = rows.where.array[dead]

@@ -53,6 +53,8 @@ class Rows:
         self._grow(max(column.capacity for column in self._columns))
         self.free = array("I")
         self.next_row = FIRST_ROW
+        self.changed: npt.NDArray[np.bool_] | None = None
+        """While somebody compares counts with the maps (verify.py): the rows whose counts have changed meanwhile."""
 
     @property
     def size_bytes(self) -> int:
@@ -79,7 +81,12 @@ class Rows:
         self.next_row += count - reused
         return rows
 
-    def give_back(self, rows: npt.NDArray[np.uint32]) -> None:
+    def mark_changed(self, rows: npt.NDArray[np.int64]) -> None:
+        """The counts of these rows change."""
+        if self.changed is not None:
+            self.changed[rows[rows < len(self.changed)]] = True
+
+    def give_back(self, rows: npt.NDArray[np.int64]) -> None:
         """Free these rows: their words become 0 first, so that nothing can find them."""
         self.where.array[rows] = 0
         self.free.frombytes(rows.astype(np.uint32).tobytes())

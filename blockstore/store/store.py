@@ -14,6 +14,7 @@ import contextlib
 from collections.abc import Generator, Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from blockstore.errors import CorruptBlock, InputError, OutOfRoom, StateError
 from blockstore.store import superblock
@@ -23,20 +24,19 @@ from blockstore.store.domains import Domains
 from blockstore.store.geometry import (
     BLOCK_BYTES,
     BLOCK_SHIFT,
-    ENCODING_MASK,
-    FIRST_ROW,
-    FREE,
-    PATCHED,
-    WHERE_SEGMENT_SHIFT,
+    HOLE,
+    LOST_ENTRY,
+    ZERO_ENTRY,
 )
 from blockstore.store.home import Home
 from blockstore.store.ingest import SLICE_BLOCKS, Ingest
 from blockstore.store.pool import COMPACTION_RESERVE_SEGMENTS, Pool
-from blockstore.store.references import acquire, release
+from blockstore.store.references import acquire, release, rows_of
 from blockstore.store.rows import Rows
 from blockstore.store.similarity_index import SimilarityIndex
+from blockstore.store.soundness import Mask, entry_before, sound_entries, usable_rows
 from blockstore.store.upkeep import Upkeep
-from blockstore.store.volume import MAXIMUM_SIZE_BYTES, Volume, file_name, read_header
+from blockstore.store.volume import MAXIMUM_SIZE_BYTES, Volume, file_name, ids_of, read_header
 
 Steps = Iterator[bool]
 
@@ -54,8 +54,12 @@ CLONE_STEP_BLOCKS = 16384
 class Store:
     """All volumes, and the tables and the pool that they share."""
 
-    def __init__(self, home: Home, pool_limit_bytes: int, *, patching: bool = True) -> None:
-        """Open the state in `home`, or start an empty one. Raises StateError, OutOfRoom, InputError."""
+    def __init__(self, home: Home, pool_limit_bytes: int, *, patching: bool = True, mend: bool = False) -> None:
+        """Open the state in `home`, or start an empty one. Raises StateError, OutOfRoom, InputError.
+
+        A state whose tables are damaged is refused, unchanged. With `mend` what one changed bit has done to a map is
+        undone, and blocks that cannot be found any more are LOST; `lost_blocks` says how many.
+        """
         self._home = home
         existed = superblock.check_or_create(home)
         self.pool = Pool(home, pool_limit_bytes)
@@ -69,8 +73,9 @@ class Store:
         self._ingest = Ingest(self.rows, self.pool, self.content, self.similarity, self._decoder, patching=patching)
         self.upkeep = Upkeep(self.rows, self.pool)
         self.volumes: dict[int, Volume] = {}
+        self.lost_blocks = 0
         if existed:
-            self._adopt()
+            self._adopt(mend=mend)
 
     def create_volume(self, number: int, domain_key: int) -> Volume:
         """An empty volume. `number` names it in the state; `domain_key` (not 0) says with whom it shares."""
@@ -183,8 +188,8 @@ class Store:
             if not data and start > position:
                 break
             for window in range(start, stop, CLONE_STEP_BLOCKS):
-                ids = volume.map_array[window : min(window + CLONE_STEP_BLOCKS, stop)]
-                found = np.flatnonzero((ids != 0) == data)
+                entries = volume.map_array[window : min(window + CLONE_STEP_BLOCKS, stop)]
+                found = np.flatnonzero((entries != HOLE) == data)
                 if len(found):
                     block = window + int(found[0])
                     return min(max(block << BLOCK_SHIFT, offset), volume.size_bytes)
@@ -229,33 +234,33 @@ class Store:
 
     def _zero(self, volume: Volume, start: int, end: int) -> Steps:
         """Overwrite part of one block with zeros, unless it is zero anyway; an empty range is none."""
-        if start < end and volume.lookup(start >> BLOCK_SHIFT) > 1:
+        if start < end and volume.lookup(start >> BLOCK_SHIFT) not in (HOLE, ZERO_ENTRY):
             yield from self.write_steps(volume, start, bytes(end - start), RESERVED_FROM_FREEING_SEGMENTS)
 
     def _discard_blocks(self, volume: Volume, first: int, end: int) -> Steps:
         for start, stop in volume.prepared(first, end):
             for window in range(start, stop, DISCARD_STEP_BLOCKS):
-                holes = np.zeros(min(DISCARD_STEP_BLOCKS, stop - window), dtype=np.uint32)
-                release(self.rows, self.pool, volume.replace(window, holes))
+                holes = np.zeros(min(DISCARD_STEP_BLOCKS, stop - window), dtype=np.uint64)
+                release(self.rows, self.pool, rows_of(self.rows, volume.replace(window, holes)))
                 yield True
         volume.give_back_pages(first, end)
 
     def _clone_blocks(self, source: Volume, first: int, target: Volume, to: int, count: int) -> Steps:
         """Let blocks of the target be those of the source, which lie before its end; the target grows with them."""
         target.cover(to + count)
-        if not source.ids(first, count).any():
+        if not source.entries(first, count).any():
             yield from self._discard_blocks(target, to, to + count)
         else:
             while not _prepared(target, to, count):
                 yield False
-            ids = source.ids(first, count)  # they may have changed while there was no room
-            acquire(self.rows, ids)
-            release(self.rows, self.pool, target.replace(to, ids))
+            entries = source.entries(first, count)  # they may have changed while there was no room
+            acquire(self.rows, rows_of(self.rows, entries))
+            release(self.rows, self.pool, rows_of(self.rows, target.replace(to, entries)))
         if (to + count) << BLOCK_SHIFT > target.size_bytes:
             target.set_size((to + count) << BLOCK_SHIFT)
         yield True
 
-    def _adopt(self) -> None:
+    def _adopt(self, *, mend: bool) -> None:
         """Make what is rebuilt at start from what is kept: counts, free lists, the content index (DESIGN.md 5)."""
         for name in self._home.names():
             if name.startswith("volume-"):
@@ -269,35 +274,35 @@ class Store:
                 domain = self.domains.enter(domain_key)
                 self.volumes[number] = Volume(self._home, number, domain, create=False)
         self.domains.forget_empty()
+        usable = usable_rows(self.rows, self.pool.found_segments)
         counts = np.zeros(self.rows.capacity, dtype=np.int64)
         for volume in self.volumes.values():
             volume.adopt()
             for start, end in volume.prepared(0, volume.blocks):
-                ids = volume.map_array[start:end]
-                if int(ids.max(initial=0)) >= self.rows.capacity:
-                    raise self._damaged(f"volume {volume.number} points at a block that does not exist")
-                counts += np.bincount(ids, minlength=self.rows.capacity)
-        where, reference = self.rows.where.array, self.rows.reference.array
-        if (where[FIRST_ROW:][counts[FIRST_ROW:] > 0] == 0).any():
-            raise self._damaged("a volume points at a block that is not stored")
-        if where.any() and int(where.max()) >> WHERE_SEGMENT_SHIFT >= self.pool.found_segments:
-            raise self._damaged("a block row points outside of the pool")
-        if int(reference.max(initial=0)) >= self.rows.capacity:
-            raise self._damaged("a patch refers to a block that does not exist")
-        encoding = where & np.uint64(ENCODING_MASK)
-        used = reference[(encoding == PATCHED) & (counts > 0)]
-        if ((encoding[used] == FREE) | (encoding[used] == PATCHED)).any():
-            raise self._damaged("a patch refers to a block that is not stored")
+                entries = volume.map_array[start:end]
+                sound = sound_entries(self.rows, usable, entries)
+                if not sound.all():
+                    self._mend(volume, usable, np.flatnonzero(~sound) + start, mend=mend)
+                counts += np.bincount(ids_of(volume.map_array[start:end]), minlength=self.rows.capacity)
         self.rows.rebuild(counts)
-        self.pool.adopt(where)
+        self.pool.adopt(self.rows.where.array)
         self.content.rebuild(self.rows)
         for volume in self.volumes.values():
             self._cut_tail(volume)
 
+    def _mend(self, volume: Volume, usable: Mask, blocks: npt.NDArray[np.int64], *, mend: bool) -> None:
+        """Map entries that are damaged, or point at rows that are."""
+        if not mend:
+            raise self._damaged(f"{len(blocks)} blocks of {file_name(volume.number)} cannot be found any more")
+        for block in blocks.tolist():
+            before = entry_before(self.rows, usable, volume.lookup(block), volume.domain.index)
+            self.lost_blocks += before is None
+            volume.map[block] = LOST_ENTRY if before is None else before
+
     def _cut_tail(self, volume: Volume) -> None:
         """A write killed before it could store the new size has left bytes in the last block behind the old one."""
         block, used = volume.size_bytes >> BLOCK_SHIFT, volume.size_bytes & (BLOCK_BYTES - 1)
-        if not used or volume.lookup(block) <= 1:
+        if not used or volume.lookup(block) in (HOLE, ZERO_ENTRY):
             return
         with contextlib.suppress(CorruptBlock):  # whoever reads it is told
             content = self._decoder.read_block(volume, block)
@@ -307,7 +312,8 @@ class Store:
 
     def _damaged(self, what: str) -> StateError:
         return StateError(
-            f"the state in {self._home.describe()} is damaged: {what}; restore it, or mount with an empty one"
+            f"the state in {self._home.describe()} is damaged: {what}; `blockstore verify --state "
+            f"{self._home.describe()}` tells more, and with --repair makes the rest usable"
         )
 
 

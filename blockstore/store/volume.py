@@ -1,11 +1,12 @@
 """A volume: the memory of one VM. Its map says for each block which content it has.
 
-The file of a volume is one header page and then the map, a 32-bit block id for each block. Map pages are given
-memory when the first of their entries is written (`prepare`), so a sparse volume of any size costs what it
+The file of a volume is one header page and then the map, a 64-bit entry (geometry.py) for each block. Map pages are
+given memory when the first of their entries is written (`prepare`), so a sparse volume of any size costs what it
 holds; entries of pages without memory are holes and must not be touched.
 
-Header page (little endian): offset 0 magic u64, 8 number u64, 16 domain key u64, 24 size in bytes u64,
-32 mtime in ns u64. The size is stored after the map has changed when growing, before it when shrinking.
+Header page (little endian): offset 0 magic u64, 8 number u64, 16 domain key u64, 24 size u64, 32 mtime in ns u64,
+40 digest of number and domain key u64. The size is stored after the map has changed when growing, before it when
+shrinking, together with its check in one word: bits 0..44 the size in bytes, 45..63 the check.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from blockstore.errors import StateError
 from blockstore.store.codec import digest
 from blockstore.store.features import multipliers
-from blockstore.store.geometry import BLOCK_BYTES, BLOCK_SHIFT, ZERO_BLOCK
+from blockstore.store.geometry import BLOCK_BYTES, BLOCK_SHIFT, ID_MASK, ZERO_BLOCK
 from blockstore.store.home import MADV_REMOVE, Home, allocate
 
 MAXIMUM_SIZE_BYTES: Final = 1 << 44
@@ -30,12 +31,19 @@ MAXIMUM_SIZE_BYTES: Final = 1 << 44
 
 HEADER_BYTES: Final = 4096
 _MAGIC: Final = int.from_bytes(b"bsvolume", "little")
-_MAGIC_AT, _NUMBER_AT, _DOMAIN_AT, _SIZE_AT, _MTIME_AT = range(5)
+_MAGIC_AT, _NUMBER_AT, _DOMAIN_AT, _SIZE_AT, _MTIME_AT, _DIGEST_AT = range(6)
 
-PAGE_ENTRIES: Final = mmap.PAGESIZE // 4
-"""Entries on one page of the map; the unit in which the map is given memory. 1024 entries stand for 4 MiB."""
+_SIZE_BITS: Final = 45
+_SIZE_MASK: Final = (1 << _SIZE_BITS) - 1
+_SIZE_MIX: Final = 0x9E37_79B9_7F4A_7C15
+
+_ENTRY_BYTES: Final = 8
+PAGE_ENTRIES: Final = mmap.PAGESIZE // _ENTRY_BYTES
+"""Entries on one page of the map; the unit in which the map is given memory. 512 entries stand for 2 MiB."""
 
 _PAGE_SHIFT: Final = PAGE_ENTRIES.bit_length() - 1
+_NOTHING: Final = np.uint64(0)
+_ID: Final = np.uint64(ID_MASK)
 
 
 @dataclass
@@ -53,10 +61,10 @@ class Domain:
 
 
 class Volume:
-    """`map` (a memoryview of ids) is for single entries, `map_array` for ranges; on unprepared pages all are holes."""
+    """`map` (a memoryview) is for single entries, `map_array` for ranges; on unprepared pages all are holes."""
 
     map: memoryview
-    map_array: npt.NDArray[np.uint32]
+    map_array: npt.NDArray[np.uint64]
 
     def __init__(self, home: Home, number: int, domain: Domain, *, create: bool) -> None:
         self.number = number
@@ -74,13 +82,16 @@ class Volume:
                 self._map_file(0)
                 self._header[_NUMBER_AT] = number
                 self._header[_DOMAIN_AT] = domain.key
+                self._header[_DIGEST_AT] = _header_digest(number, domain.key)
+                self._header[_SIZE_AT] = pack_size(0)
                 self.touch()
                 self._header[_MAGIC_AT] = _MAGIC
+                self.size_bytes = 0
+                """The size of the file; the last block may be partly used. A copy, for each fault asks for it."""
             else:
-                self._map_file((os.fstat(self._fd).st_size - HEADER_BYTES) // 4)
+                self._map_file((os.fstat(self._fd).st_size - HEADER_BYTES) // _ENTRY_BYTES)
                 self._find_pages()
-            self.size_bytes: int = self._header[_SIZE_AT]
-            """The size of the file; the last block may be partly used. A copy, for each fault asks for it."""
+                self.size_bytes = self._stored_size(home)
         except BaseException:
             os.close(self._fd)
             raise
@@ -104,7 +115,8 @@ class Volume:
     def set_size(self, size_bytes: int) -> None:
         """Store the size. Blocks beyond it must have been made holes by the caller."""
         self.cover((size_bytes + BLOCK_BYTES - 1) >> BLOCK_SHIFT)
-        self._header[_SIZE_AT] = self.size_bytes = size_bytes
+        self._header[_SIZE_AT] = pack_size(size_bytes)
+        self.size_bytes = size_bytes
 
     def cover(self, blocks: int) -> None:
         """Let the map have entries for so many blocks, all holes where it had none; the size stays."""
@@ -119,32 +131,33 @@ class Volume:
                 allocate(self._fd, HEADER_BYTES + page * mmap.PAGESIZE, mmap.PAGESIZE, self._place)
                 self._pages[page] = 1
 
-    def replace(self, first: int, ids: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-        """Let the blocks from `first` on have these ids (their pages are prepared); the ids that they had."""
-        entries = self.map_array[first : first + len(ids)]
-        old = entries.copy()
-        entries[:] = ids
-        self.touched_blocks += int(np.count_nonzero(ids)) - int(np.count_nonzero(old))
+    def replace(self, first: int, entries: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        """Let the blocks from `first` on have these entries (their pages are prepared); the ones that they had."""
+        target = self.map_array[first : first + len(entries)]
+        old = target.copy()
+        # Not an assignment: that is memcpy(3), which may be killed in the middle of an entry (`rep movsb`).
+        np.bitwise_or(entries, _NOTHING, out=target)
+        self.touched_blocks += int(np.count_nonzero(entries)) - int(np.count_nonzero(old))
         return old
 
     def adopt(self) -> None:
         """At start on existing state: take back entries behind the end, which a killed process did not get to publish
         with a size, and count the others."""
         for start, end in self.prepared(self.blocks, self._capacity):
-            self.map_array[start:end] = 0
+            self.replace(start, np.zeros(end - start, dtype=np.uint64))
         self.touched_blocks = sum(
             int(np.count_nonzero(self.map_array[start:end])) for start, end in self.prepared(0, self.blocks)
         )
 
     def lookup(self, block: int) -> int:
-        """The id of one block; HOLE beyond the end."""
+        """The map entry of one block; HOLE beyond the end."""
         if block >= self._capacity or not self._pages[block >> _PAGE_SHIFT]:
             return 0
         return self.map[block]
 
-    def ids(self, first: int, count: int) -> npt.NDArray[np.uint32]:
-        """A copy of the ids of `count` blocks from `first`; HOLE beyond the end."""
-        result = np.zeros(count, dtype=np.uint32)
+    def entries(self, first: int, count: int) -> npt.NDArray[np.uint64]:
+        """A copy of the map entries of `count` blocks from `first`; HOLE beyond the end."""
+        result = np.zeros(count, dtype=np.uint64)
         for start, end in self.prepared(first, first + count):
             result[start - first : end - first] = self.map_array[start:end]
         return result
@@ -181,7 +194,7 @@ class Volume:
     def close(self) -> None:
         """Let go of the memory; the file stays."""
         self.map = memoryview(b"")
-        self.map_array = np.empty(0, dtype=np.uint32)
+        self.map_array = np.empty(0, dtype=np.uint64)
         os.close(self._fd)
 
     def _map_file(self, entries: int) -> None:
@@ -193,14 +206,24 @@ class Volume:
         self._mapping = mapping
         view = memoryview(mapping)
         self._header = view[:HEADER_BYTES].cast("Q")
-        self.map = view[HEADER_BYTES:].cast("I")
-        self.map_array = np.frombuffer(mapping, dtype=np.uint32, offset=HEADER_BYTES)
+        self.map = view[HEADER_BYTES:].cast("Q")
+        self.map_array = np.frombuffer(mapping, dtype=np.uint64, offset=HEADER_BYTES)
         self._capacity = pages * PAGE_ENTRIES
         self._pages.extend(bytes(pages - len(self._pages)))
 
+    def _stored_size(self, home: Home) -> int:
+        """Raises StateError for a size that was damaged, or that the file has no map for."""
+        size_bytes = unpack_size(self._header[_SIZE_AT])
+        if size_bytes is None or size_bytes > MAXIMUM_SIZE_BYTES or size_bytes > self._capacity << BLOCK_SHIFT:
+            raise StateError(
+                f"the state in {home.describe()} is damaged: {file_name(self.number)} is cut off, or its size is "
+                "damaged; restore the directory, or mount with an empty one"
+            )
+        return size_bytes
+
     def _find_pages(self) -> None:
         """Learn from the file system which pages of the map have memory."""
-        position, end = HEADER_BYTES, HEADER_BYTES + self._capacity * 4
+        position, end = HEADER_BYTES, HEADER_BYTES + self._capacity * _ENTRY_BYTES
         while position < end:
             try:
                 start = os.lseek(self._fd, position, os.SEEK_DATA)
@@ -209,6 +232,30 @@ class Volume:
             position = os.lseek(self._fd, start, os.SEEK_HOLE)
             for page in range((start - HEADER_BYTES) // mmap.PAGESIZE, (position - HEADER_BYTES) // mmap.PAGESIZE):
                 self._pages[page] = 1
+
+
+def ids_of(entries: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """The block id in each map entry."""
+    return (entries & _ID).astype(np.int64)
+
+
+def pack_size(size_bytes: int) -> int:
+    """The size word of a header."""
+    return size_bytes | _size_check(size_bytes) << _SIZE_BITS
+
+
+def unpack_size(word: int) -> int | None:
+    """The size in bytes; None when the word was damaged."""
+    size_bytes = word & _SIZE_MASK
+    return size_bytes if word == pack_size(size_bytes) else None
+
+
+def _size_check(size_bytes: int) -> int:
+    return ((size_bytes + 1) * _SIZE_MIX & 0xFFFF_FFFF_FFFF_FFFF) >> _SIZE_BITS
+
+
+def _header_digest(number: int, domain_key: int) -> int:
+    return digest(number.to_bytes(8, "little") + domain_key.to_bytes(8, "little"), _MAGIC)
 
 
 def file_name(number: int) -> str:
@@ -226,11 +273,14 @@ def read_header(home: Home, name: str) -> tuple[int, int] | None:
         header = np.frombuffer(os.pread(fd, HEADER_BYTES, 0).ljust(HEADER_BYTES, b"\0"), dtype=np.uint64)
     finally:
         os.close(fd)
-    magic, number = int(header[_MAGIC_AT]), int(header[_NUMBER_AT])
-    if not magic:  # it is stored last
+    if not header.any():
         return None
-    if magic != _MAGIC or name != file_name(number):
+    number, key = int(header[_NUMBER_AT]), int(header[_DOMAIN_AT])
+    is_whole = name == file_name(number) and int(header[_DIGEST_AT]) == _header_digest(number, key)
+    if not header[_MAGIC_AT] and (is_whole or not header[_DIGEST_AT]):  # it is stored last
+        return None
+    if header[_MAGIC_AT] != _MAGIC or not is_whole:
         raise StateError(
             f"{home.describe()}/{name} is no map of a volume; restore the directory, or mount with an empty one"
         )
-    return number, int(header[_DOMAIN_AT])
+    return number, key

@@ -20,12 +20,20 @@ import xxhash
 from benchlab import images, machine
 from benchlab.bench import Bench
 from benchlab.figures import Figure, from_repetitions, ratios
-from blockstore.store.geometry import BLOCK_BYTES, ENCODING_MASK, OFFSET_SHIFT, PATCHED, SIZE_MASK, SIZE_SHIFT
+from blockstore.store.geometry import (
+    BLOCK_BYTES,
+    ENCODING_MASK,
+    FIRST_ROW,
+    OFFSET_SHIFT,
+    PATCHED,
+    SIZE_MASK,
+    SIZE_SHIFT,
+)
 from blockstore.store.home import MemoryHome
 from blockstore.store.ingest import RAW_FROM_BYTES
 from blockstore.store.pool import MINIMUM_LIMIT_BYTES
 from blockstore.store.store import Store, run
-from blockstore.store.volume import Volume
+from blockstore.store.volume import Volume, ids_of
 
 WRITE_BYTES: Final = 1 << 20
 READ_BYTES: Final = 128 << 10
@@ -172,9 +180,9 @@ def _records(store: Store, volume: Volume) -> list[bytes]:
     """The compressed record of each block, in the order in which they are read."""
     where_of, view = store.rows.where.items, store.pool.view
     records = []
-    for row in volume.ids(0, volume.size_bytes // BLOCK_BYTES).tolist():
+    for row in ids_of(volume.entries(0, volume.size_bytes // BLOCK_BYTES)).tolist():
         where = where_of[row]
-        assert row > 1 and where & ENCODING_MASK != PATCHED
+        assert row >= FIRST_ROW and where & ENCODING_MASK != PATCHED
         offset = where >> OFFSET_SHIFT
         records.append(bytes(view[offset : offset + (where >> SIZE_SHIFT & SIZE_MASK)]))
     return records

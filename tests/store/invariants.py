@@ -7,6 +7,7 @@ import numpy as np
 from blockstore.store.codec import digest
 from blockstore.store.geometry import (
     BLOCK_BYTES,
+    CHECK_SHIFT,
     COMPRESSED,
     ENCODING_MASK,
     FIRST_ROW,
@@ -16,7 +17,9 @@ from blockstore.store.geometry import (
     SEGMENT_BYTES,
     unpack_where,
 )
+from blockstore.store.soundness import NOT_ROWS
 from blockstore.store.store import Store
+from blockstore.store.volume import ids_of
 
 
 def check_store(store: Store, *, decode: bool = False) -> None:
@@ -51,13 +54,17 @@ def _check_maps_and_counts(store: Store) -> None:
         assert volume.blocks <= volume._capacity, f"volume {volume.number}: the map does not cover the size"
         touched = 0
         for start, end in volume.prepared(0, volume._capacity):
-            ids = volume.map_array[start:end]
-            beyond = np.flatnonzero(ids[max(volume.blocks - start, 0) :])
+            entries = volume.map_array[start:end]
+            ids = ids_of(entries)
+            beyond = np.flatnonzero(entries[max(volume.blocks - start, 0) :])
             assert not len(beyond), f"volume {volume.number}: {len(beyond)} entries beyond its size are no holes"
             assert int(ids.max(initial=0)) < rows.capacity, f"volume {volume.number}: an id is out of range"
             counts += np.bincount(ids, minlength=rows.capacity)
-            touched += int(np.count_nonzero(ids))
+            touched += int(np.count_nonzero(entries))
+            assert np.isin(entries[ids < FIRST_ROW], NOT_ROWS).all(), f"volume {volume.number}: an entry is damaged"
             mapped = ids[ids >= FIRST_ROW]
+            checks = entries[ids >= FIRST_ROW] ^ rows.digest.array[mapped]
+            assert not (checks >> np.uint64(CHECK_SHIFT)).any(), f"volume {volume.number} maps other contents"
             foreign = mapped[rows.domain.array[mapped] != domain.index]
             assert not len(foreign), f"volume {volume.number} maps rows of another domain: {foreign[:4]}"
         assert volume.touched_blocks == touched, f"volume {volume.number}: {touched} blocks are touched"

@@ -251,4 +251,4 @@ def test_mtime_moves_when_content_does(store: Store) -> None:
     volume.mtime_ns = 12345
     store.read(volume, 0, 10)
     assert volume.mtime_ns == 12345
-    assert np.count_nonzero(volume.ids(0, 2)) == 2
+    assert np.count_nonzero(volume.entries(0, 2)) == 2
