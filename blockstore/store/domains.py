@@ -1,7 +1,7 @@
 """The domains of a store: which volumes may share blocks, and the secret key of each.
 
-An array of (key, seed) pairs; a pair's position is the index that block rows carry. The key is the caller's name
-for the domain (the inode of a top-level directory); 0 marks an unused pair.
+An array of (key, seed, check) triples; a triple's position is the index that block rows carry. The key is the
+caller's name for the domain (the inode of a top-level directory); 0 marks an unused triple, and is stored last.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import secrets
 from typing import Final
 
-from blockstore.errors import OutOfRoom
+from blockstore.errors import OutOfRoom, StateError
+from blockstore.store.codec import digest
 from blockstore.store.home import Home
 from blockstore.store.shared_array import SharedArray
 from blockstore.store.volume import Domain
@@ -18,22 +19,33 @@ MAXIMUM_DOMAINS: Final = 1 << 16
 """The index has 16 bits in a row."""
 
 _FIRST_CAPACITY: Final = 256
+_WORDS: Final = 3
 
 
 class Domains:
     """Domains that have volumes; one without is forgotten."""
 
     def __init__(self, home: Home) -> None:
-        self._pairs = SharedArray(home, "domains", "Q", 2 * _FIRST_CAPACITY)
+        self._triples = SharedArray(home, "domains", "Q", _WORDS * _FIRST_CAPACITY)
         self._by_key: dict[int, Domain] = {}
-        for index in range(self._pairs.capacity // 2):
-            key, seed = self._pairs.items[2 * index], self._pairs.items[2 * index + 1]
-            if key:
-                self._by_key[key] = Domain(index, key, seed)
+        for index in range(self._triples.capacity // _WORDS):
+            key, seed, check = self._triples.items[_WORDS * index : _WORDS * (index + 1)]
+            if not key:
+                continue
+            if check != _check(key, seed):
+                raise StateError(
+                    f"the state in {home.describe()} is damaged: the seed of a domain in `domains` is not what it was; "
+                    "restore the directory, or mount with an empty one"
+                )
+            self._by_key[key] = Domain(index, key, seed)
 
     @property
     def size_bytes(self) -> int:
-        return self._pairs.size_bytes
+        return self._triples.size_bytes
+
+    def all(self) -> list[Domain]:
+        """All domains that have volumes, or had some when the state was opened."""
+        return list(self._by_key.values())
 
     def knows(self, key: int) -> bool:
         """Is there a domain with this key?"""
@@ -45,8 +57,9 @@ class Domains:
         if domain is None:
             index = self._unused()
             domain = Domain(index, key, secrets.randbits(64))
-            self._pairs.items[2 * index + 1] = domain.seed
-            self._pairs.items[2 * index] = key
+            self._triples.items[_WORDS * index + 1] = domain.seed
+            self._triples.items[_WORDS * index + 2] = _check(key, domain.seed)
+            self._triples.items[_WORDS * index] = key
             self._by_key[key] = domain
         domain.volumes += 1
         return domain
@@ -55,7 +68,7 @@ class Domains:
         """A volume of the domain is gone. The last one takes the domain along."""
         domain.volumes -= 1
         if not domain.volumes:
-            self._pairs.items[2 * domain.index] = 0
+            self._triples.items[_WORDS * domain.index] = 0
             del self._by_key[domain.key]
 
     def forget_empty(self) -> None:
@@ -65,13 +78,17 @@ class Domains:
             self.leave(domain)
 
     def close(self) -> None:
-        self._pairs.close()
+        self._triples.close()
 
     def _unused(self) -> int:
         used = {domain.index for domain in self._by_key.values()}
         index = next(index for index in range(len(used) + 1) if index not in used)
         if index >= MAXIMUM_DOMAINS:
             raise OutOfRoom(f"there are {MAXIMUM_DOMAINS} sharing domains already; remove a top-level directory")
-        if 2 * index >= self._pairs.capacity:
-            self._pairs.grow(2 * self._pairs.capacity)
+        if _WORDS * (index + 1) > self._triples.capacity:
+            self._triples.grow(2 * self._triples.capacity)
         return index
+
+
+def _check(key: int, seed: int) -> int:
+    return digest(key.to_bytes(8, "little"), seed)

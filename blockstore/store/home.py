@@ -90,6 +90,15 @@ class DirectoryHome:
                 raise OutOfRoom(no_room_under(self.describe())) from None
             raise StateError(f"{self.path / name} cannot be opened: {error.strerror}") from None
 
+    def open_to_read(self, name: str) -> int:
+        """A descriptor of the file, for reading; empty when it is not there."""
+        try:
+            return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory_fd)
+        except FileNotFoundError:
+            return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise StateError(f"{self.path / name} cannot be opened: {error.strerror}") from None
+
     def remove(self, name: str) -> None:
         try:
             os.unlink(name, dir_fd=self._directory_fd)
@@ -105,6 +114,55 @@ class DirectoryHome:
     def close(self) -> None:
         os.close(self._directory_fd)
         os.close(self._lock_fd)
+
+
+class CopiedHome:
+    """A state directory to look at: tables are copied into memory, the pool is read where it is; nothing is changed.
+
+    Holds the lock of the directory, so that no daemon changes it meanwhile.
+    """
+
+    def __init__(self, home: DirectoryHome) -> None:
+        self._home = home
+
+    def open(self, name: str) -> int:
+        source = self._home.open_to_read(name)
+        if name == "pool":
+            return source
+        copy = os.memfd_create(f"blockstore-{name}")
+        try:
+            _copy_data(source, copy)
+        finally:
+            os.close(source)
+        return copy
+
+    def remove(self, name: str) -> None:
+        del name
+
+    def names(self) -> list[str]:
+        return self._home.names()
+
+    def describe(self) -> str:
+        return self._home.describe()
+
+    def close(self) -> None:
+        self._home.close()
+
+
+def _copy_data(source: int, target: int) -> None:
+    """A whole sparse file; holes stay holes."""
+    end = os.fstat(source).st_size
+    os.ftruncate(target, end)
+    position = 0
+    while position < end:
+        try:
+            start = os.lseek(source, position, os.SEEK_DATA)
+        except OSError:
+            return  # ENXIO: a hole up to the end
+        position = os.lseek(source, start, os.SEEK_HOLE)
+        os.lseek(target, start, os.SEEK_SET)
+        while start < position:
+            start += os.sendfile(target, source, start, position - start)
 
 
 def no_room_under(place: str) -> str:

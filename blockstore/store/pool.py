@@ -10,6 +10,7 @@ Written by: ingest (append), upkeep (append, release_segment), release (count). 
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 from array import array
@@ -48,8 +49,12 @@ class Pool:
         self.found_segments = os.fstat(self._fd).st_size // SEGMENT_BYTES
         """Segments of the file that was there; no record lies beyond."""
         self.segments = max(limit_bytes // SEGMENT_BYTES, self.found_segments)
-        os.ftruncate(self._fd, self.segments * SEGMENT_BYTES)
-        self._mapping = mmap.mmap(self._fd, self.segments * SEGMENT_BYTES)
+        if fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:  # to look at only (home.CopiedHome)
+            self.segments = max(self.found_segments, 1)
+            self._mapping = _read_only_map(self._fd, self.segments * SEGMENT_BYTES)
+        else:
+            os.ftruncate(self._fd, self.segments * SEGMENT_BYTES)
+            self._mapping = mmap.mmap(self._fd, self.segments * SEGMENT_BYTES)
         self.view = memoryview(self._mapping)
         self.live_bytes = np.zeros(self.segments, dtype=np.int64)
         self._allocated = bytearray(self.segments)
@@ -196,6 +201,13 @@ class Pool:
         """Let go of the memory; the file stays."""
         self.view = memoryview(b"")
         os.close(self._fd)
+
+
+def _read_only_map(fd: int, length: int) -> mmap.mmap:
+    """Of a file that may be too short: what is behind its end is never asked for, because no row may point there."""
+    if os.fstat(fd).st_size < length:
+        return mmap.mmap(-1, length)
+    return mmap.mmap(fd, length, access=mmap.ACCESS_READ)
 
 
 def _runs(numbers: npt.NDArray[np.int64]) -> list[tuple[int, int]]:

@@ -5,7 +5,6 @@ Everything here looks at tables only; whether records decode to what was written
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -37,48 +36,49 @@ NOT_ROWS: Final = np.array([HOLE, ZERO_ENTRY, LOST_ENTRY], dtype=np.uint64)
 """The entries that point at no row, and are right."""
 
 _CHECK_FLOOR = np.uint64(1 << CHECK_SHIFT)
+_ENCODING = np.uint64(ENCODING_MASK)
 _IN_SEGMENT = np.uint64(SEGMENT_BYTES - 1)
 
 
-def usable_rows(rows: Rows, segments: int) -> Mask:
-    """For each row: does it name a record within the first `segments` segments, and a reference if it is a patch?"""
-    where, reference = rows.where.array, rows.reference.array
-    encoding = where & np.uint64(ENCODING_MASK)
+def usable_rows(rows: Rows, segments: int, ids: npt.NDArray[np.int64] | None = None) -> Mask:
+    """For each of these rows, or for all: does it name a record within the first `segments` segments, and a
+    reference if it is a patch?"""
+    ids = np.arange(rows.capacity) if ids is None else ids
+    usable = _has_record(rows.where.array[ids], segments) & (ids >= FIRST_ROW)
+    patched = np.flatnonzero(usable & (rows.where.array[ids] & _ENCODING == PATCHED))
+    if len(patched):
+        base = rows.reference.array[ids[patched]].astype(np.int64)
+        in_range = (base >= FIRST_ROW) & (base < rows.capacity)
+        where = rows.where.array[np.where(in_range, base, 0)]
+        usable[patched] = in_range & _has_record(where, segments) & (where & _ENCODING != PATCHED)
+    return usable
+
+
+def _has_record(where: npt.NDArray[np.uint64], segments: int) -> Mask:
+    encoding = where & _ENCODING
     size = where >> np.uint64(SIZE_SHIFT) & np.uint64(SIZE_MASK)
     start = (where >> np.uint64(OFFSET_SHIFT)) & _IN_SEGMENT
-    usable = (encoding != FREE) & (encoding <= PATCHED) & (size > 0) & (size <= BLOCK_BYTES)
-    usable &= (where >> np.uint64(WHERE_SEGMENT_SHIFT)) < segments
-    usable &= (start + size <= SEGMENT_BYTES) & ((encoding != RAW) | (size == BLOCK_BYTES))
-    usable[:FIRST_ROW] = False
-    patched = np.flatnonzero(usable & (encoding == PATCHED))
-    base = reference[patched]
-    in_range = base < rows.capacity
-    base = np.where(in_range, base, 0)
-    usable[patched] = in_range & usable[base] & (encoding[base] != PATCHED)
-    return usable  # type: ignore[no-any-return]
+    found = (encoding != FREE) & (encoding <= PATCHED) & (size > 0) & (size <= BLOCK_BYTES)
+    found &= (where >> np.uint64(WHERE_SEGMENT_SHIFT)) < segments
+    found &= (start + size <= SEGMENT_BYTES) & ((encoding != RAW) | (size == BLOCK_BYTES))
+    return np.asarray(found, dtype=np.bool_)
 
 
-def sound_entries(rows: Rows, usable: Mask, entries: npt.NDArray[np.uint64]) -> Mask:
+def sound_entries(rows: Rows, segments: int, entries: npt.NDArray[np.uint64]) -> Mask:
     """For each map entry: is it one that points at no row, or at a usable row whose content it was made for?"""
     ids = ids_of(entries)
-    in_range = ids < len(usable)
-    ids = np.where(in_range, ids, 0)
+    ids[ids >= rows.capacity] = HOLE
     matches = (entries ^ rows.digest.array[ids]) < _CHECK_FLOOR
-    return in_range & usable[ids] & matches | np.isin(entries, NOT_ROWS)  # type: ignore[no-any-return]
+    return np.asarray((usable_rows(rows, segments, ids) & matches) | np.isin(entries, NOT_ROWS))
 
 
-def entry_before(rows: Rows, usable: Mask, entry: int, domain: int) -> int | None:
+def entry_before(rows: Rows, segments: int, entry: int, domain: int) -> int | None:
     """The entry that this one was before one of its bits was changed, if there is just one such."""
     candidates = np.uint64(entry) ^ _SINGLE_BITS
-    sound = candidates[sound_entries(rows, usable, candidates)]
+    sound = candidates[sound_entries(rows, segments, candidates)]
     ids = ids_of(sound)
     sound = sound[(ids < FIRST_ROW) | (rows.domain.array[ids] == domain)]
     return int(sound[0]) if len(sound) == 1 else None
-
-
-def word_before(word: int, bits: int, fits: Callable[[int], bool]) -> int | None:
-    """The word that this one of so many bits was before one of them was changed: the first that fits."""
-    return next((word ^ 1 << bit for bit in range(bits) if fits(word ^ 1 << bit)), None)
 
 
 _SINGLE_BITS: Final = np.uint64(1) << np.arange(64, dtype=np.uint64)

@@ -34,7 +34,7 @@ from blockstore.store.pool import COMPACTION_RESERVE_SEGMENTS, Pool
 from blockstore.store.references import acquire, release, rows_of
 from blockstore.store.rows import Rows
 from blockstore.store.similarity_index import SimilarityIndex
-from blockstore.store.soundness import Mask, entry_before, sound_entries, usable_rows
+from blockstore.store.soundness import entry_before, sound_entries
 from blockstore.store.upkeep import Upkeep
 from blockstore.store.volume import MAXIMUM_SIZE_BYTES, Volume, file_name, ids_of, read_header
 
@@ -54,11 +54,14 @@ CLONE_STEP_BLOCKS = 16384
 class Store:
     """All volumes, and the tables and the pool that they share."""
 
-    def __init__(self, home: Home, pool_limit_bytes: int, *, patching: bool = True, mend: bool = False) -> None:
+    def __init__(
+        self, home: Home, pool_limit_bytes: int, *, patching: bool = True, mend: bool = False, look: bool = False
+    ) -> None:
         """Open the state in `home`, or start an empty one. Raises StateError, OutOfRoom, InputError.
 
         A state whose tables are damaged is refused, unchanged. With `mend` what one changed bit has done to a map is
-        undone, and blocks that cannot be found any more are LOST; `lost_blocks` says how many.
+        undone, and blocks that cannot be found any more are LOST; `lost_blocks` says how many. With `look` the tables
+        are left as they are, for `verify` only.
         """
         self._home = home
         existed = superblock.check_or_create(home)
@@ -67,15 +70,17 @@ class Store:
         self.content = ContentIndex(home)
         self.similarity = SimilarityIndex(home)
         self.domains = Domains(home)
-        self._decoder = Decoder(self.rows, self.pool)
-        self.read_block = self._decoder.read_block
+        self.decoder = Decoder(self.rows, self.pool)
+        self.read_block = self.decoder.read_block
         """read_block(volume, number): one whole block, as a page fault wants it. Raises CorruptBlock."""
-        self._ingest = Ingest(self.rows, self.pool, self.content, self.similarity, self._decoder, patching=patching)
+        self._ingest = Ingest(self.rows, self.pool, self.content, self.similarity, self.decoder, patching=patching)
         self.upkeep = Upkeep(self.rows, self.pool)
         self.volumes: dict[int, Volume] = {}
         self.lost_blocks = 0
         if existed:
-            self._adopt(mend=mend)
+            self._find_volumes()
+            if not look:
+                self._adopt(mend=mend)
 
     def create_volume(self, number: int, domain_key: int) -> Volume:
         """An empty volume. `number` names it in the state; `domain_key` (not 0) says with whom it shares."""
@@ -101,7 +106,7 @@ class Store:
 
     def read(self, volume: Volume, offset: int, length: int) -> list[bytes | memoryview]:
         """Up to `length` bytes from `offset`, as pieces; shorter only at the end. Raises CorruptBlock."""
-        return self._decoder.read(volume, offset, length)
+        return self.decoder.read(volume, offset, length)
 
     def write_steps(
         self,
@@ -221,7 +226,7 @@ class Store:
         """Write whole blocks, or a part of one; False when there is no room, and then nothing has changed."""
         block, skip, end = position >> BLOCK_SHIFT, position & (BLOCK_BYTES - 1), position + len(piece)
         if skip or len(piece) < BLOCK_BYTES:
-            old = self._decoder.read_block(volume, block)
+            old = self.decoder.read_block(volume, block)
             piece = memoryview(b"".join((old[:skip], piece, old[skip + len(piece) :])))
         try:
             volume.cover(block + len(piece) // BLOCK_BYTES)
@@ -260,8 +265,7 @@ class Store:
             target.set_size((to + count) << BLOCK_SHIFT)
         yield True
 
-    def _adopt(self, *, mend: bool) -> None:
-        """Make what is rebuilt at start from what is kept: counts, free lists, the content index (DESIGN.md 5)."""
+    def _find_volumes(self) -> None:
         for name in self._home.names():
             if name.startswith("volume-"):
                 header = read_header(self._home, name)
@@ -273,16 +277,18 @@ class Store:
                     raise self._damaged(f"the domain of volume {number} is not in `domains`")
                 domain = self.domains.enter(domain_key)
                 self.volumes[number] = Volume(self._home, number, domain, create=False)
+
+    def _adopt(self, *, mend: bool) -> None:
+        """Make what is rebuilt at start from what is kept: counts, free lists, the content index (DESIGN.md 5)."""
         self.domains.forget_empty()
-        usable = usable_rows(self.rows, self.pool.found_segments)
         counts = np.zeros(self.rows.capacity, dtype=np.int64)
         for volume in self.volumes.values():
             volume.adopt()
             for start, end in volume.prepared(0, volume.blocks):
                 entries = volume.map_array[start:end]
-                sound = sound_entries(self.rows, usable, entries)
+                sound = sound_entries(self.rows, self.pool.found_segments, entries)
                 if not sound.all():
-                    self._mend(volume, usable, np.flatnonzero(~sound) + start, mend=mend)
+                    self._mend(volume, np.flatnonzero(~sound) + start, mend=mend)
                 counts += np.bincount(ids_of(volume.map_array[start:end]), minlength=self.rows.capacity)
         self.rows.rebuild(counts)
         self.pool.adopt(self.rows.where.array)
@@ -290,12 +296,13 @@ class Store:
         for volume in self.volumes.values():
             self._cut_tail(volume)
 
-    def _mend(self, volume: Volume, usable: Mask, blocks: npt.NDArray[np.int64], *, mend: bool) -> None:
+    def _mend(self, volume: Volume, blocks: npt.NDArray[np.int64], *, mend: bool) -> None:
         """Map entries that are damaged, or point at rows that are."""
         if not mend:
             raise self._damaged(f"{len(blocks)} blocks of {file_name(volume.number)} cannot be found any more")
         for block in blocks.tolist():
-            before = entry_before(self.rows, usable, volume.lookup(block), volume.domain.index)
+            entry, segments = volume.lookup(block), self.pool.found_segments
+            before = entry_before(self.rows, segments, entry, volume.domain.index)
             self.lost_blocks += before is None
             volume.map[block] = LOST_ENTRY if before is None else before
 
@@ -305,7 +312,7 @@ class Store:
         if not used or volume.lookup(block) in (HOLE, ZERO_ENTRY):
             return
         with contextlib.suppress(CorruptBlock):  # whoever reads it is told
-            content = self._decoder.read_block(volume, block)
+            content = self.decoder.read_block(volume, block)
             if any(content[used:]):
                 cut = memoryview(content[:used].ljust(BLOCK_BYTES, b"\0"))
                 self._ingest.write(volume, block, cut, reserved_segments=0)  # the pool may be full

@@ -38,7 +38,7 @@ def check_nothing_twice(store: Store) -> None:
     """No two rows of a domain hold the same content. Holds unless records were damaged."""
     rows, seen = store.rows, set()
     for row in np.flatnonzero(rows.where.array).tolist():
-        key = (rows.domain.items[row], store._decoder.content(row))
+        key = (rows.domain.items[row], store.decoder.content(row))
         assert key not in seen, f"row {row} holds a content that another row of its domain holds"
         seen.add(key)
 
@@ -137,6 +137,6 @@ def _check_contents(store: Store) -> None:
     rows = store.rows
     seeds = {domain.index: domain.seed for domain in store.domains._by_key.values()}
     for row in np.flatnonzero(rows.where.array).tolist():
-        block = store._decoder.content(row)
+        block = store.decoder.content(row)
         assert len(block) == BLOCK_BYTES
         assert digest(block, seeds[rows.domain.items[row]]) == rows.digest.items[row], f"row {row} is damaged"

@@ -10,7 +10,7 @@ import pytest
 
 from blockstore.errors import StateError
 from blockstore.store import superblock
-from blockstore.store.geometry import BLOCK_BYTES, FORMAT_VERSION, SEGMENT_BYTES
+from blockstore.store.geometry import BLOCK_BYTES, FIRST_ROW, FORMAT_VERSION, SEGMENT_BYTES
 from blockstore.store.home import DirectoryHome
 from blockstore.store.rows import ROW_BYTES
 from blockstore.store.store import Store
@@ -81,7 +81,7 @@ def test_a_foreign_directory(state_path: Path) -> None:
 @pytest.mark.parametrize("offset", (16, 20, 24, 28))
 def test_another_version_or_geometry(state: Path, offset: int) -> None:
     data = bytearray((state / "superblock").read_bytes())
-    data[offset] ^= 2
+    data[offset] ^= 1
     (state / "superblock").write_bytes(data)
     assert_refused(state, "format version 3" if offset == 16 else "geometry")
 
@@ -112,16 +112,16 @@ def test_a_map_that_points_nowhere(state: Path, block_id: int) -> None:
     home.close()
 
 
-@pytest.mark.parametrize("reference", (3, 1_000_000))
+@pytest.mark.parametrize("reference", (4, 1_000_000))
 def test_a_patch_whose_reference_is_lost(state: Path, reference: int) -> None:
-    """Row 2, which the volume maps, becomes a patch against a row that is free, or that does not exist."""
+    """Row 3, which the volume maps, becomes a patch against a row that is free, or that does not exist."""
     with (state / "rows-where").open("r+b") as file:
-        file.seek(2 * 8)
+        file.seek(FIRST_ROW * 8)
         (word,) = struct.unpack("<Q", file.read(8))
-        file.seek(2 * 8)
+        file.seek(FIRST_ROW * 8)
         file.write(struct.pack("<Q", word & ~7 | 3))
     with (state / "rows-reference").open("r+b") as file:
-        file.seek(2 * 4)
+        file.seek(FIRST_ROW * 4)
         file.write(struct.pack("<I", reference))
     home = DirectoryHome(state)
     with pytest.raises(StateError, match=re.escape(str(state))):

@@ -1,0 +1,192 @@
+"""Flipped bits in segments and tables: never wrong data, always reported, and mended where one bit is to blame."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from blockstore.errors import CorruptBlock, StateError
+from blockstore.store.geometry import BLOCK_BYTES, ENCODING_MASK, OFFSET_SHIFT, PATCHED, SIZE_MASK, SIZE_SHIFT
+from blockstore.store.home import CopiedHome, DirectoryHome
+from blockstore.store.store import Store, run
+from blockstore.store.verify import Verification, steps
+from tests.store.invariants import check_store
+from tests.store.material import near, noise, put, text
+
+LIMIT_BYTES = 16 << 20
+FLIPS_WHILE_RUNNING = 10_000
+FLIPS_AT_REST = 400
+BLOCKS = {
+    1: [bytes(BLOCK_BYTES), noise(1), *(text(seed) for seed in range(8)), noise(1), text(0)],
+    2: [noise(1), *(near(text(seed), seed) for seed in range(8)), bytes(BLOCK_BYTES), text(3)],
+    3: [noise(1), text(0), near(text(0), 0)],
+}
+"""By volume; 1 and 2 share a domain. Each has a hole behind its blocks, and one block more."""
+
+
+def fill(path: Path) -> Store:
+    store = Store(DirectoryHome(path), LIMIT_BYTES)
+    for number, blocks in BLOCKS.items():
+        volume = store.create_volume(number, 1 + number // 3)
+        put(store, volume, 0, b"".join(blocks))
+        put(store, volume, (len(blocks) + 3) * BLOCK_BYTES, text(number))
+    encodings = store.rows.where.array[store.rows.where.array != 0] & np.uint64(ENCODING_MASK)
+    assert {1, 2, 3} == set(encodings.tolist()), "the material has every encoding"
+    return store
+
+
+def wanted(number: int) -> list[bytes]:
+    return [*BLOCKS[number], *([bytes(BLOCK_BYTES)] * 3), text(number)]
+
+
+def refused(store: Store) -> int:
+    """How many blocks cannot be read; asserts that all others are right."""
+    count = 0
+    for number, blocks in ((number, wanted(number)) for number in BLOCKS):
+        for place, block in enumerate(blocks):
+            try:
+                assert b"".join(store.read(store.volumes[number], place * BLOCK_BYTES, BLOCK_BYTES)) == block
+                assert store.read_block(store.volumes[number], place) == block
+            except CorruptBlock:
+                count += 1
+    return count
+
+
+def verified(store: Store, *, repair: bool = False) -> Verification:
+    result = Verification()
+    run(steps(store, result, repair=repair))
+    return result
+
+
+def words(store: Store) -> Iterator[tuple[str, memoryview, int, int]]:
+    """(what, column, place, bits) of every word of the tables that anything depends on."""
+    rows = store.rows
+    live = np.flatnonzero(rows.where.array).tolist()
+    for column, bits in ((rows.where, 64), (rows.digest, 64), (rows.domain, 16), (rows.count, 32)):
+        yield from ((column.name, column.items, row, bits) for row in live)
+    yield from ((rows.dependents.name, rows.dependents.items, row, 16) for row in live)
+    for row in live:
+        if rows.where.items[row] & ENCODING_MASK == PATCHED:
+            yield rows.reference.name, rows.reference.items, row, 32
+    for volume in store.volumes.values():
+        yield from (("map", volume.map, block, 64) for block in range(volume.blocks))
+
+
+def test_while_running(state_path: Path) -> None:
+    """One bit at a time, of any word of the tables and of any record."""
+    store, chance = fill(state_path), random.Random(1)
+    tables = list(words(store))
+    records = [word for word in store.rows.where.array.tolist() if word]
+    reported = 0
+    for number in range(FLIPS_WHILE_RUNNING):
+        if chance.random() < 0.7:
+            what, column, place, bits = chance.choice(tables)
+        else:
+            word = chance.choice(records)
+            what, column, bits = "record", store.pool.view, 8
+            place = (word >> OFFSET_SHIFT) + chance.randrange(word >> SIZE_SHIFT & SIZE_MASK)
+        was = column[place]
+        column[place] = was ^ 1 << chance.randrange(bits)
+        lost = refused(store)
+        if number % 5 == 0 or lost:
+            found = verified(store).found
+            assert found if what != "record" or lost else True, f"a flip in {what} at {place} is not reported"
+            reported += bool(found)
+        column[place] = was
+    assert reported > FLIPS_WHILE_RUNNING // 4
+    assert not verified(store).found and not refused(store)
+    store.close()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_repair_while_running(state_path: Path, seed: int) -> None:
+    """What one flip did to a map, a row or a record is undone, and the store is sound again."""
+    store, chance = fill(state_path), random.Random(seed)
+    tables = list(words(store))
+    records = [word for word in store.rows.where.array.tolist() if word]
+    for _ in range(60):
+        if chance.random() < 0.8:
+            _, column, place, bits = chance.choice(tables)
+        else:
+            word = chance.choice(records)
+            column, bits = store.pool.view, 8
+            place = (word >> OFFSET_SHIFT) + chance.randrange(word >> SIZE_SHIFT & SIZE_MASK)
+        column[place] ^= 1 << chance.randrange(bits)
+        verified(store, repair=True)
+        assert not verified(store).found and not refused(store)
+    check_store(store, decode=True)
+    store.close()
+
+
+def test_at_rest(state_path: Path) -> None:
+    """In any file of a state that nobody serves: it is refused, or what can be read is right; and verify tells."""
+    fill(state_path).close()
+    copy, chance = state_path.with_name("copy"), random.Random(2)
+    files = [path for path in sorted(state_path.iterdir()) if path.stat().st_size and path.name != "content-index"]
+    for _ in range(FLIPS_AT_REST):
+        shutil.rmtree(copy, ignore_errors=True)
+        run_cp(state_path, copy)
+        path = copy / chance.choice(files).name
+        data = [(place, byte) for place, byte in sparse_bytes(path) if byte or chance.random() < 0.02]
+        place, byte = chance.choice(data)
+        with path.open("r+b") as file:
+            file.seek(place)
+            file.write(bytes([byte ^ 1 << chance.randrange(8)]))
+        told = is_reported(copy)
+        home = DirectoryHome(copy)
+        try:
+            store = Store(home, LIMIT_BYTES)
+        except StateError:
+            home.close()
+            assert told, f"a flip at {place} of {path.name} is refused, and verify says nothing"
+            continue
+        assert not refused(store) or told, f"a flip at {place} of {path.name} is not reported"
+        store.close()
+    shutil.rmtree(copy, ignore_errors=True)
+
+
+def is_reported(path: Path) -> bool:
+    """Does a look at this state find something, or refuse it?"""
+    home = CopiedHome(DirectoryHome(path))
+    try:
+        store = Store(home, LIMIT_BYTES, look=True)
+    except StateError:
+        home.close()
+        return True
+    found = verified(store).found
+    store.close()
+    return bool(found)
+
+
+def run_cp(source: Path, target: Path) -> None:
+    target.mkdir()
+    for path in source.iterdir():
+        fd = (target / path.name).open("wb")
+        with fd, path.open("rb") as data:
+            fd.truncate(path.stat().st_size)
+            for start, piece in extents(data.fileno()):
+                fd.seek(start)
+                fd.write(piece)
+
+
+def extents(fd: int) -> Iterator[tuple[int, bytes]]:
+    position, end = 0, os.fstat(fd).st_size
+    while position < end:
+        try:
+            start = os.lseek(fd, position, os.SEEK_DATA)
+        except OSError:
+            return
+        position = os.lseek(fd, start, os.SEEK_HOLE)
+        yield start, os.pread(fd, position - start, start)
+
+
+def sparse_bytes(path: Path) -> Iterator[tuple[int, int]]:
+    with path.open("rb") as file:
+        for start, piece in extents(file.fileno()):
+            yield from enumerate(piece, start)
