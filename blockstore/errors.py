@@ -47,3 +47,9 @@ class CorruptBlock(BlockstoreError):
     def __init__(self, block_id: int, reason: str) -> None:
         super().__init__(f"block {block_id} cannot be decoded: {reason}")
         self.block_id = block_id
+
+
+def error_of(exit_code: int) -> type[BlockstoreError]:
+    """The class of errors with this exit code, for one that another process has told; MountError if there is none."""
+    kinds: list[type[BlockstoreError]] = [InputError, BusyError, StateError, OutOfRoom]
+    return {kind.exit_code: kind for kind in kinds}.get(exit_code, MountError)

@@ -34,6 +34,8 @@ COMMANDS: Final = {
     "mount": Entry("blockstore.cli.mount:mount", "Serve VM memory files in a directory."),
     "umount": Entry("blockstore.cli.umount:umount", "End a mount, without losing a block."),
     "status": Entry("blockstore.cli.status:status", "What a mount saves, by VM and mechanism, and what it costs."),
+    "set": Entry("blockstore.cli.set:set_options", "Change the limits of a running mount."),
+    "verify": Entry("blockstore.cli.verify:verify", "Check that everything stored is whole; mend what can be."),
     "reload": Entry("blockstore.cli.reload:reload", "Replace the daemon by the code that is installed now."),
     "evict": Entry("blockstore.cli.evict:evict", "Move memory of VMs out of the page cache into the store."),
     "analyze": Entry("blockstore.cli.analyze:analyze", "What the store would save on memory images, without a mount."),

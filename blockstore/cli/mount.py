@@ -10,12 +10,11 @@ from typing import Final
 import click
 
 from blockstore.cli.paths import DIRECTORY
-from blockstore.cli.sizes import SIZE, format_size
+from blockstore.cli.sizes import SIZE
 from blockstore.daemon import launch
 from blockstore.daemon.options import MountOptions
 from blockstore.daemon.serve import default_states
-from blockstore.errors import InputError
-from blockstore.store.pool import MAXIMUM_LIMIT_BYTES, MINIMUM_LIMIT_BYTES
+from blockstore.store.pool import MINIMUM_LIMIT_BYTES, check_limit
 
 DEFAULT_LIMIT_SHARE: Final = 0.5
 """Of the host's memory, for the pool: the other half is for what is resident, and for everything else."""
@@ -87,16 +86,7 @@ def mount(
         foreground=foreground,
         watchdog_s=watchdog,
     )
-    if options.pool_limit_bytes < MINIMUM_LIMIT_BYTES:
-        raise InputError(
-            f"--pool-limit {format_size(options.pool_limit_bytes)} is too small; "
-            f"the least is {format_size(MINIMUM_LIMIT_BYTES)}"
-        )
-    if options.pool_limit_bytes > MAXIMUM_LIMIT_BYTES:
-        raise InputError(
-            f"--pool-limit {format_size(options.pool_limit_bytes)} is too large; "
-            f"the most is {format_size(MAXIMUM_LIMIT_BYTES)}"
-        )
+    check_limit(options.pool_limit_bytes)
     if foreground:
         launch.become(options)
     for warning in launch.start(options):

@@ -8,9 +8,11 @@ from typing import Any
 
 import click
 
+from blockstore.cli import health
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.savings_table import make_console, print_savings
-from blockstore.daemon import control, mounts
+from blockstore.daemon import control, mounts, phase
+from blockstore.errors import MountError
 from blockstore.store.report import complete
 from blockstore.vm import resident
 
@@ -18,12 +20,16 @@ from blockstore.vm import resident
 @click.command()
 @click.argument("mountpoint", type=DIRECTORY, required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: volumes and total, bytes as integers.")
-def status(mountpoint: Path | None, as_json: bool) -> None:
+@click.option("--check", is_flag=True, help="For monitoring: one line, exit code 0, 1 (warning), 2 (critical), 3.")
+def status(mountpoint: Path | None, as_json: bool, check: bool) -> int:
     """Show what the mount at MOUNTPOINT (or the only one there is) keeps, saves and costs.
 
     `touched` is what the VMs wrote and did not free; `footprint` is what the host pays for it: pages that are
     resident (in the page cache, uncompressed), the pool of stored blocks, tables and the daemon.
     `saved` is 1 - footprint / touched. `blockstore evict` moves what is resident into the store.
+
+    --check prints one line and ends with 0 (all well), 1 (the pool is 80 % full, or the like), 2 (95 %, writes wait,
+    reads met a corrupt block, the daemon is down) or 3 (nobody answers), as monitoring systems want it.
 
     \b
     Example:
@@ -31,24 +37,38 @@ def status(mountpoint: Path | None, as_json: bool) -> None:
       blockstore status --json | jq .total.saved
     """
     mount = mounts.find(mountpoint)
+    if check:
+        return _check(mount)
     answer = control.ask(mount.state, {"do": "status"})
     figures: dict[str, Any] = answer["report"]
     report = complete(
         figures, {name: _resident(mount.path / name) for name in figures["volumes"]}, answer["daemon_memory"]
     )
-    for key in ("daemon_pid", "supervisor_pid", "restarts", "pool_limit"):
+    for key in ("daemon_pid", "supervisor_pid", "restarts", "pool_limit", "stalled", "corrupt_reads", "lost_blocks"):
         report["total"][key] = answer[key]
+    report["total"]["pool_full"] = health.full_share(answer)
     if as_json:
         click.echo(json.dumps(report, indent=2))
-        return
+        return 0
     print_savings(report, make_console())
-    if answer["stalled"]:
-        click.echo(
-            f"blockstore: warning: the pool is full and {answer['stalled']} writes wait; delete or punch memory",
-            err=True,
-        )
-    if answer["corrupt_reads"]:
-        click.echo(f"blockstore: warning: {answer['corrupt_reads']} reads met a corrupt block; see the log", err=True)
+    for sentence in health.judge(answer).sentences:
+        click.echo(f"blockstore: warning: {sentence}", err=True)
+    return 0
+
+
+def _check(mount: mounts.Mount) -> int:
+    """One line for monitoring, and its exit code."""
+    try:
+        answer = control.ask(mount.state, {"do": "status"})
+    except MountError as error:
+        level = health.CRITICAL if phase.load(mount.state) is not None else health.UNKNOWN
+        click.echo(f"blockstore {health.WORDS[level]} - {error}")
+        return level
+    found, share = health.judge(answer), health.full_share(answer)
+    text = "; ".join(found.sentences) or f"the pool is {share:.0%} full"
+    limits = f"{health.WARNING_SHARE:.0%};{health.CRITICAL_SHARE:.0%}".replace("%", "")
+    click.echo(f"blockstore {health.WORDS[found.level]} - {text} | pool={share * 100:.1f}%;{limits}")
+    return found.level
 
 
 def _resident(path: Path) -> int:

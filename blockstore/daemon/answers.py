@@ -11,15 +11,16 @@ import trio
 
 from blockstore.daemon import control
 from blockstore.daemon.notify import RELOAD_EXIT_CODE
-from blockstore.errors import OutOfRoom
+from blockstore.daemon.verification import OnlineVerification
+from blockstore.errors import BlockstoreError, OutOfRoom
 from blockstore.store import census
 from blockstore.store.report import describe
 
 if TYPE_CHECKING:
     from blockstore.daemon.session import Session
 
-CHECK_S: Final = 60.0
-"""How long the code that is installed now may take to say that it would start."""
+CHECK_S: Final = 8.0
+"""How long the code that is installed now may take to say that it would start; less than a client may take."""
 
 LAST_WORD_S: Final = 0.2
 """Between the answer to `reload` and the end: the answer has to leave."""
@@ -32,10 +33,17 @@ class Answers:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._verifying = OnlineVerification(session)
 
     def handlers(self) -> dict[str, control.Handler]:
         """By the request's `do`."""
-        return {"hello": self.hello, "status": self.status, "reload": self.reload}
+        return {
+            "hello": self.hello,
+            "status": self.status,
+            "reload": self.reload,
+            "set": self.set,
+            "verify": self.verify,
+        }
 
     async def hello(self, request: Request) -> control.Answer:
         """Who is there."""
@@ -43,7 +51,7 @@ class Answers:
 
     async def status(self, request: Request) -> control.Answer:
         """The census, and how the daemon is."""
-        session, counted = self._session, census.Census()
+        session, counted, pool = self._session, census.Census(), self._session.store.pool
         await session.operations.take(census.steps(session.store, counted))
         return {
             "report": describe(counted, session.names.files()),
@@ -51,7 +59,11 @@ class Answers:
             "daemon_pid": os.getpid(),
             "supervisor_pid": self._supervisor_pid(),
             "restarts": session.handover.restarts,
-            "pool_limit": session.store.pool.limit_bytes,
+            "pool_limit": pool.limit_bytes,
+            "pool_room": min(pool.free_bytes + pool.garbage_bytes, session.state_free_bytes()),
+            "pool_used": pool.allocated_bytes - pool.garbage_bytes,
+            "lost_blocks": session.store.lost_blocks,
+            "can_be_replaced": session.can_be_replaced,
             "stalled": session.operations.stalled + (session.lane.stalled if session.lane else 0),
             "corrupt_reads": session.lane.corrupt_reads if session.lane else 0,
         }
@@ -75,6 +87,28 @@ class Answers:
             trio.lowlevel.spawn_system_task(self._end_soon)
             return {"daemon_pid": os.getpid()}
         return {"error": f"the code that is installed now did not start within {CHECK_S:.0f} s; the old one goes on"}
+
+    async def set(self, request: Request) -> control.Answer:
+        """Change `pool_limit`, in bytes, for as long as the mount lasts."""
+        session, limit_bytes = self._session, request.get("pool_limit")
+        if type(limit_bytes) is not int:
+            return {"error": "set wants pool_limit, a number of bytes"}
+        try:
+            with session.door:
+                session.store.pool.set_limit(limit_bytes)
+            session.remember(pool_limit_bytes=limit_bytes)
+        except (BlockstoreError, OSError) as error:
+            return {"error": str(error), "code": getattr(error, "exit_code", 1)}
+        return {"pool_limit": limit_bytes}
+
+    async def verify(self, request: Request) -> control.Answer:
+        """Start a verification, with `repair` or not; tell how far it is (`progress`); end it (`cancel`)."""
+        if request.get("cancel"):
+            self._verifying.cancel()
+            return {}
+        if request.get("progress"):
+            return self._verifying.progress()
+        return self._verifying.start(repair=bool(request.get("repair")))
 
     async def _end_soon(self) -> None:
         await trio.sleep(LAST_WORD_S)

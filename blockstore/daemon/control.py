@@ -19,7 +19,7 @@ from typing import Any, Final
 import trio
 
 from blockstore.daemon import phase
-from blockstore.errors import MountError
+from blockstore.errors import MountError, error_of
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def _ask_once(state: Path, request: dict[str, Any], timeout_s: float) -> Answer:
     except ValueError:
         raise _NotThere(f"the daemon with the state {state} gave no answer; look at {state}/daemon.log") from None
     if "error" in answer:
-        raise MountError(str(answer["error"]))
+        raise error_of(int(answer.get("code", MountError.exit_code)))(str(answer["error"]))
     return answer
 
 

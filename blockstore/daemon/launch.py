@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn
 from blockstore.daemon import mounts
 from blockstore.daemon.notify import NOTIFY_VARIABLE
 from blockstore.daemon.options import MountOptions
-from blockstore.errors import BlockstoreError, BusyError, InputError, MountError, OutOfRoom, StateError
+from blockstore.errors import BusyError, InputError, MountError, error_of
 from blockstore.store.superblock import refuse_foreign
 
 END_S: Final = 60.0
@@ -104,16 +104,9 @@ def _await_report(process: subprocess.Popen[bytes], report_fd: int, state: Path)
     message: dict[str, Any] = json.loads(line)
     if "error" in message:
         process.wait(END_S)
-        error = _errors_by_code().get(message["code"], MountError)(message["error"])
-        raise error
+        raise error_of(message["code"])(message["error"])
     warnings: list[str] = message["ready"]
     return warnings
-
-
-def _errors_by_code() -> dict[int, type[BlockstoreError]]:
-    """The classes that a start can fail with."""
-    kinds: list[type[BlockstoreError]] = [InputError, MountError, BusyError, StateError, OutOfRoom]
-    return {kind.exit_code: kind for kind in kinds}
 
 
 def _check_mountpoint(target: Path) -> None:

@@ -293,6 +293,14 @@ class Names:
         row = self._db.execute("SELECT parent FROM entries WHERE inode = ?", (inode,)).fetchone()
         return ROOT if row is None else int(row[0])
 
+    def damage(self) -> list[str]:
+        """What SQLite finds wrong with the database; at most a hundred sentences."""
+        try:
+            rows = self._db.execute("PRAGMA integrity_check").fetchall()
+        except sqlite3.DatabaseError as error:
+            return [f"names.sqlite: {error}"]
+        return [f"names.sqlite: {text}" for (text,) in rows if text != "ok"]
+
     def close(self) -> None:
         self._db.close()
 

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
@@ -61,12 +62,13 @@ class Session:
         self.store = store
         self.names = names
         self.door = Door()
-        self.operations = Operations(names, store, self.door, self._state_free_bytes, self._is_in_use)
+        self.operations = Operations(names, store, self.door, self.state_free_bytes, self._is_in_use)
         self.lane: Lane | None = None
         self.can_be_replaced = bool(inherited)
         self._state = Path(options.state)
         self._service = service
         self._relay: Relay | None = None
+        self._remembering = threading.Lock()
         self._session_fd = -1
         if inherited:
             self._device_fd, self.handover = inherited
@@ -190,13 +192,18 @@ class Session:
 
     def _saw_init(self, request: bytes) -> None:
         """In the lane's thread, once at most: from here on another daemon could go on."""
-        self.handover = self.handover.changed(self._state, init=request.hex())
+        self.remember(init=request.hex())
         if self._service.listens and handover.can_resend(request):
             try:
                 self._service.keep(self._device_fd, handover.DESCRIPTOR_NAME)
                 self.can_be_replaced = True
             except OSError as error:
                 log.error("the descriptor of the mount cannot be handed over: %s", error.strerror)
+
+    def remember(self, **fields: str | int) -> None:
+        """Leave this to the next daemon as well. Raises OSError."""
+        with self._remembering:
+            self.handover = self.handover.changed(self._state, **fields)
 
     def _lack_of_handover(self) -> str:
         if self.can_be_replaced or not self._service.listens:
@@ -228,7 +235,7 @@ class Session:
     def _is_in_use(self, inode: int) -> bool:
         return kernel.knows_inode(self._device_fd, inode)
 
-    def _state_free_bytes(self) -> int:
+    def state_free_bytes(self) -> int:
         space = os.statvfs(self._state)
         return space.f_bavail * space.f_frsize
 

@@ -39,10 +39,7 @@ class Pool:
     """Segments of SEGMENT_BYTES up to `limit_bytes`. `view` is the whole pool, for reading records."""
 
     def __init__(self, home: Home, limit_bytes: int) -> None:
-        if limit_bytes < MINIMUM_LIMIT_BYTES:
-            raise InputError(
-                f"a pool limit of {limit_bytes} bytes is too small; the least is {MINIMUM_LIMIT_BYTES} bytes (8M)"
-            )
+        check_limit(limit_bytes)
         self._place = home.describe()
         self._fd = home.open("pool")
         self.limit_bytes = limit_bytes
@@ -64,6 +61,26 @@ class Pool:
         self.spare = -1  # taken from the free ones, becomes the head when that is full
         self.tail = 0
         self.head_end = 0
+
+    def set_limit(self, limit_bytes: int) -> None:
+        """Change the limit. Raises InputError for one below what is stored, or out of range; replaces `view`."""
+        check_limit(limit_bytes)
+        least_bytes = (self.allocated_segments + COMPACTION_RESERVE_SEGMENTS) * SEGMENT_BYTES
+        if limit_bytes < min(least_bytes, self.limit_bytes):
+            raise InputError(
+                f"a pool limit of {limit_bytes >> 20} MiB is less than what the pool holds with its reserve, "
+                f"{least_bytes >> 20} MiB; free memory first, or set a larger one"
+            )
+        segments = limit_bytes // SEGMENT_BYTES
+        if segments > self.segments:
+            os.ftruncate(self._fd, segments * SEGMENT_BYTES)
+            self._mapping = mmap.mmap(self._fd, segments * SEGMENT_BYTES)
+            self.view = memoryview(self._mapping)
+            self.live_bytes = np.concatenate((self.live_bytes, np.zeros(segments - self.segments, dtype=np.int64)))
+            self._allocated.extend(bytes(segments - self.segments))
+            self._free = array("I", range(segments - 1, self.segments - 1, -1)) + self._free
+            self.segments = segments
+        self.limit_bytes = limit_bytes
 
     def adopt(self, where: npt.NDArray[np.uint64]) -> None:
         """At start on existing state: learn from the rows' words which segments are in use; free the others."""
@@ -201,6 +218,18 @@ class Pool:
         """Let go of the memory; the file stays."""
         self.view = memoryview(b"")
         os.close(self._fd)
+
+
+def check_limit(limit_bytes: int) -> None:
+    """Raises InputError for a limit that no pool can have."""
+    if limit_bytes < MINIMUM_LIMIT_BYTES:
+        raise InputError(
+            f"a pool limit of {limit_bytes} bytes is too small; the least is {MINIMUM_LIMIT_BYTES} bytes (8M)"
+        )
+    if limit_bytes > MAXIMUM_LIMIT_BYTES:
+        raise InputError(
+            f"a pool limit of {limit_bytes} bytes is too large; the most is {MAXIMUM_LIMIT_BYTES} bytes (16T)"
+        )
 
 
 def _read_only_map(fd: int, length: int) -> mmap.mmap:

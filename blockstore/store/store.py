@@ -77,6 +77,8 @@ class Store:
         self.upkeep = Upkeep(self.rows, self.pool)
         self.volumes: dict[int, Volume] = {}
         self.lost_blocks = 0
+        self.is_adopted = not look
+        """Are the counts and the pool's books those of the tables? Not with `look`, which takes them as they are."""
         if existed:
             self._find_volumes()
             if not look:

@@ -204,7 +204,7 @@ class _Check:
         for row in orphans.tolist():
             text = f"row {row} is stored, and nothing points at it"
             self._result.add(Finding("orphan", text, row=row, repaired=self._repair))
-        if self._repair:
+        if self._repair and self._store.is_adopted:  # else they end when the state is opened to be used
             self._free(orphans)
 
     def _free(self, orphans: npt.NDArray[np.int64]) -> None:

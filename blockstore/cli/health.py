@@ -1,0 +1,55 @@
+"""Whether a mount is well, from what its daemon answers: for the warnings of `status`, and for monitoring. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from blockstore.cli.sizes import format_size
+
+WARNING_SHARE: Final = 0.80
+CRITICAL_SHARE: Final = 0.95
+"""Of the pool's room in use: time to look at it, and time to act."""
+
+OK, WARNING, CRITICAL, UNKNOWN = range(4)
+"""Exit codes of `status --check`, as monitoring systems want them (Monitoring Plugins Development Guidelines)."""
+
+WORDS: Final = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
+
+
+@dataclass(frozen=True)
+class Health:
+    """The worst level, and a sentence for everything that is not well."""
+
+    level: int
+    sentences: list[str]
+
+
+def full_share(answer: Mapping[str, Any]) -> float:
+    """The part of the pool's room that is in use; what the file system under the state has not is no room."""
+    used, room = answer["pool_used"], answer["pool_room"]
+    return used / (used + room) if used + room else 1.0
+
+
+def judge(answer: Mapping[str, Any]) -> Health:
+    """What the answer to `status` says."""
+    found: list[tuple[int, str]] = []
+    share = full_share(answer)
+    if answer["stalled"]:
+        found.append((CRITICAL, f"the pool is full and {answer['stalled']} writes wait; {_MAKE_ROOM}"))
+    elif share >= WARNING_SHARE:
+        level = CRITICAL if share >= CRITICAL_SHARE else WARNING
+        room = format_size(answer["pool_room"])
+        found.append((level, f"the pool is {share:.0%} full, with room for {room}; {_MAKE_ROOM}"))
+    if answer["corrupt_reads"]:
+        found.append((CRITICAL, f"{answer['corrupt_reads']} reads met a corrupt block; {_VERIFY}"))
+    if answer["lost_blocks"]:
+        found.append((CRITICAL, f"{answer['lost_blocks']} blocks were lost by damaged tables; {_VERIFY}"))
+    if answer["supervisor_pid"] is not None and not answer["can_be_replaced"]:
+        found.append((WARNING, "the mount ends if its daemon dies"))
+    return Health(max((level for level, _ in found), default=OK), [sentence for _, sentence in found])
+
+
+_MAKE_ROOM: Final = "delete files, punch memory, or raise the limit with `blockstore set`"
+_VERIFY: Final = "`blockstore verify` tells which"

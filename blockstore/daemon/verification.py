@@ -1,0 +1,147 @@
+"""Verification of a state: by the daemon that serves it, or of a directory that nobody serves.
+
+What store/verify.py says of blocks and rows, and what can be said of names: the database, names without a file,
+files without a name.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from blockstore.daemon.names import Names
+from blockstore.errors import StateError
+from blockstore.store import verify
+from blockstore.store.home import CopiedHome, DirectoryHome, Home
+from blockstore.store.pool import MINIMUM_LIMIT_BYTES
+from blockstore.store.store import Store
+from blockstore.store.superblock import check_version
+from blockstore.store.verify import Finding, Verification
+
+if TYPE_CHECKING:
+    from blockstore.daemon.session import Session
+
+Result = dict[str, Any]
+"""A Verification as a dictionary, with `names` of its volumes by number (as text, as JSON has it)."""
+
+
+class OnlineVerification:
+    """The one that is under way in a daemon, or the last one."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._result = Verification()
+        self._scope: trio.CancelScope | None = None
+        self._error = ""
+
+    def start(self, *, repair: bool) -> Result:
+        """Begin, beside everything else."""
+        if self._scope is not None:
+            return {"error": "a verification of this mount is under way already; wait for it, or end it"}
+        self._result, self._scope, self._error = Verification(), trio.CancelScope(), ""
+        trio.lowlevel.spawn_system_task(self._run, repair)
+        return {}
+
+    def cancel(self) -> None:
+        """End the one that is under way, if any."""
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def progress(self) -> Result:
+        """`done` of `total` while it is under way; then the result."""
+        result = self._result
+        if self._scope is not None:
+            return {"running": True, "done": result.done, "total": result.total}
+        if self._error:
+            return {"error": self._error}
+        return {"running": False, **_told(result, self._session.names.files())}
+
+    async def _run(self, repair: bool) -> None:
+        session, scope = self._session, self._scope
+        assert scope is not None
+        try:
+            with scope:
+                await session.operations.take(verify.steps(session.store, self._result, repair=repair))
+                for finding in _findings_of_names(session.names, session.store):
+                    self._result.add(finding)
+            if scope.cancelled_caught:
+                self._error = "the verification was ended before it was done"
+        except Exception as error:  # a system task that fails takes the daemon along
+            self._error = f"the verification failed: {error!r}"
+        finally:
+            self._scope = None
+
+
+def verify_state(state: Path, *, repair: bool, progress: Callable[[int, int], None]) -> Result:
+    """Verify a directory that nobody serves. Raises StateError if it is none or cannot be looked at, BusyError.
+
+    Without `repair` nothing is changed.
+    """
+    if not state.is_dir():
+        raise StateError(f"there is no state directory {state}; name one with --state")
+    check_version(state)
+    directory = DirectoryHome(state)
+    home: Home = directory if repair else CopiedHome(directory)
+    with ExitStack() as stack:
+        try:
+            store = Store(home, MINIMUM_LIMIT_BYTES, look=True)
+        except BaseException:
+            home.close()
+            raise
+        stack.callback(store.close)
+        result = Verification()
+        for _ in verify.steps(store, result, repair=repair):
+            progress(result.done, result.total)
+        names = stack.enter_context(_Copy(state)).names
+        for finding in _findings_of_names(names, store):
+            result.add(finding)
+        told = _told(result, names.files())
+    if repair and result.found:
+        # Opening it to be used rebuilds all that is rebuilt at each start, and marks what is lost.
+        Store(DirectoryHome(state), MINIMUM_LIMIT_BYTES, mend=True).close()
+    return told
+
+
+def _told(result: Verification, names: dict[int, str]) -> Result:
+    return {**result.to_dict(), "names": {str(number): name for number, name in names.items()}}
+
+
+def _findings_of_names(names: Names, store: Store) -> Iterator[Finding]:
+    for text in names.damage():
+        yield Finding("name", text)
+    files = names.files()
+    for number in sorted(files.keys() - store.volumes.keys()):
+        yield Finding("name", f"the file {files[number]} has no memory: volume-{number} is not there")
+    for number in sorted(store.volumes.keys() - files.keys()):
+        yield Finding("name", f"volume-{number} has no name: no file of the mount shows it", number)
+
+
+class _Copy:
+    """A copy of the database, because looking at one with SQLite may change it."""
+
+    def __init__(self, state: Path) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="blockstore-verify-")
+        path = Path(self._folder.name) / "names.sqlite"
+        try:
+            for suffix in ("", "-wal"):
+                source = state / f"{path.name}{suffix}"
+                if source.exists():
+                    shutil.copyfile(source, f"{path}{suffix}")
+            self.names = Names(path, 0, 0)
+        except (OSError, sqlite3.DatabaseError) as error:
+            self._folder.cleanup()
+            raise StateError(f"the state in {state} is damaged: names.sqlite: {error}; restore the directory") from None
+
+    def __enter__(self) -> _Copy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.names.close()
+        self._folder.cleanup()
