@@ -10,14 +10,20 @@ from typing import Final
 import click
 
 from blockstore.cli.paths import DIRECTORY
-from blockstore.cli.sizes import SIZE
-from blockstore.daemon import launch
+from blockstore.cli.sizes import SIZE, format_size
+from blockstore.daemon import launch, mounts
 from blockstore.daemon.options import MountOptions
 from blockstore.daemon.serve import default_states
 from blockstore.store.pool import MINIMUM_LIMIT_BYTES, check_limit
 
 DEFAULT_LIMIT_SHARE: Final = 0.5
 """Of the host's memory, for the pool: the other half is for what is resident, and for everything else."""
+
+DEFAULT_ROOM_SHARE: Final = 0.9
+"""Of the room in the file system under the state: the tables need some, and a full one is worse than a full pool."""
+
+SECTOR_BYTES: Final = 512
+"""The unit of st_blocks (inode(7))."""
 
 
 @click.command()
@@ -78,7 +84,7 @@ def mount(
     options = MountOptions(
         mountpoint=str(target),
         state=str(place),
-        pool_limit_bytes=pool_limit if pool_limit is not None else _default_limit_bytes(),
+        pool_limit_bytes=pool_limit if pool_limit is not None else _default_limit_bytes(place),
         lane=not no_lane,
         patching=not no_patch,
         allow_other=allow_other,
@@ -87,6 +93,13 @@ def mount(
         watchdog_s=watchdog,
     )
     check_limit(options.pool_limit_bytes)
+    room_bytes = _room_bytes(place)
+    if options.pool_limit_bytes > room_bytes:
+        click.echo(
+            f"blockstore: warning: the file system under {place} has room for {format_size(room_bytes)}, less than the "
+            f"pool limit of {format_size(options.pool_limit_bytes)}: writes will wait when it is full",
+            err=True,
+        )
     if foreground:
         launch.become(options)
     for warning in launch.start(options):
@@ -94,7 +107,13 @@ def mount(
 
 
 def _absolute(mountpoint: Path) -> Path:
-    """Where the mount will be, without a symbolic link; what cannot be resolved is left for the checks to name."""
+    """Where the mount will be, without a symbolic link; what cannot be resolved is left for the checks to name.
+
+    A mount that is there already is not asked: systemd may have kept it for a daemon that is still to come.
+    """
+    there = mounts.lookup(mountpoint)
+    if there is not None:
+        return there.path
     try:
         return mountpoint.resolve()
     except (OSError, RuntimeError):
@@ -108,6 +127,18 @@ def _default_state(target: Path) -> Path:
     return default_states() / f"{readable[:64]}-{mark}"
 
 
-def _default_limit_bytes() -> int:
+def _default_limit_bytes(state: Path) -> int:
     memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(int(memory_bytes * DEFAULT_LIMIT_SHARE), MINIMUM_LIMIT_BYTES)
+    limit_bytes = min(memory_bytes * DEFAULT_LIMIT_SHARE, _room_bytes(state) * DEFAULT_ROOM_SHARE)
+    return max(int(limit_bytes), MINIMUM_LIMIT_BYTES)
+
+
+def _room_bytes(state: Path) -> int:
+    """What the file system under the state has for a pool, that of the state itself included."""
+    existing = next(path for path in (state, *state.parents) if path.is_dir())
+    space = os.statvfs(existing)
+    try:
+        own_bytes = (state / "pool").stat().st_blocks * SECTOR_BYTES
+    except OSError:
+        own_bytes = 0
+    return space.f_bavail * space.f_frsize + own_bytes

@@ -76,13 +76,22 @@ def find(path: Path | None) -> Mount:
             raise MountError("there is no blockstore mount; make one with: blockstore mount DIRECTORY")
         names = ", ".join(str(mount.path) for mount in mounts)
         raise MountError(f"there are several blockstore mounts ({names}); say which one")
+    found = lookup(path)
+    if found is None:
+        raise MountError(f"{path} is not a blockstore mount; `blockstore status` lists them")
+    return found
+
+
+def lookup(path: Path) -> Mount | None:
+    """The mount at `path`, if there is one."""
+    mounts = all_mounts()
     wanted = Path(os.path.abspath(path))
     # Resolving the last part could ask the mount itself, which may not answer: only its parent is resolved.
     for candidate in (wanted, Path(os.path.realpath(wanted.parent)) / wanted.name):
         for mount in reversed(mounts):
             if mount.path == candidate:
                 return mount
-    raise MountError(f"{path} is not a blockstore mount; `blockstore status` lists them")
+    return None
 
 
 def mappings(mount: Mount) -> Iterator[Mapping]:

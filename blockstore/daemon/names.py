@@ -15,7 +15,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -44,6 +44,10 @@ CREATE TABLE IF NOT EXISTS handles (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS done (slot INTEGER PRIMARY KEY, ticket INTEGER NOT NULL, inode INTEGER NOT NULL) STRICT;
 """
+
+_PAGE_BYTES: Final = 4096
+_LOG_PAGES: Final = 64
+"""After so many pages the log is written to the database and begins anew, in the room that it has already."""
 
 DONE_SLOTS: Final = 1024
 """Changes that are remembered as done. A change is answered at once, so that only the very last can be asked again."""
@@ -88,13 +92,22 @@ class Names:
         # temporary files would need a descriptor, of which there may be none.
         for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=OFF", "temp_store=MEMORY"):
             self._db.execute(f"PRAGMA {pragma}")
+        self._db.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
         self._db.executescript(_SCHEMA)
+        self._make_room()
         if self._db.execute("SELECT 1 FROM inodes WHERE inode = ?", (ROOT,)).fetchone() is None:
             now = time.time_ns()
             self._db.execute(
                 "INSERT INTO inodes VALUES (?, ?, ?, ?, 2, ?, ?, ?, ?, NULL)",
                 (ROOT, stat.S_IFDIR | 0o755, uid, gid, ROOT, now, now, now),
             )
+
+    def _make_room(self) -> None:
+        """Let log and database have room of their own, so that names can be removed when nothing else has any."""
+        with suppress(sqlite3.OperationalError), self._transaction():
+            self._db.execute("CREATE TABLE room (filler BLOB)")
+            self._db.execute("INSERT INTO room VALUES (zeroblob(?))", (_LOG_PAGES * _PAGE_BYTES,))
+            self._db.execute("DROP TABLE room")
 
     def forget_mount(self) -> None:
         """The mount begins: nobody has anything open, nothing was asked before."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import sqlite3
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -425,6 +426,10 @@ def _errors() -> Iterator[None]:
         raise pyfuse3.FUSEError(errno.ENOSPC) from None
     except InputError:
         raise pyfuse3.FUSEError(errno.EFBIG) from None
+    except sqlite3.OperationalError as error:
+        full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
+        log.error("names: %s", error)
+        raise pyfuse3.FUSEError(errno.ENOSPC if full else errno.EIO) from None
     except BlockstoreError as error:
         log.error("%s", error)
         raise pyfuse3.FUSEError(errno.EIO) from None

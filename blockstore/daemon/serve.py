@@ -12,16 +12,18 @@ import resource
 import sqlite3
 from pathlib import Path
 
-from blockstore.daemon import handover
+from blockstore.daemon import handover, pressure
 from blockstore.daemon.answers import Answers
 from blockstore.daemon.handover import Handover
 from blockstore.daemon.names import Names
+from blockstore.daemon.names_copy import copied_names
 from blockstore.daemon.notify import Service
 from blockstore.daemon.options import MountOptions
 from blockstore.daemon.session import Session
 from blockstore.errors import MountError, StateError
 from blockstore.store.home import DirectoryHome
 from blockstore.store.store import Store, run
+from blockstore.store.volume import file_name, read_header
 
 
 def serve(options: MountOptions, service: Service) -> None:
@@ -30,12 +32,16 @@ def serve(options: MountOptions, service: Service) -> None:
     Raises MountError, StateError, OutOfRoom, BusyError before that.
     """
     _raise_descriptor_limit()
+    warnings = pressure.prepare()
     state = Path(options.state)
     home = DirectoryHome(state)
     try:
         inherited = _inherit(service, state)
         limit_bytes = (inherited and inherited[1].pool_limit_bytes) or options.pool_limit_bytes
-        store = Store(home, limit_bytes, patching=options.patching)
+        if not inherited:
+            _check_volumes(state, home)
+        # VMs that run are better served with what is left than not at all.
+        store = Store(home, limit_bytes, patching=options.patching, mend=bool(inherited))
     except BaseException:
         home.close()
         raise
@@ -44,8 +50,8 @@ def serve(options: MountOptions, service: Service) -> None:
         try:
             if not inherited:
                 names.forget_mount()
-            _reconcile(store, names, state, keep_nameless=bool(inherited))
-            session = Session(options, store, names, service, inherited)
+            _reconcile(store, names, keep_nameless=bool(inherited))
+            session = Session(options, store, names, service, inherited, warnings)
             session.run(Answers(session).handlers())
             empty = not store.volumes
         finally:
@@ -89,7 +95,24 @@ def _raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _reconcile(store: Store, names: Names, state: Path, *, keep_nameless: bool) -> None:
+def _check_volumes(state: Path, home: DirectoryHome) -> None:
+    """Raise StateError, before anything is changed, when a file's map is missing or empty."""
+    if not (state / "names.sqlite").exists():
+        return
+    with copied_names(state) as names:
+        files = names.files()
+    there = set(home.names())
+    for inode, path in files.items():
+        if path.startswith("("):
+            continue  # deleted, and its map perhaps as well
+        if file_name(inode) not in there or read_header(home, file_name(inode)) is None:
+            raise StateError(
+                f"the state in {state} is damaged: the map of {path!r} is missing; "
+                "restore the directory, or mount with an empty one"
+            )
+
+
+def _reconcile(store: Store, names: Names, *, keep_nameless: bool) -> None:
     """A killed daemon may have left a volume without a name, also one that lost its name while it was open."""
     if not keep_nameless:
         for inode in names.nameless():
@@ -98,12 +121,6 @@ def _reconcile(store: Store, names: Names, state: Path, *, keep_nameless: bool) 
     for volume in list(store.volumes.values()):
         if volume.number not in files:
             run(store.delete_steps(volume))
-    missing = [path for inode, path in files.items() if inode not in store.volumes and not path.startswith("(")]
-    if missing:
-        raise StateError(
-            f"the state in {state} is damaged: the map of {missing[0]!r} is missing; "
-            "restore the directory, or mount with an empty one"
-        )
 
 
 def _open_names(state: Path, store: Store) -> Names:

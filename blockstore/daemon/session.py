@@ -57,6 +57,7 @@ class Session:
         names: Names,
         service: Service,
         inherited: tuple[int, Handover] | None,
+        warnings: list[str],
     ) -> None:
         self.options = options
         self.store = store
@@ -67,6 +68,7 @@ class Session:
         self.can_be_replaced = bool(inherited)
         self._state = Path(options.state)
         self._service = service
+        self._warnings = warnings
         self._relay: Relay | None = None
         self._remembering = threading.Lock()
         self._session_fd = -1
@@ -165,12 +167,14 @@ class Session:
 
     async def _announce(self) -> None:
         await self.operations.initialised.wait()
-        warnings = []
+        warnings = list(self._warnings)
         if self._takes_over:
             # Before the lane reads: what it has read itself must not be asked again.
             kernel.resend(self._device_fd)
             self._start_lane()
             await self.operations.drop_unused()
+            if self.store.lost_blocks:
+                log.critical("%d blocks were lost: tables are damaged", self.store.lost_blocks)
         else:
             warnings += [text for text in (throttle.lift(self.handover.device), self._lack_of_handover()) if text]
         for warning in warnings:

@@ -6,9 +6,6 @@ files without a name.
 
 from __future__ import annotations
 
-import shutil
-import sqlite3
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from blockstore.daemon.names import Names
+from blockstore.daemon.names_copy import copied_names
 from blockstore.errors import StateError
 from blockstore.store import verify
 from blockstore.store.home import CopiedHome, DirectoryHome, Home
@@ -99,7 +97,7 @@ def verify_state(state: Path, *, repair: bool, progress: Callable[[int, int], No
         result = Verification()
         for _ in verify.steps(store, result, repair=repair):
             progress(result.done, result.total)
-        names = stack.enter_context(_Copy(state)).names
+        names = stack.enter_context(copied_names(state))
         for finding in _findings_of_names(names, store):
             result.add(finding)
         told = _told(result, names.files())
@@ -121,27 +119,3 @@ def _findings_of_names(names: Names, store: Store) -> Iterator[Finding]:
         yield Finding("name", f"the file {files[number]} has no memory: volume-{number} is not there")
     for number in sorted(store.volumes.keys() - files.keys()):
         yield Finding("name", f"volume-{number} has no name: no file of the mount shows it", number)
-
-
-class _Copy:
-    """A copy of the database, because looking at one with SQLite may change it."""
-
-    def __init__(self, state: Path) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="blockstore-verify-")
-        path = Path(self._folder.name) / "names.sqlite"
-        try:
-            for suffix in ("", "-wal"):
-                source = state / f"{path.name}{suffix}"
-                if source.exists():
-                    shutil.copyfile(source, f"{path}{suffix}")
-            self.names = Names(path, 0, 0)
-        except (OSError, sqlite3.DatabaseError) as error:
-            self._folder.cleanup()
-            raise StateError(f"the state in {state} is damaged: names.sqlite: {error}; restore the directory") from None
-
-    def __enter__(self) -> _Copy:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.names.close()
-        self._folder.cleanup()

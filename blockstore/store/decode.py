@@ -64,33 +64,36 @@ class Decoder:
     def read_block(self, volume: Volume, number: int) -> bytes:
         """One whole block; the map must cover it. Raises CorruptBlock."""
         entry = volume.lookup(number)
-        return ZERO_BLOCK if entry in _ZEROS else self._verified(entry, volume.domain.seed)
+        if not entry or entry == ZERO_ENTRY:
+            return ZERO_BLOCK
+        return self.verified(entry, volume.domain.seed)
 
     def read_blocks(self, volume: Volume, first: int, count: int) -> list[bytes]:
         """`count` whole blocks from block `first`. Raises CorruptBlock."""
-        verified, seed = self._verified, volume.domain.seed
+        verified, seed = self.verified, volume.domain.seed
         return [
-            ZERO_BLOCK if entry in _ZEROS else verified(entry, seed) for entry in volume.entries(first, count).tolist()
+            verified(entry, seed) if entry and entry != ZERO_ENTRY else ZERO_BLOCK
+            for entry in volume.entries(first, count).tolist()
         ]
 
-    def _verified(self, entry: int, seed: int) -> bytes:
-        """The block of a map entry that is neither HOLE nor ZERO."""
-        row = entry & ID_MASK
+    def verified(self, entry: int, seed: int) -> bytes:
+        """The block of a map entry that is neither HOLE nor ZERO. Raises CorruptBlock."""
+        row, rows = entry & ID_MASK, self._rows
         try:
-            where, wanted = self._rows.where.items[row], self._rows.digest.items[row]
+            where = rows.where.items[row]
+            if where & ENCODING_MASK == COMPRESSED:
+                offset = where >> OFFSET_SHIFT
+                block = decompress(self._pool.view[offset : offset + (where >> SIZE_SHIFT & SIZE_MASK)], BLOCK_BYTES)
+            else:
+                block = self.content(row)
+            found = digest(block, seed)
+            if found == rows.digest.items[row] and not (found ^ entry) >> CHECK_SHIFT:
+                return block
         except IndexError:
             raise CorruptBlock(row, "there is no such row") from None
-        if where & ENCODING_MASK == COMPRESSED:
-            offset = where >> OFFSET_SHIFT
-            try:
-                block = decompress(self._pool.view[offset : offset + (where >> SIZE_SHIFT & SIZE_MASK)], BLOCK_BYTES)
-            except DecodeError as error:
-                raise CorruptBlock(row, str(error)) from None
-        else:
-            block = self.content(row)
-        if digest(block, seed) != wanted or (wanted ^ entry) >> CHECK_SHIFT:
-            raise _mismatch(row, entry, wanted)
-        return block
+        except DecodeError as error:
+            raise CorruptBlock(row, str(error)) from None
+        raise _mismatch(row, entry, rows.digest.items[row])
 
     def read(self, volume: Volume, offset: int, length: int) -> list[bytes | memoryview]:
         """Up to `length` bytes from `offset`, as pieces in order; shorter only at the end of the volume."""

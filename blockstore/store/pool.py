@@ -23,7 +23,7 @@ import numpy.typing as npt
 from blockstore.errors import InputError, OutOfRoom
 from blockstore.store.codec import Buffer
 from blockstore.store.geometry import SEGMENT_BYTES, WHERE_SEGMENT_SHIFT
-from blockstore.store.home import MADV_REMOVE, Home, lack_of_room, no_room_under
+from blockstore.store.home import Home, lack_of_room, no_room_under, punch
 
 COMPACTION_RESERVE_SEGMENTS: Final = 2
 """Kept free of new records, so that compaction can always move the live records of one segment somewhere."""
@@ -94,7 +94,7 @@ class Pool:
         self.allocated_segments = int(used.sum())
         self._free = array("I", np.flatnonzero(~used)[::-1].astype(np.uint32).tobytes())
         for start, end in _runs(np.flatnonzero(~used)):
-            self._mapping.madvise(MADV_REMOVE, start * SEGMENT_BYTES, (end - start) * SEGMENT_BYTES)
+            punch(self._fd, start * SEGMENT_BYTES, (end - start) * SEGMENT_BYTES)
 
     @property
     def allocated_bytes(self) -> int:
@@ -189,7 +189,7 @@ class Pool:
     def release_segment(self, segment: int) -> None:
         """Give the memory of a segment that no row points into back to the host."""
         assert self.live_bytes[segment] == 0 and segment != self.head
-        self._mapping.madvise(MADV_REMOVE, segment * SEGMENT_BYTES, SEGMENT_BYTES)
+        punch(self._fd, segment * SEGMENT_BYTES, SEGMENT_BYTES)
         self._allocated[segment] = 0
         self.allocated_segments -= 1
         self._free.append(segment)

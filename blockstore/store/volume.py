@@ -24,7 +24,7 @@ from blockstore.errors import StateError
 from blockstore.store.codec import digest
 from blockstore.store.features import multipliers
 from blockstore.store.geometry import BLOCK_BYTES, BLOCK_SHIFT, ID_MASK, ZERO_BLOCK
-from blockstore.store.home import MADV_REMOVE, Home, allocate
+from blockstore.store.home import Home, allocate, punch
 
 MAXIMUM_SIZE_BYTES: Final = 1 << 44
 """16 TiB, more than any VM has; a map of such a volume is 16 GiB of address space."""
@@ -183,7 +183,7 @@ class Volume:
         page = self._pages.find(1, first_page, max(first_page, end_page))
         while page >= 0:
             self._pages[page] = 0
-            self._mapping.madvise(MADV_REMOVE, HEADER_BYTES + page * mmap.PAGESIZE, mmap.PAGESIZE)
+            punch(self._fd, HEADER_BYTES + page * mmap.PAGESIZE, mmap.PAGESIZE)
             page = self._pages.find(1, page, end_page)
 
     @property
