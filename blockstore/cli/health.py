@@ -46,8 +46,6 @@ def judge(answer: Mapping[str, Any]) -> Health:
         found.append((CRITICAL, f"{answer['corrupt_reads']} reads met a corrupt block; {_VERIFY}"))
     if answer["lost_blocks"]:
         found.append((CRITICAL, f"{answer['lost_blocks']} blocks were lost by damaged tables; {_VERIFY}"))
-    if answer["supervisor_pid"] is not None and not answer["can_be_replaced"]:
-        found.append((WARNING, "the mount ends if its daemon dies"))
     return Health(max((level for level, _ in found), default=OK), [sentence for _, sentence in found])
 
 

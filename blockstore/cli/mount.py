@@ -93,16 +93,16 @@ def mount(
         watchdog_s=watchdog,
     )
     check_limit(options.pool_limit_bytes)
-    room_bytes = _room_bytes(place)
-    if options.pool_limit_bytes > room_bytes:
-        click.echo(
-            f"blockstore: warning: the file system under {place} has room for {format_size(room_bytes)}, less than the "
-            f"pool limit of {format_size(options.pool_limit_bytes)}: writes will wait when it is full",
-            err=True,
-        )
     if foreground:
         launch.become(options)
-    for warning in launch.start(options):
+    room_bytes = _room_bytes(place)
+    warnings = launch.start(options)
+    if options.pool_limit_bytes > room_bytes:
+        warnings.append(
+            f"the file system under {place} has room for {format_size(room_bytes)}, less than the pool limit of "
+            f"{format_size(options.pool_limit_bytes)}: writes will wait when it is full"
+        )
+    for warning in warnings:
         click.echo(f"blockstore: warning: {warning}", err=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -15,6 +15,9 @@ from blockstore.daemon import control, mounts, phase
 from blockstore.errors import MountError
 from blockstore.store.report import complete
 from blockstore.vm import resident
+
+CONDITION: Final = ("stalled", "corrupt_reads", "lost_blocks", "can_be_replaced")
+"""How the mount is, besides what it stores."""
 
 
 @click.command()
@@ -44,7 +47,7 @@ def status(mountpoint: Path | None, as_json: bool, check: bool) -> int:
     report = complete(
         figures, {name: _resident(mount.path / name) for name in figures["volumes"]}, answer["daemon_memory"]
     )
-    for key in ("daemon_pid", "supervisor_pid", "restarts", "pool_limit", "stalled", "corrupt_reads", "lost_blocks"):
+    for key in ("daemon_pid", "supervisor_pid", "restarts", "pool_limit", *CONDITION):
         report["total"][key] = answer[key]
     report["total"]["pool_full"] = health.full_share(answer)
     if as_json:

@@ -97,8 +97,8 @@ class Answers:
             with session.door:
                 session.store.pool.set_limit(limit_bytes)
             session.remember(pool_limit_bytes=limit_bytes)
-        except (BlockstoreError, OSError) as error:
-            return {"error": str(error), "code": getattr(error, "exit_code", 1)}
+        except BlockstoreError as error:
+            return {"error": str(error), "code": error.exit_code}
         return {"pool_limit": limit_bytes}
 
     async def verify(self, request: Request) -> control.Answer:

@@ -15,6 +15,7 @@ from typing import Final
 
 from blockstore.daemon import fuse_abi as abi
 from blockstore.errors import MountError
+from blockstore.store.home import lack_of_room
 
 NAME: Final = "daemon.handover"
 
@@ -37,10 +38,13 @@ class Handover:
         return bytes.fromhex(self.init)
 
     def save(self, state: Path) -> Handover:
-        """Write it, all or nothing; itself. Raises OSError."""
+        """Write it, all or nothing; itself. Raises OutOfRoom."""
         part = state / f"{NAME}.part"
-        part.write_text(json.dumps(asdict(self)))
-        part.rename(state / NAME)
+        try:
+            part.write_text(json.dumps(asdict(self)))
+            part.rename(state / NAME)
+        except OSError as error:
+            raise lack_of_room(error, str(state)) from None
         return self
 
     def changed(self, state: Path, **fields: str | int) -> Handover:

@@ -20,8 +20,8 @@ from blockstore.daemon.names_copy import copied_names
 from blockstore.daemon.notify import Service
 from blockstore.daemon.options import MountOptions
 from blockstore.daemon.session import Session
-from blockstore.errors import MountError, StateError
-from blockstore.store.home import DirectoryHome
+from blockstore.errors import MountError, OutOfRoom, StateError
+from blockstore.store.home import DirectoryHome, no_room_under
 from blockstore.store.store import Store, run
 from blockstore.store.volume import file_name, read_header
 
@@ -134,6 +134,8 @@ def _open_names(state: Path, store: Store) -> Names:
     try:
         return Names(path, os.geteuid(), os.getegid())
     except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            raise OutOfRoom(no_room_under(str(state))) from None
         raise StateError(
             f"the state in {state} is damaged: {path.name}: {error}; restore the directory, or mount with an empty one"
         ) from None

@@ -205,7 +205,7 @@ class Session:
                 log.error("the descriptor of the mount cannot be handed over: %s", error.strerror)
 
     def remember(self, **fields: str | int) -> None:
-        """Leave this to the next daemon as well. Raises OSError."""
+        """Leave this to the next daemon as well. Raises OutOfRoom."""
         with self._remembering:
             self.handover = self.handover.changed(self._state, **fields)
 

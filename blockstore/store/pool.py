@@ -68,7 +68,7 @@ class Pool:
         least_bytes = (self.allocated_segments + COMPACTION_RESERVE_SEGMENTS) * SEGMENT_BYTES
         if limit_bytes < min(least_bytes, self.limit_bytes):
             raise InputError(
-                f"a pool limit of {limit_bytes >> 20} MiB is less than what the pool holds with its reserve, "
+                f"--pool-limit {limit_bytes >> 20} MiB is less than what the pool holds with its reserve, "
                 f"{least_bytes >> 20} MiB; free memory first, or set a larger one"
             )
         segments = limit_bytes // SEGMENT_BYTES
@@ -224,11 +224,11 @@ def check_limit(limit_bytes: int) -> None:
     """Raises InputError for a limit that no pool can have."""
     if limit_bytes < MINIMUM_LIMIT_BYTES:
         raise InputError(
-            f"a pool limit of {limit_bytes} bytes is too small; the least is {MINIMUM_LIMIT_BYTES} bytes (8M)"
+            f"--pool-limit {limit_bytes} bytes is too small; the least is {MINIMUM_LIMIT_BYTES} bytes (8M)"
         )
     if limit_bytes > MAXIMUM_LIMIT_BYTES:
         raise InputError(
-            f"a pool limit of {limit_bytes} bytes is too large; the most is {MAXIMUM_LIMIT_BYTES} bytes (16T)"
+            f"--pool-limit {limit_bytes} bytes is too large; the most is {MAXIMUM_LIMIT_BYTES} bytes (16T)"
         )
 
 

@@ -44,7 +44,7 @@ def test_only_the_damaged_block_fails(mounted: Mounted) -> None:
     blocks = [os.urandom(64) * 64 for _ in range(64)]
     put(path, b"".join(blocks))
     drop(path)
-    row = int.from_bytes((mounted.state / "volume-2").read_bytes()[4096 + 4 * 7 : 4096 + 4 * 8], "little")
+    row = int.from_bytes((mounted.state / "volume-2").read_bytes()[4096 + 8 * 7 : 4096 + 8 * 7 + 4], "little")
     flip(mounted.state, row)
     found = [read_block(path, number) for number in range(len(blocks))]
     assert found[7] == errno.EIO

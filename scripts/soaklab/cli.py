@@ -1,0 +1,63 @@
+"""Options of scripts/soak, and its report."""
+
+from __future__ import annotations
+
+import random
+import sys
+
+import click
+
+from soaklab.soak import SoakError, soak
+
+KILLS = 200
+STALL_TARGET_S = 1.5
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--minutes", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="For all kills together."
+)
+@click.option("--kills", type=click.IntRange(min=1), default=KILLS, show_default=True)
+@click.option(
+    "--stored", "stored_mib", type=click.IntRange(min=1), default=1024, show_default=True, help="MiB of memory."
+)
+@click.option("--seed", type=int, help="Of the kills and of the loads. Default: another one each time.")
+def run(minutes: float, kills: int, stored_mib: int, seed: int | None) -> int:
+    """Kill the daemon at random moments under load, and check that nobody loses a byte or sees a signal.
+
+    The loads: a guest that checks its own memory, fio --verify on a mapped file, a mapped file with a model beside it,
+    names that are made, renamed and removed, and reads of cold blocks, whose longest wait is reported.
+
+    \b
+    Example:
+      scripts/soak --minutes 30 --seed 7
+    """
+    seed = random.randrange(1 << 31) if seed is None else seed
+    click.echo(f"seed {seed}")
+    try:
+        verdict = soak(kills, minutes * 60 / kills, stored_mib << 20, seed, lambda text: click.echo(f"# {text}"))
+    except SoakError as error:
+        click.echo(f"soak: {error}", err=True)
+        return 1
+    p50, p99 = verdict.stall_s(0.5), verdict.stall_s(0.99)
+    click.echo(f"{verdict.kills} kills, {verdict.restarts} restarts: no wrong byte, no lost name, no signal")
+    click.echo(f"stall per restart: p50 {p50:.2f} s, p99 {p99:.2f} s, longest {verdict.stall_s(1):.2f} s")
+    click.echo(f"target: p99 under {STALL_TARGET_S} s: {'met' if p99 < STALL_TARGET_S else 'missed'}")
+    click.echo(f"done meanwhile: {verdict.done}")
+    return 0 if p99 < STALL_TARGET_S else 1
+
+
+def main() -> int:
+    """Run it; the exit code."""
+    try:
+        result = run.main(prog_name="scripts/soak", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
