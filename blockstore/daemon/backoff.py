@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-QUICK_DEATH_S: Final = 1.0
+QUICK_DEATH_S: Final = 0.3
 """A daemon that served for less than this died of the same thing as the one before it, most likely."""
 
 DELAYS_S: Final = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0)

@@ -216,7 +216,10 @@ class Operations(pyfuse3.Operations):
 
     async def open(self, inode: InodeT, flags: FlagT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         with _errors():
-            self._volume(inode)
+            volume = self._volume(inode)
+            if flags & os.O_TRUNC:  # libfuse asks the kernel to leave it to us (FUSE_ATOMIC_O_TRUNC)
+                await self.take(self._store.resize_steps(volume, 0))
+                self._freed.set()
             return self._opened(inode, flags)
 
     async def release(self, fh: FileHandleT) -> None:

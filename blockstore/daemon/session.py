@@ -167,7 +167,7 @@ class Session:
 
     async def _announce(self) -> None:
         await self.operations.initialised.wait()
-        warnings = list(self._warnings)
+        warnings: list[str] = []
         if self._takes_over:
             # Before the lane reads: what it has read itself must not be asked again.
             kernel.resend(self._device_fd)
@@ -176,6 +176,7 @@ class Session:
             if self.store.lost_blocks:
                 log.critical("%d blocks were lost: tables are damaged", self.store.lost_blocks)
         else:
+            warnings += self._warnings
             warnings += [text for text in (throttle.lift(self.handover.device), self._lack_of_handover()) if text]
         for warning in warnings:
             log.warning("%s", warning)

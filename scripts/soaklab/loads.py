@@ -97,7 +97,8 @@ def _expect_missing(path: Path) -> None:
 def _compare(folder: Path, files: dict[str, bytes]) -> None:
     assert sorted(os.listdir(folder)) == sorted(files), "the folder lists other names"
     for name, content in files.items():
-        assert (folder / name).read_bytes() == content, f"{name} has another content"
+        found = (folder / name).read_bytes()
+        assert found == content, f"{name} has {len(found)} bytes, not the {len(content)} that were written"
 
 
 def stalls(path: Path, seed: int) -> dict[str, list[float]]:

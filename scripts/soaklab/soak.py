@@ -22,7 +22,7 @@ from guestlab.guest import Guest
 
 GUEST_BYTES: Final = 128 << 20
 GUEST_WORK_MIB: Final = 16
-FIO_MIB: Final = 32
+FIO_MIB: Final = 64
 
 COMMAND_S: Final = 120.0
 """How long a command on the mount may take at most, restarts included."""
@@ -134,7 +134,7 @@ def _fio(path: Path, seed: int) -> Iterator[subprocess.Popen[str]]:
     command = [
         *("fio", "--name=verify", f"--filename={path}", f"--size={FIO_MIB}M", "--ioengine=mmap", "--bs=4k"),
         *("--rw=randrw", "--rwmixread=30", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--invalidate=1"),
-        *("--fsync=1024", "--end_fsync=1", "--loops=4", "--buffer_compress_percentage=50", "--refill_buffers"),
+        *("--fsync=1024", "--end_fsync=1", "--buffer_compress_percentage=50", "--refill_buffers"),
         *(f"--randseed={seed}", "--allow_file_create=1", "--aux-path=/tmp"),
     ]
     with _process(command) as process:

@@ -474,3 +474,17 @@ def test_directory_listing_while_it_changes(here: Path) -> None:
                 (here / f"new{number}").unlink()
     kept = [name for name in seen if name in staying]
     assert len(kept) == len(set(kept)) == 800
+
+
+def test_opening_with_o_trunc_empties_the_file(mounted: Mounted) -> None:
+    """BUG (fails since written): the kernel leaves O_TRUNC to the daemon, which did not look at it."""
+    path = mounted.path / "file"
+    put(path, noisy(3 * 4096, 1))
+    path.write_bytes(b"short")
+    assert path.stat().st_size == 5 and path.read_bytes() == b"short"
+    with path.open("r+b") as other:
+        os.close(os.open(path, os.O_WRONLY | os.O_TRUNC))
+        assert path.stat().st_size == 0 and other.read() == b""
+        other.truncate(4096)
+    assert cold(path) == bytes(4096)
+    assert mounted.total()["touched"] == 0
