@@ -91,7 +91,8 @@ class Supervisor:
             self._log("ERROR", f"the daemon died ({died_of}){self._last_words()}")
             if last_try:
                 return self._give_up(died_of)
-            self._wait(backoff.delay_s(quick_deaths), died_of)
+            reason: str = self._error["error"] if self._error is not None else died_of
+            self._wait(backoff.delay_s(quick_deaths), reason)
             if self._mount_has_ended():
                 phase.forget(self._state)
                 return 0
@@ -202,12 +203,12 @@ class Supervisor:
             self._wanted_end = False
             os.kill(self._pid, signal.SIGTERM)
 
-    def _wait(self, delay_s: float, died_of: str) -> None:
+    def _wait(self, delay_s: float, reason: str) -> None:
         """Until it is time to start again, or somebody wants it."""
         if not delay_s:
             return
         paused = delay_s >= backoff.PAUSE_S
-        self._say("paused" if paused else "waiting", died_of)
+        self._say("paused" if paused else "waiting", reason)
         if paused:
             self._log("ERROR", f"it dies again and again: waiting {delay_s:.0f} s; `blockstore reload` tries at once")
         deadline = time.monotonic() + delay_s

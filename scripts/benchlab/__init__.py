@@ -1,1 +1,1 @@
-"""The benchmark of blockstore: the figures that issue 2 promises, each a ratio within one run. See `scripts/bench`."""
+"""The benchmark of blockstore: the figures that are promised, each a ratio within one run. See `scripts/bench`."""

@@ -15,7 +15,7 @@ import click
 from guestlab.errors import GuestLabError
 from rich.console import Console
 
-from benchlab import busy, clone, dirty, engine, faults, images, machine, memory, mounts, patch
+from benchlab import busy, clone, dirty, engine, faults, images, machine, memory, mounts, patch, start
 from benchlab.bench import Bench, Group
 from benchlab.errors import BenchError
 from benchlab.figures import Figure, table
@@ -28,6 +28,7 @@ GROUPS: dict[str, tuple[Group, ...]] = {
     "memory": (memory.measure,),
     "patch": (patch.measure,),
     "clone": (clone.measure,),
+    "start": (start.measure,),
 }
 
 
@@ -42,7 +43,7 @@ GROUPS: dict[str, tuple[Group, ...]] = {
     help="Folder with web.ram, compile.ram, db.ram. Default: the cache, recorded there if missing.",
 )
 def bench(groups: tuple[str, ...], json_path: Path | None, quick: bool, image_folder: Path | None) -> int:
-    """Measure what issue 2 promises, on the memory of real guests; all groups, or those that are named.
+    """Measure what is promised, on the memory of real guests; all groups, or those that are named.
 
     \b
     engine   ingest and read of the store against bare xxh3 and LZ4
@@ -51,6 +52,7 @@ def bench(groups: tuple[str, ...], json_path: Path | None, quick: bool, image_fo
     memory   tables and heap after 1 GiB
     patch    what patches save on three guests
     clone    cp of 1 GiB
+    start    a start on existing state, up to 4 GiB of logical memory, and a restart after kill -9
 
     Each figure is a ratio within one run where it can be one. Needs root and /dev/fuse, gcc and libfuse3-dev.
 

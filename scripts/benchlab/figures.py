@@ -62,7 +62,7 @@ def ratios(upper: Sequence[float], lower: Sequence[float]) -> list[float]:
 
 def table(figures: Sequence[Figure]) -> Table:
     """All figures; one section a group."""
-    result = Table(title="blockstore: measured, and promised in issue 2", title_justify="left")
+    result = Table(title="blockstore: measured, and promised", title_justify="left")
     result.add_column("figure")
     result.add_column("measured", justify="right")
     result.add_column("range", justify="right", style="dim")

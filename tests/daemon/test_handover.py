@@ -1,0 +1,399 @@
+"""The daemon dies in every way that it can, and whoever uses the mount gets a pause and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.lab import (
+    PROJECT,
+    Lab,
+    Mounted,
+    ask,
+    blockstore,
+    cold,
+    daemons_of,
+    device_of,
+    drop,
+    end,
+    ended,
+    mixed_blocks,
+    mounts_below,
+    noisy,
+    one_line,
+    put,
+    run,
+    said,
+    sha256,
+    spawn,
+    supervisors_of,
+    until,
+)
+
+pytestmark = pytest.mark.mount(timeout_s=120)
+
+HOLDER = """
+import hashlib, mmap, os, sys
+descriptor = os.open(sys.argv[1], os.O_RDWR)
+if len(sys.argv) > 2:
+    os.unlink(sys.argv[1])
+memory = mmap.mmap(descriptor, 0)
+for line in sys.stdin:
+    word, _, value = line.strip().partition(" ")
+    if word == "sum":
+        memory.flush()
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        memory.madvise(mmap.MADV_DONTNEED)
+        print(hashlib.sha256(memory).hexdigest(), flush=True)
+    else:
+        memory[int(value) * 4096] ^= 1
+        print("done", flush=True)
+"""
+CONTENT = b"".join(mixed_blocks(3))
+
+
+def pids(mounted: Mounted) -> tuple[int, int]:
+    """(daemon, restarts) as `status` tells them."""
+    total = mounted.total()
+    assert total["supervisor_pid"] == mounted.supervisor_pid()
+    return total["daemon_pid"], total["restarts"]
+
+
+@pytest.mark.parametrize("number", (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS))
+def test_a_killed_daemon_is_replaced(lab: Lab, number: signal.Signals) -> None:
+    mounted = lab.mount()
+    path = mounted.path / "memory"
+    put(path, CONTENT)
+    holder = spawn(HOLDER, str(path))
+    try:
+        wanted = ask(holder, "sum")
+        for restarts in range(3):
+            before = pids(mounted)
+            assert before[1] == restarts
+            os.kill(before[0], number)
+            assert ask(holder, "sum") == wanted
+            after = pids(mounted)
+            assert after[0] != before[0] and after[1] == restarts + 1
+            assert ask(holder, f"change {restarts}") == "done"
+            wanted = ask(holder, "sum")
+        assert f"signal {number}" in mounted.log()
+    finally:
+        end(holder.pid)
+    assert mounted.umount().returncode == 0
+    assert not supervisors_of(lab.path) and not daemons_of(lab.path)
+
+
+def test_a_file_without_a_name_outlives_the_daemon_and_not_its_last_user(lab: Lab) -> None:
+    """QEMU unlinks the file that it makes in a memory directory."""
+    mounted = lab.mount()
+    put(mounted.path / "memory", CONTENT)
+    holder = spawn(HOLDER, str(mounted.path / "memory"), "unlink")
+    try:
+        wanted = ask(holder, "sum")
+        for _ in range(2):
+            mounted.kill_daemon()
+            assert ask(holder, "sum") == wanted
+        assert mounted.total()["touched"] == len(CONTENT)
+    finally:
+        end(holder.pid)
+    holder.wait(10)
+    until(lambda: mounted.total()["touched"] == 0, "the file is deleted with its last user")
+
+
+def test_a_file_that_lost_its_last_user_meanwhile_is_deleted(lab: Lab) -> None:
+    """Nobody was there to hear the kernel forget it."""
+    mounted = lab.mount()
+    put(mounted.path / "memory", CONTENT)
+    holder = spawn(HOLDER, str(mounted.path / "memory"), "unlink")
+    ask(holder, "sum")
+    os.kill(mounted.daemon_pid(), signal.SIGSTOP)
+    end(holder.pid)
+    holder.wait(10)
+    time.sleep(0.2)
+    mounted.kill_daemon()
+    until(lambda: mounted.total()["touched"] == 0, "the file is deleted")
+
+
+def test_each_change_of_names_happens_once(lab: Lab) -> None:
+    """A change that was made, but not answered, when the daemon died is asked again, and must not be made twice."""
+    mounted = lab.mount()
+    changes: list[Callable[[int], object]] = [
+        lambda number: (mounted.path / f"folder{number}").mkdir(),
+        lambda number: (mounted.path / f"folder{number}").rename(mounted.path / f"moved{number}"),
+        lambda number: os.symlink("target", mounted.path / f"moved{number}/link"),
+        lambda number: os.close(os.open(mounted.path / f"moved{number}/file", os.O_CREAT | os.O_EXCL | os.O_RDWR)),
+        lambda number: (mounted.path / f"moved{number}/file").unlink(),
+        lambda number: (mounted.path / f"moved{number}/link").unlink(),
+        lambda number: (mounted.path / f"moved{number}").rmdir(),
+    ]
+    wanted, failures = threading.Event(), list[BaseException]()
+    done = 0
+
+    def change() -> None:
+        nonlocal done
+        number = 0
+        try:
+            while not wanted.is_set():
+                number += 1
+                for step in changes:
+                    step(number)
+                    done += 1
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    for moment in range(12):
+        time.sleep(0.1 + moment * 0.037)
+        until(lambda: phase(mounted) == "serving" and bool(daemons_of(mounted.state)), "the next daemon")
+        os.kill(mounted.daemon_pid(), signal.SIGKILL)
+    wanted.set()
+    thread.join(30)
+    assert not failures, failures
+    assert done > 100 and not os.listdir(mounted.path)
+
+
+def test_a_hung_daemon_is_replaced(lab: Lab) -> None:
+    mounted = lab.mount("--watchdog", "1")
+    path = mounted.path / "memory"
+    put(path, CONTENT)
+    drop(path)
+    before = mounted.daemon_pid()
+    os.kill(before, signal.SIGSTOP)
+    assert cold(path) == CONTENT
+    after, restarts = pids(mounted)
+    assert after != before and restarts == 1 and "no sign of life" in mounted.log()
+
+
+def test_a_healthy_daemon_is_left_alone(lab: Lab) -> None:
+    mounted = lab.mount("--watchdog", "0.5")
+    before = pids(mounted)
+    for number in range(4):
+        put(mounted.path / f"file{number}", noisy(4 << 20, number))
+        time.sleep(0.5)
+    assert pids(mounted) == before
+
+
+def test_reload(lab: Lab) -> None:
+    """Under a writer that never stops."""
+    mounted = lab.mount()
+    path = mounted.path / "memory"
+    put(path, CONTENT)
+    holder = spawn(HOLDER, str(path))
+    try:
+        ask(holder, "sum")
+        before, _ = pids(mounted)
+        for number in range(3):
+            result = blockstore("reload", str(mounted.path))
+            assert result.returncode == 0 and not result.stdout and not result.stderr, result
+            assert ask(holder, f"change {number}") == "done"
+        after, restarts = pids(mounted)
+        assert after != before and restarts == 3
+        changed = ask(holder, "sum")
+    finally:
+        end(holder.pid)
+    assert sha256(path) == changed
+
+
+def test_code_that_does_not_start_is_refused(lab: Lab) -> None:
+    """The state says another version than the code that is asked: as after an upgrade that cannot read it."""
+    mounted = lab.mount()
+    before = pids(mounted)
+    superblock = mounted.state / "superblock"
+    whole = superblock.read_bytes()
+    superblock.write_bytes(whole[:16] + b"\x63" + whole[17:])
+    one_line(blockstore("reload", str(mounted.path)), 1, "the old one goes on", "format version 99")
+    superblock.write_bytes(whole)
+    assert pids(mounted) == before
+
+
+def test_a_daemon_that_cannot_start_pauses_and_reload_ends_the_pause(lab: Lab) -> None:
+    """The mount is kept, and VMs wait; when the cause is gone they go on."""
+    mounted = lab.mount()
+    path = mounted.path / "memory"
+    put(path, CONTENT)
+    drop(path)
+    superblock = mounted.state / "superblock"
+    whole = superblock.read_bytes()
+    superblock.write_bytes(whole[:16] + b"\x63" + whole[17:])
+    mounted.kill_daemon()
+    reader = spawn("import sys; print(open(sys.argv[1], 'rb').read() == bytes.fromhex(sys.argv[2]))", str(path), "00")
+    until(lambda: phase(mounted) == "paused", "the supervisor pauses", 60)
+    result = blockstore("status", str(mounted.path))
+    one_line(result, 1, mounted.state, "format version 99", "reload")
+    checked = blockstore("status", str(mounted.path), "--check")
+    assert checked.returncode == 2 and checked.stdout.startswith("blockstore CRITICAL"), checked
+    one_line(blockstore("reload", str(mounted.path)), 1, "format version 99")
+    assert mounts_below(lab.path) == [mounted.path] and reader.poll() is None
+    superblock.write_bytes(whole)
+    assert blockstore("reload", str(mounted.path)).returncode == 0
+    assert said(reader) == "False"
+    reader.wait(10)
+    assert cold(path) == CONTENT
+
+
+def phase(mounted: Mounted) -> str:
+    found: dict[str, str] = json.loads((mounted.state / "daemon.supervisor").read_text())
+    return found["name"]
+
+
+def test_unmounted_while_nobody_serves(lab: Lab) -> None:
+    mounted = lab.mount()
+    superblock = mounted.state / "superblock"
+    whole = superblock.read_bytes()
+    superblock.write_bytes(bytes(len(whole)))
+    mounted.kill_daemon()
+    until(lambda: phase(mounted) in ("waiting", "paused"), "it fails to start")
+    assert mounted.umount().returncode == 0
+    until(lambda: not supervisors_of(lab.path), "the supervisor ends")
+    assert not daemons_of(lab.path)
+
+
+def test_a_lazily_detached_mount_is_served_on(lab: Lab) -> None:
+    mounted = lab.mount()
+    path = mounted.path / "memory"
+    put(path, CONTENT)
+    holder = spawn(HOLDER, str(path))
+    try:
+        wanted = ask(holder, "sum")
+        assert mounted.umount("--force").returncode == 0 and not mounts_below(lab.path)
+        mounted.kill_daemon()
+        assert ask(holder, "sum") == wanted
+    finally:
+        end(holder.pid)
+    until(lambda: not supervisors_of(lab.path) and not daemons_of(lab.path), "both end with the last user")
+
+
+def test_a_dead_supervisor_does_not_harm(lab: Lab) -> None:
+    mounted = lab.mount()
+    put(mounted.path / "memory", CONTENT)
+    supervisor = mounted.supervisor_pid()
+    os.kill(supervisor, signal.SIGKILL)
+    assert ended(supervisor, 10)
+    assert cold(mounted.path / "memory") == CONTENT
+    assert mounted.umount().returncode == 0
+    until(lambda: not daemons_of(lab.path), "the daemon ends")
+
+
+def test_the_pool_limit_that_was_set_outlives_the_daemon(lab: Lab) -> None:
+    mounted = lab.mount(pool_limit="64M")
+    assert blockstore("set", str(mounted.path), "--pool-limit", "96M").returncode == 0
+    mounted.kill_daemon()
+    assert mounted.total()["pool_limit"] == 96 << 20
+
+
+def test_sigterm_to_the_supervisor_unmounts(lab: Lab) -> None:
+    mounted = lab.mount()
+    put(mounted.path / "memory", CONTENT)
+    os.kill(mounted.supervisor_pid(), signal.SIGTERM)
+    until(lambda: not supervisors_of(lab.path) and not mounts_below(lab.path), "the mount ends")
+    assert cold(lab.mount(state=mounted.state).path / "memory") == CONTENT
+
+
+def test_without_the_lane_the_mount_ends_with_its_daemon(lab: Lab) -> None:
+    """As on kernels that cannot ask again: whoever waits gets an error instead of waiting for ever."""
+    mounted = lab.mount(lane=False)
+    put(mounted.path / "memory", CONTENT)
+    mounted.kill_daemon()
+    until(lambda: not supervisors_of(lab.path), "the supervisor ends")
+    assert run(["stat", str(mounted.path / "memory")], timeout_s=20).returncode != 0
+    assert "the mount has ended" in mounted.log()
+
+
+class ServiceManager:
+    """systemd's side of the protocol, written from its man pages: NOTIFY_SOCKET, FDSTORE, LISTEN_FDS."""
+
+    def __init__(self, folder: Path) -> None:
+        import socket
+
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.address = str(folder / "notify")
+        self.socket.bind(self.address)
+        self.socket.settimeout(30)
+        self.kept: dict[str, int] = {}
+
+    def start(self, command: list[str]) -> subprocess.Popen[bytes]:
+        """Start the service with what it left; bash knows its own process number before it becomes the service."""
+        environment = {**os.environ, "NOTIFY_SOCKET": self.address, "WATCHDOG_USEC": "10000000"}
+        shell = ["bash", "-c", 'exec "$@"', "bash"]
+        descriptors = list(self.kept.values())
+        if self.kept:
+            environment |= {"LISTEN_FDS": str(len(self.kept)), "LISTEN_FDNAMES": ":".join(self.kept)}
+            shell[2] = f'exec 3<&{descriptors[0]} {descriptors[0]}<&-; export LISTEN_PID=$$; exec "$@"'
+        return subprocess.Popen(
+            [*shell, *command], env=environment, pass_fds=descriptors, stderr=subprocess.DEVNULL, cwd=PROJECT
+        )
+
+    def wait_ready(self) -> None:
+        import socket
+
+        while True:
+            data, descriptors, _, _ = socket.recv_fds(self.socket, 65536, 4)
+            lines = dict(line.split("=", 1) for line in data.decode().splitlines())
+            if lines.get("FDSTORE") == "1":
+                self.kept[lines["FDNAME"]] = descriptors[0]
+            if lines.get("READY") == "1":
+                return
+
+
+def test_under_systemd(lab: Lab) -> None:
+    """The daemon knows one protocol, and our supervisor is not in it."""
+    manager, path, state = ServiceManager(lab.path), lab.mountpoint(), lab.path / "state"
+    command = [sys.executable, "-m", "blockstore", "mount", "--foreground", str(path), "--state", str(state)]
+    service = manager.start([*command, "--pool-limit", "64M"])
+    try:
+        manager.wait_ready()
+        assert list(manager.kept) == ["fuse"] and not supervisors_of(lab.path)
+        put(path / "memory", CONTENT)
+        holder = spawn(HOLDER, str(path / "memory"))
+        wanted = ask(holder, "sum")
+        service.kill()
+        service.wait(10)
+        service = manager.start([*command, "--pool-limit", "64M"])
+        manager.wait_ready()
+        assert ask(holder, "sum") == wanted
+        total = json.loads(blockstore("status", str(path), "--json").stdout)["total"]
+        assert total["restarts"] == 1 and total["daemon_pid"] == service.pid and total["supervisor_pid"] == os.getpid()
+        end(holder.pid)
+        assert blockstore("umount", str(path)).returncode == 0
+        assert service.wait(20) == 0
+    finally:
+        service.kill()
+
+
+def test_a_descriptor_of_another_mount_is_refused(lab: Lab) -> None:
+    """What systemd kept for one mount must not come to serve another."""
+    managers = {name: ServiceManager(lab.mountpoint(f"{name}-manager")) for name in ("one", "two")}
+    services = {}
+    try:
+        for name, manager in managers.items():
+            services[name] = manager.start(
+                [*(sys.executable, "-m", "blockstore", "mount", "--foreground", str(lab.mountpoint(name))),
+                 *("--state", str(lab.path / f"{name}.state"), "--pool-limit", "64M")]
+            )  # fmt: skip
+            manager.wait_ready()
+        put(lab.path / "one/memory", CONTENT)
+        services["two"].kill()
+        services["two"].wait(10)
+        other, managers["two"].kept = managers["two"].kept, dict(managers["one"].kept)
+        before = (lab.path / "two.state/daemon.handover").read_bytes()
+        wrong = managers["two"].start(
+            [*(sys.executable, "-m", "blockstore", "mount", "--foreground", str(lab.path / "two")),
+             *("--state", str(lab.path / "two.state"), "--pool-limit", "64M")]
+        )  # fmt: skip
+        assert wrong.wait(30) == 1
+        assert (lab.path / "two.state/daemon.handover").read_bytes() == before
+        assert cold(lab.path / "one/memory") == CONTENT
+        assert device_of(lab.path / "one") != device_of(lab.path / "two") and other
+    finally:
+        for service in services.values():
+            service.kill()
