@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from blockstore.daemon.backoff import QUICK_DEATH_S
 from tests.daemon.lab import (
     PROJECT,
     Lab,
@@ -153,8 +154,8 @@ def test_each_change_of_names_happens_once(lab: Lab) -> None:
     thread = threading.Thread(target=change)
     thread.start()
     for moment in range(12):
-        time.sleep(0.1 + moment * 0.037)
         until(lambda: phase(mounted) == "serving" and bool(daemons_of(mounted.state)), "the next daemon")
+        time.sleep(QUICK_DEATH_S + 0.05 + moment * 0.037)
         os.kill(mounted.daemon_pid(), signal.SIGKILL)
     wanted.set()
     thread.join(30)

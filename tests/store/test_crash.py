@@ -22,6 +22,7 @@ from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.home import DirectoryHome
 from blockstore.store.rows import Rows
 from blockstore.store.store import Store, run
+from blockstore.store.verify import Verification, steps
 from tests.store.invariants import check_store
 from tests.store.material import contents, half, near, noise, put, text
 
@@ -317,6 +318,9 @@ def survive(path: Path, line: Line, time_of_death: int, states: list[Model]) -> 
         store = open_store(path)
         check_store(store, decode=True)
         check_old_or_new(store, states[done], states[begun])
+        result = Verification()
+        run(steps(store, result, repair=False))
+        assert not result.found, result.findings[0].text
         store.close()
         check_usable(path)
     except Exception as error:

@@ -11,10 +11,10 @@ import pytest
 from blockstore.errors import InputError, OutOfRoom
 from blockstore.store.geometry import RAW, SEGMENT_BYTES, pack_where
 from blockstore.store.home import DirectoryHome, MemoryHome
-from blockstore.store.pool import COMPACTION_RESERVE_SEGMENTS, MINIMUM_LIMIT_BYTES, Pool
+from blockstore.store.pool import COMPACTION_RESERVE_SEGMENTS, MAXIMUM_LIMIT_BYTES, MINIMUM_LIMIT_BYTES, Pool
 from blockstore.store.store import Store, run
 from tests.store.invariants import check_store
-from tests.store.material import half, noise, put
+from tests.store.material import contents, half, noise, put
 
 RECORD = b"record" * 500
 
@@ -185,3 +185,23 @@ def test_full_segments_are_full() -> None:
     full = live[live > 0]
     assert len(full) >= 8
     assert full.min() >= 0.99 * SEGMENT_BYTES, f"full segments hold {full.mean() / SEGMENT_BYTES:.1%} on average"
+
+
+def test_the_limit_can_be_changed() -> None:
+    store = Store(MemoryHome(), MINIMUM_LIMIT_BYTES)
+    volume = store.create_volume(1, 1)
+    data = b"".join(noise(seed) for seed in range(3000))
+    with pytest.raises(OutOfRoom):
+        put(store, volume, 0, data)
+    store.pool.set_limit(32 << 20)
+    check_store(store)
+    put(store, volume, 0, data)
+    check_store(store, decode=True)
+    assert contents(store, volume) == data
+    with pytest.raises(InputError, match="free memory first"):
+        store.pool.set_limit(MINIMUM_LIMIT_BYTES)
+    for limit_bytes in (MINIMUM_LIMIT_BYTES - 1, MAXIMUM_LIMIT_BYTES + 1):
+        with pytest.raises(InputError, match="limit"):
+            store.pool.set_limit(limit_bytes)
+    store.pool.set_limit(16 << 20)
+    assert contents(store, volume) == data

@@ -14,7 +14,7 @@ from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.home import DirectoryHome, MemoryHome
 from blockstore.store.ingest import SLICE_BLOCKS
 from blockstore.store.store import CLONE_STEP_BLOCKS, Store, run
-from blockstore.store.volume import HEADER_BYTES, MAXIMUM_SIZE_BYTES, PAGE_ENTRIES, Volume
+from blockstore.store.volume import HEADER_BYTES, MAXIMUM_SIZE_BYTES, PAGE_ENTRIES, Volume, pack_size, unpack_size
 from tests.store.invariants import check_store
 from tests.store.material import contents, noise, put, text
 
@@ -252,3 +252,11 @@ def test_mtime_moves_when_content_does(store: Store) -> None:
     store.read(volume, 0, 10)
     assert volume.mtime_ns == 12345
     assert np.count_nonzero(volume.entries(0, 2)) == 2
+
+
+@pytest.mark.parametrize("size_bytes", (0, 1, 4096, 5_000_000_123, 1 << 30, (1 << 44) - 1, 1 << 44))
+def test_a_damaged_size_is_not_believed(size_bytes: int) -> None:
+    word = pack_size(size_bytes)
+    assert unpack_size(word) == size_bytes and word < 1 << 64
+    for bit in range(64):
+        assert unpack_size(word ^ 1 << bit) is None

@@ -1,0 +1,109 @@
+"""`blockstore set`, and the warnings before a pool is full: `status` and `status --check`."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from blockstore.cli.health import CRITICAL, OK, WARNING, full_share, judge
+from tests.daemon.lab import Lab, Mounted, blockstore, cold, end, noisy, one_line, put, said, spawn, until
+
+pytestmark = pytest.mark.mount
+
+MIB = 1 << 20
+WRITER = """
+import os, sys
+sys.path.insert(0, os.getcwd())
+from tests.daemon.lab import noisy
+descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+for number in range(int(sys.argv[2])):
+    os.write(descriptor, noisy(1 << 20, number))
+    print(number, flush=True)
+os.fsync(descriptor)
+print("synced", flush=True)
+"""
+
+
+def check(mounted: Mounted) -> subprocess.CompletedProcess[str]:
+    return blockstore("status", str(mounted.path), "--check")
+
+
+def test_a_larger_limit_lets_writers_go_on(lab: Lab) -> None:
+    mounted = lab.mount(pool_limit="16M")
+    put(mounted.path / "old", noisy(4 * MIB, "old"))
+    assert check(mounted).returncode == OK
+    writer = spawn(WRITER, str(mounted.path / "new"), "24")
+    try:
+        until(lambda: check(mounted).returncode == CRITICAL, "the pool is full")
+        told = check(mounted)
+        assert "writes wait" in told.stdout and told.stdout.count("\n") == 1 and "pool=" in told.stdout, told
+        assert mounted.total()["stalled"] > 0
+        assert cold(mounted.path / "old") == noisy(4 * MIB, "old"), "reads go on"
+        result = blockstore("set", str(mounted.path), "--pool-limit", "64M")
+        assert result.returncode == 0 and not result.stdout and not result.stderr, result
+        while said(writer) != "synced":
+            pass
+    finally:
+        end(writer.pid)
+    assert check(mounted).returncode == OK and mounted.total()["pool_limit"] == 64 * MIB
+    assert cold(mounted.path / "new") == b"".join(noisy(MIB, number) for number in range(24))
+
+
+def test_warnings_on_the_way(lab: Lab) -> None:
+    mounted = lab.mount(pool_limit="64M")
+    assert check(mounted).stdout.startswith("blockstore OK - ")
+    put(mounted.path / "one", noisy(53 * MIB, 1))
+    warned = check(mounted)
+    assert warned.returncode == WARNING and warned.stdout.startswith("blockstore WARNING - the pool is 8"), warned
+    assert "is 8" in blockstore("status", str(mounted.path)).stderr
+    put(mounted.path / "two", noisy(8 * MIB, 2))
+    assert check(mounted).returncode == CRITICAL
+    (mounted.path / "one").unlink()
+    until(lambda: check(mounted).returncode == OK, "all is well again")
+
+
+def test_a_limit_may_be_lowered_to_what_is_stored(lab: Lab) -> None:
+    mounted = lab.mount(pool_limit="64M")
+    put(mounted.path / "file", noisy(20 * MIB, 1))
+    one_line(blockstore("set", str(mounted.path), "--pool-limit", "16M"), 2, "16 MiB", "free memory first")
+    assert mounted.total()["pool_limit"] == 64 * MIB
+    assert blockstore("set", str(mounted.path), "--pool-limit", "32M").returncode == 0
+    assert mounted.total()["pool_limit"] == 32 * MIB
+    assert blockstore("set", str(mounted.path), "--pool-limit", "1G").returncode == 0
+    put(mounted.path / "more", noisy(40 * MIB, 2))
+    assert cold(mounted.path / "more") == noisy(40 * MIB, 2) and cold(mounted.path / "file") == noisy(20 * MIB, 1)
+
+
+def test_bad_input(lab: Lab) -> None:
+    mounted = lab.mount()
+    for limit in ("lots", "0", "100P"):
+        result = blockstore("set", str(mounted.path), "--pool-limit", limit)
+        assert result.returncode == 2 and "pool-limit" in result.stderr and "Traceback" not in result.stderr, result
+    one_line(blockstore("set", str(mounted.path)), 2, "--pool-limit")
+    one_line(blockstore("set", str(lab.path), "--pool-limit", "1G"), 1, lab.path)
+    nobody = blockstore("status", str(lab.path), "--check")
+    assert nobody.returncode == 1 and "is not a blockstore mount" in nobody.stderr
+
+
+ANSWER = {"pool_used": 10, "pool_room": 90, "stalled": 0, "corrupt_reads": 0, "lost_blocks": 0}
+
+
+@pytest.mark.parametrize(
+    ("changed", "level", "word"),
+    [
+        ({}, OK, ""),
+        ({"pool_used": 79, "pool_room": 21}, OK, ""),
+        ({"pool_used": 80, "pool_room": 20}, WARNING, "80%"),
+        ({"pool_used": 95, "pool_room": 5}, CRITICAL, "95%"),
+        ({"pool_used": 0, "pool_room": 0}, CRITICAL, "100%"),
+        ({"stalled": 3}, CRITICAL, "3 writes wait"),
+        ({"corrupt_reads": 2}, CRITICAL, "verify"),
+        ({"lost_blocks": 1}, CRITICAL, "lost"),
+    ],
+)
+def test_judge(changed: dict[str, int], level: int, word: str) -> None:
+    health = judge({**ANSWER, **changed})
+    assert health.level == level and word in " ".join(health.sentences)
+    assert bool(health.sentences) == (level != OK)
+    assert 0 <= full_share({**ANSWER, **changed}) <= 1

@@ -1,0 +1,185 @@
+"""`blockstore verify`: what is damaged is told and named, what can be mended is, and nothing else is touched."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blockstore.store.geometry import BLOCK_BYTES, unpack_where
+from tests.daemon.lab import (
+    Lab,
+    Mounted,
+    blockstore,
+    cold,
+    drop,
+    mixed_blocks,
+    one_line,
+    put,
+    until,
+)
+
+pytestmark = pytest.mark.mount
+
+CONTENT = b"".join(mixed_blocks(5))
+ALONE = 84
+"""A block that no other one is like."""
+
+
+def flip_record(state: Path, volume: int, block: int, bits: int) -> None:
+    """Change the record of a block of a volume, in so many bits of one byte."""
+    row = int.from_bytes(read(state / f"volume-{volume}", BLOCK_BYTES + 8 * block, 4), "little")
+    where = int.from_bytes(read(state / "rows-where", 8 * row, 8), "little")
+    offset, size, _ = unpack_where(where)
+    place = offset + size // 2
+    byte = read(state / "pool", place, 1)[0]
+    write(state / "pool", place, bytes([byte ^ ((1 << bits) - 1)]))
+
+
+def tables(state: Path) -> dict[str, bytes]:
+    """Everything in a state that is not rebuilt at each start."""
+    kept = [path for path in state.iterdir() if path.name.startswith(("superblock", "volume-", "rows-", "domains"))]
+    return {path.name: path.read_bytes() for path in kept}
+
+
+def read(path: Path, offset: int, length: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(length)
+
+
+def write(path: Path, offset: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def verify(*arguments: object, code: int) -> dict[str, Any]:
+    """`verify --json`."""
+    result = blockstore("verify", *map(str, arguments), "--json")
+    assert result.returncode == code and not result.stderr, result
+    told: dict[str, Any] = json.loads(result.stdout)
+    assert told["ok"] == (code == 0)
+    return told
+
+
+def test_all_is_well(mounted: Mounted) -> None:
+    put(mounted.path / "vm1", CONTENT)
+    (mounted.path / "blue").mkdir()
+    put(mounted.path / "blue/vm2", CONTENT)
+    told = verify(mounted.path, code=0)
+    assert told["volumes"] == 2 and told["blocks"] == 2 * len(CONTENT) // BLOCK_BYTES and not told["findings"]
+    assert told["rows"] > 0 and told["record_bytes"] == mounted.total()["stored"]
+    shown = blockstore("verify", str(mounted.path))
+    assert shown.returncode == 0 and shown.stdout.endswith(": all is well\n") and not shown.stderr
+
+
+def test_damage_is_named_and_mended_under_a_mount(lab: Lab) -> None:
+    mounted = lab.mount()
+    put(mounted.path / "vm1", CONTENT)
+    drop(mounted.path / "vm1")
+    flip_record(mounted.state, 2, 40, bits=1)
+    found = verify(mounted.path, code=6)["findings"]
+    assert {"record", "block"} <= {finding["kind"] for finding in found}
+    assert ("vm1", 40 * BLOCK_BYTES) in {(finding["volume"], finding["offset"]) for finding in found}
+    shown = blockstore("verify", str(mounted.path))
+    assert shown.returncode == 6 and f"vm1: the block at {40 * BLOCK_BYTES} cannot be read" in shown.stdout, shown
+    told = verify(mounted.path, "--repair", code=0)
+    assert told["found"] == told["repaired"] == 1
+    verify(mounted.path, code=0)
+    assert cold(mounted.path / "vm1") == CONTENT
+
+
+def test_what_cannot_be_mended_stays_unreadable_until_it_is_written(lab: Lab) -> None:
+    mounted = lab.mount()
+    path = mounted.path / "vm1"
+    put(path, CONTENT)
+    drop(path)
+    flip_record(mounted.state, 2, ALONE, bits=5)
+    verify(mounted.path, "--repair", code=6)
+    verify(mounted.path, code=6)
+    with pytest.raises(OSError), path.open("rb") as file:
+        file.seek(ALONE * BLOCK_BYTES)
+        file.read(BLOCK_BYTES)
+    checked = blockstore("status", str(mounted.path), "--check")
+    assert checked.returncode == 2 and "corrupt" in checked.stdout, checked
+    descriptor = os.open(path, os.O_RDWR)
+    os.pwrite(descriptor, CONTENT[ALONE * BLOCK_BYTES :][:BLOCK_BYTES], ALONE * BLOCK_BYTES)
+    os.close(descriptor)
+    assert cold(path) == CONTENT
+    until(lambda: verify(mounted.path, "--repair", code=0) is not None, "all is well")
+
+
+def test_a_state_that_nobody_serves(lab: Lab) -> None:
+    """Looking changes nothing; repair makes a state that was refused mountable, and loses only what is damaged."""
+    mounted = lab.mount()
+    put(mounted.path / "vm1", CONTENT)
+    one_line(blockstore("verify", "--state", str(mounted.state)), 3, mounted.state)
+    assert mounted.umount().returncode == 0
+    state = mounted.state
+    verify("--state", state, code=0)
+    write(state / "volume-2", BLOCK_BYTES + 8 * 70, (1 << 31 | 12345).to_bytes(8, "little"))
+    before = tables(state)
+    found = verify("--state", state, code=6)["findings"]
+    assert {(finding["volume"], finding["offset"]) for finding in found if finding["kind"] == "block"} == {
+        ("vm1", 70 * BLOCK_BYTES)
+    }
+    refused = blockstore("mount", str(lab.mountpoint()), "--state", str(state))
+    one_line(refused, 4, state, "verify", "--repair")
+    assert tables(state) == before, "a refused state was changed"
+    verify("--state", state, "--repair", code=6)
+    again = lab.mount(state=state)
+    with (again.path / "vm1").open("rb") as file:
+        assert file.read(70 * BLOCK_BYTES) == CONTENT[: 70 * BLOCK_BYTES]
+    found = verify(again.path, code=6)["findings"]
+    assert [finding["offset"] for finding in found] == [70 * BLOCK_BYTES] and "lost" in found[0]["text"]
+
+
+def test_what_a_killed_daemon_left_is_told_and_put_right(lab: Lab) -> None:
+    mounted = lab.mount()
+    put(mounted.path / "vm1", CONTENT)
+    mounted.kill()
+    assert blockstore("umount", str(mounted.path)).returncode == 0
+    rows = mounted.state / "rows-count"
+    write(rows, 4 * 5, (77).to_bytes(4, "little"))
+    told = verify("--state", mounted.state, code=6)
+    assert [finding["kind"] for finding in told["findings"]] == ["count"]
+    assert verify("--state", mounted.state, "--repair", code=0)["repaired"] == 1
+    verify("--state", mounted.state, code=0)
+
+
+def test_names_without_memory_and_memory_without_names(lab: Lab) -> None:
+    mounted = lab.mount()
+    put(mounted.path / "vm1", CONTENT)
+    put(mounted.path / "vm2", CONTENT)
+    assert mounted.umount().returncode == 0
+    (mounted.state / "volume-3").rename(mounted.state / "elsewhere")
+    found = verify("--state", mounted.state, code=6)["findings"]
+    assert any(finding["kind"] == "name" and "vm2" in finding["text"] for finding in found)
+    one_line(blockstore("mount", str(lab.mountpoint()), "--state", str(mounted.state)), 4, "vm2")
+    (mounted.state / "elsewhere").rename(mounted.state / "volume-3")
+    assert cold(lab.mount(state=mounted.state).path / "vm2") == CONTENT
+
+
+def test_a_verification_beside_writers(mounted: Mounted) -> None:
+    """What changes meanwhile is no finding."""
+    path = mounted.path / "vm1"
+    put(path, CONTENT * 20)
+    for number in range(3):
+        put(mounted.path / f"other{number}", CONTENT[number * BLOCK_BYTES :] * 10)
+        verify(mounted.path, code=0)
+        (mounted.path / f"other{number}").unlink()
+
+
+def test_bad_input(lab: Lab) -> None:
+    mounted = lab.mount()
+    one_line(blockstore("verify", str(mounted.path), "--state", str(mounted.state)), 2, "not both")
+    one_line(blockstore("verify", "--state", str(lab.path / "missing")), 4, "missing")
+    (lab.path / "foreign").mkdir()
+    (lab.path / "foreign/thesis.tex").write_text("years of work")
+    one_line(blockstore("verify", "--state", str(lab.path / "foreign"), "--repair"), 4, "foreign")
+    assert os.listdir(lab.path / "foreign") == ["thesis.tex"]
+    one_line(blockstore("verify", str(lab.path)), 1, lab.path)
