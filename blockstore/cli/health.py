@@ -46,6 +46,10 @@ def judge(answer: Mapping[str, Any]) -> Health:
         found.append((CRITICAL, f"{answer['corrupt_reads']} reads met a corrupt block; {_VERIFY}"))
     if answer["lost_blocks"]:
         found.append((CRITICAL, f"{answer['lost_blocks']} blocks were lost by damaged tables; {_VERIFY}"))
+    if answer["is_orphaned"]:
+        found.append(
+            (WARNING, "the supervisor has died: the mount ends if the daemon dies too; unmount when you can")
+        )
     return Health(max((level for level, _ in found), default=OK), [sentence for _, sentence in found])
 
 

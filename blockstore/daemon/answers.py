@@ -47,7 +47,7 @@ class Answers:
 
     async def hello(self, request: Request) -> control.Answer:
         """Who is there."""
-        return {"daemon_pid": os.getpid(), "supervisor_pid": self._supervisor_pid()}
+        return {"daemon_pid": os.getpid(), "supervisor_pid": self._session.supervisor_pid}
 
     async def status(self, request: Request) -> control.Answer:
         """The census, and how the daemon is."""
@@ -57,13 +57,14 @@ class Answers:
             "report": describe(counted, session.names.files()),
             "daemon_memory": _own_memory_bytes(),
             "daemon_pid": os.getpid(),
-            "supervisor_pid": self._supervisor_pid(),
+            "supervisor_pid": self._session.supervisor_pid,
             "restarts": session.handover.restarts,
             "pool_limit": pool.limit_bytes,
             "pool_room": min(pool.free_bytes + pool.garbage_bytes, session.state_free_bytes()),
             "pool_used": pool.allocated_bytes - pool.garbage_bytes,
             "lost_blocks": session.store.lost_blocks,
             "can_be_replaced": session.can_be_replaced,
+            "is_orphaned": session.is_orphaned,
             "stalled": session.operations.stalled + (session.lane.stalled if session.lane else 0),
             "corrupt_reads": session.lane.corrupt_reads if session.lane else 0,
         }
@@ -114,9 +115,6 @@ class Answers:
         await trio.sleep(LAST_WORD_S)
         with self._session.door:  # not that it mattered: a daemon may die at any instruction
             os._exit(RELOAD_EXIT_CODE)
-
-    def _supervisor_pid(self) -> int | None:
-        return os.getppid() if self._session.is_supervised else None
 
 
 def _own_memory_bytes() -> int:

@@ -39,15 +39,16 @@ class Service:
     def __init__(self) -> None:
         """Read the environment, and take what no child of ours shall see out of it."""
         self._address = os.environ.pop(NOTIFY_VARIABLE, "")
+        self._manager_pid = os.getppid()
         self.watchdog_s = int(os.environ.pop("WATCHDOG_USEC", "0")) / 1e6
         """A beat must come within this time; 0 where nobody waits for one."""
         self.kept = _take_kept_descriptors()
         """The descriptors of the process before this one, by name."""
 
     @property
-    def listens(self) -> bool:
-        """Is anybody there who would start another process after this one?"""
-        return bool(self._address)
+    def manager_pid(self) -> int | None:
+        """The process that would start another one after this one; None if there is none, or it has died."""
+        return self._manager_pid if self._address and os.getppid() == self._manager_pid else None
 
     def ready(self, warnings: list[str]) -> None:
         """The mount serves."""

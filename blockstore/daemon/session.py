@@ -65,7 +65,7 @@ class Session:
         self.door = Door()
         self.operations = Operations(names, store, self.door, self.state_free_bytes, self._is_in_use)
         self.lane: Lane | None = None
-        self.can_be_replaced = bool(inherited)
+        self._is_kept = bool(inherited)
         self._state = Path(options.state)
         self._service = service
         self._warnings = warnings
@@ -79,9 +79,19 @@ class Session:
         self._takes_over = bool(inherited)
 
     @property
-    def is_supervised(self) -> bool:
-        """Does somebody watch this process?"""
-        return self._service.listens
+    def supervisor_pid(self) -> int | None:
+        """Who would start the next daemon, if anybody."""
+        return self._service.manager_pid
+
+    @property
+    def can_be_replaced(self) -> bool:
+        """Does somebody hold the mount, and start another daemon when this one dies?"""
+        return self._is_kept and self._service.manager_pid is not None
+
+    @property
+    def is_orphaned(self) -> bool:
+        """Has the process died that held the mount?"""
+        return self._is_kept and not self.can_be_replaced
 
     def run(self, handlers: dict[str, control.Handler]) -> None:
         """Serve until the mount is gone. Raises MountError when it cannot be made."""
@@ -198,10 +208,10 @@ class Session:
     def _saw_init(self, request: bytes) -> None:
         """In the lane's thread, once at most: from here on another daemon could go on."""
         self.remember(init=request.hex())
-        if self._service.listens and handover.can_resend(request):
+        if self._service.manager_pid is not None and handover.can_resend(request):
             try:
                 self._service.keep(self._device_fd, handover.DESCRIPTOR_NAME)
-                self.can_be_replaced = True
+                self._is_kept = True
             except OSError as error:
                 log.error("the descriptor of the mount cannot be handed over: %s", error.strerror)
 
@@ -211,7 +221,7 @@ class Session:
             self.handover = self.handover.changed(self._state, **fields)
 
     def _lack_of_handover(self) -> str:
-        if self.can_be_replaced or not self._service.listens:
+        if self.can_be_replaced or self._service.manager_pid is None:
             return ""
         if self.lane is None:
             return f"with --no-lane, {NO_HANDOVER}"

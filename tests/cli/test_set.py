@@ -86,7 +86,7 @@ def test_bad_input(lab: Lab) -> None:
     assert nobody.returncode == 1 and "is not a blockstore mount" in nobody.stderr
 
 
-ANSWER = {"pool_used": 10, "pool_room": 90, "stalled": 0, "corrupt_reads": 0, "lost_blocks": 0}
+ANSWER = {"pool_used": 10, "pool_room": 90, "stalled": 0, "corrupt_reads": 0, "lost_blocks": 0, "is_orphaned": False}
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,7 @@ ANSWER = {"pool_used": 10, "pool_room": 90, "stalled": 0, "corrupt_reads": 0, "l
         ({"stalled": 3}, CRITICAL, "3 writes wait"),
         ({"corrupt_reads": 2}, CRITICAL, "verify"),
         ({"lost_blocks": 1}, CRITICAL, "lost"),
+        ({"is_orphaned": True}, WARNING, "supervisor"),
     ],
 )
 def test_judge(changed: dict[str, int], level: int, word: str) -> None:

@@ -281,6 +281,10 @@ def test_a_dead_supervisor_does_not_harm(lab: Lab) -> None:
     os.kill(supervisor, signal.SIGKILL)
     assert ended(supervisor, 10)
     assert cold(mounted.path / "memory") == CONTENT
+    total = mounted.total()
+    assert total["supervisor_pid"] is None and not total["can_be_replaced"]
+    assert blockstore("status", str(mounted.path), "--check").returncode == 1
+    one_line(blockstore("reload", str(mounted.path)), 1, "cannot be replaced")
     assert mounted.umount().returncode == 0
     until(lambda: not daemons_of(lab.path), "the daemon ends")
 

@@ -25,7 +25,7 @@ def test_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         monkeypatch.setenv("WATCHDOG_USEC", "2500000")
         service = Service()
-        assert service.listens and service.watchdog_s == 2.5 and "NOTIFY_SOCKET" not in os.environ
+        assert service.manager_pid == os.getppid() and service.watchdog_s == 2.5 and "NOTIFY_SOCKET" not in os.environ
         service.ready(["one\ntwo = three"])
         assert parse(manager.recv(4096)) == {"READY": "1", "X_WARNINGS": ["one\ntwo = three"]}
         service.failed("so it is", 4)
@@ -47,7 +47,7 @@ def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     service = Service()
     service.ready([])
-    assert not service.listens and not service.watchdog_s and not service.kept
+    assert service.manager_pid is None and not service.watchdog_s and not service.kept
 
 
 def test_descriptors_for_another_process_are_not_ours() -> None:
