@@ -47,9 +47,7 @@ def judge(answer: Mapping[str, Any]) -> Health:
     if answer["lost_blocks"]:
         found.append((CRITICAL, f"{answer['lost_blocks']} blocks were lost by damaged tables; {_VERIFY}"))
     if answer["is_orphaned"]:
-        found.append(
-            (WARNING, "the supervisor has died: the mount ends if the daemon dies too; unmount when you can")
-        )
+        found.append((WARNING, "the supervisor has died: the mount ends if the daemon dies too; unmount when you can"))
     return Health(max((level for level, _ in found), default=OK), [sentence for _, sentence in found])
 
 

@@ -6,9 +6,24 @@ lane        READ WRITE FALLOCATE COPY_FILE_RANGE LSEEK, straight from /dev/fuse
 relay       everything else, between /dev/fuse and pyfuse3
 names       names and attributes, in SQLite
 operations  what pyfuse3 asks: names, attributes, permissions (and data with --no-lane)
+stepper     how operations have the store do something, and wait for room
 control     the socket through which the command line asks
 throttle    the kernel's limit on dirty pages of the mount
-serve       the process: mount, threads, the end
-launch      starting it, and refusing to
+answers     what can be asked there
+serve       opening what is stored, serving it, closing it
+session     a daemon's time at a mount: threads, tasks, handover
+process     a daemon as a process: log, exit code
+supervisor  holds the mount, and starts the next daemon
+notify      the protocol between the two (systemd's)
+handover    what one daemon leaves to the next
+phase       what the supervisor is at
+backoff     when it starts the next one
+kernel      what is said to the kernel unasked: resend, do you know this inode
+pressure    locked memory, OOM score
+verification  of a mount or of a state directory
+options     what mount was told
+launch      starting all this, and refusing to
+unmount     ending it
+names_copy  names of a state that nobody serves
 mounts      which mounts there are, and who uses them
 """

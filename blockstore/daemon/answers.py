@@ -52,7 +52,7 @@ class Answers:
     async def status(self, request: Request) -> control.Answer:
         """The census, and how the daemon is."""
         session, counted, pool = self._session, census.Census(), self._session.store.pool
-        await session.operations.take(census.steps(session.store, counted))
+        await session.stepper.take(census.steps(session.store, counted))
         return {
             "report": describe(counted, session.names.files()),
             "daemon_memory": _own_memory_bytes(),
@@ -65,7 +65,7 @@ class Answers:
             "lost_blocks": session.store.lost_blocks,
             "can_be_replaced": session.can_be_replaced,
             "is_orphaned": session.is_orphaned,
-            "stalled": session.operations.stalled + (session.lane.stalled if session.lane else 0),
+            "stalled": session.stepper.stalled + (session.lane.stalled if session.lane else 0),
             "corrupt_reads": session.lane.corrupt_reads if session.lane else 0,
         }
 

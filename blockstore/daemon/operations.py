@@ -22,9 +22,10 @@ from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT
 from blockstore.daemon.door import Door
 from blockstore.daemon.names import MAXIMUM_NAME_BYTES, Inode, Names
 from blockstore.daemon.relay import TICKET_RESENT
+from blockstore.daemon.stepper import Stepper
 from blockstore.errors import BlockstoreError, CorruptBlock, InputError, OutOfRoom
 from blockstore.store.geometry import BLOCK_BYTES
-from blockstore.store.store import Steps, Store, run
+from blockstore.store.store import Store, run
 from blockstore.store.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -41,15 +42,8 @@ any other one whole. A file that holds more than this is therefore called full; 
 SECTOR_BYTES: Final = 512
 """The unit of st_blocks (inode(7))."""
 
-RETRY_S: Final = 0.05
-"""How soon a request that found no room is tried again."""
-
 SPARE_DESCRIPTORS: Final = 16
 """No file is made when fewer would be left: maps that grow, clients and SQLite need one now and then."""
-
-MAXIMUM_WAITING: Final = 32
-"""Of those that change a file's size and find no room, so many wait; the next ones fail with ENOSPC. pyfuse3 serves
-some hundred requests at once, and those that make room must get through."""
 
 
 class Operations(pyfuse3.Operations):
@@ -63,6 +57,7 @@ class Operations(pyfuse3.Operations):
         names: Names,
         store: Store,
         door: Door,
+        stepper: Stepper,
         state_free_bytes: Callable[[], int],
         is_in_use: Callable[[int], bool],
     ) -> None:
@@ -71,6 +66,7 @@ class Operations(pyfuse3.Operations):
         self._names = names
         self._store = store
         self._door = door
+        self._stepper = stepper
         self._state_free_bytes = state_free_bytes
         self._is_in_use = is_in_use
         self._handles = names.handles()  # fh -> (inode, may it write?)
@@ -79,9 +75,6 @@ class Operations(pyfuse3.Operations):
             if may_write:
                 self._writers.setdefault(inode, set()).add(handle)
         self.initialised = trio.Event()
-        self._freed = trio.Event()
-        self.stalled = 0
-        """Requests that wait for room."""
 
     def init(self) -> None:
         """The kernel has said hello: the mount serves."""
@@ -134,8 +127,7 @@ class Operations(pyfuse3.Operations):
             if fields.update_atime:
                 changed["atime_ns"] = attr.st_atime_ns
             if fields.update_size:
-                await self.take(self._store.resize_steps(self._volume(inode), attr.st_size), may_fail=True)
-                self._freed.set()
+                await self._stepper.change(self._store.resize_steps(self._volume(inode), attr.st_size), may_fail=True)
             if fields.update_mtime:
                 if found.is_file:
                     self._volume(inode).mtime_ns = attr.st_mtime_ns
@@ -218,8 +210,7 @@ class Operations(pyfuse3.Operations):
         with _errors():
             volume = self._volume(inode)
             if flags & os.O_TRUNC:  # libfuse asks the kernel to leave it to us (FUSE_ATOMIC_O_TRUNC)
-                await self.take(self._store.resize_steps(volume, 0))
-                self._freed.set()
+                await self._stepper.change(self._store.resize_steps(volume, 0))
             return self._opened(inode, flags)
 
     async def release(self, fh: FileHandleT) -> None:
@@ -238,8 +229,7 @@ class Operations(pyfuse3.Operations):
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         inode, _ = self._handles[fh]
         with _errors():
-            await self.take(self._store.write_steps(self._volume(inode), off, buf))
-        self._freed.set()
+            await self._stepper.change(self._store.write_steps(self._volume(inode), off, buf))
         return len(buf)
 
     async def flush(self, fh: FileHandleT) -> None:
@@ -278,40 +268,6 @@ class Operations(pyfuse3.Operations):
         data.f_ffree = data.f_favail = (1 << 32) - data.f_files
         data.f_namemax = MAXIMUM_NAME_BYTES
         return data
-
-    async def compact(self) -> None:
-        """Compaction of what this thread has freed; of what the lane frees, the lane does it. Never returns."""
-        while True:
-            await self._freed.wait()
-            self._freed = trio.Event()
-            went_on = True
-            while went_on:
-                with self._door:
-                    went_on = self._store.upkeep.due() and self._store.upkeep.step()
-                await trio.lowlevel.checkpoint()
-
-    async def take(self, steps: Steps, *, may_fail: bool = False) -> None:
-        """All steps, one visit at the door each; waits while there is no room.
-
-        Raises OutOfRoom instead of waiting when it `may_fail` and too many wait already.
-        """
-        waits = False
-        try:
-            while True:
-                with self._door:
-                    try:
-                        went_on = next(steps)
-                    except StopIteration:
-                        return
-                if not went_on and not waits:
-                    if may_fail and self.stalled >= MAXIMUM_WAITING:
-                        raise OutOfRoom("the pool has no room, and too many requests wait for it already")
-                    waits = True
-                    self.stalled += 1
-                    log.error("the pool has no room: a request waits until memory is freed or the limit is raised")
-                await (trio.lowlevel.checkpoint() if went_on else trio.sleep(RETRY_S))
-        finally:
-            self.stalled -= waits
 
     def _create_file(self, parent: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext) -> Inode:
         before = self._done_before(ctx)
@@ -397,9 +353,8 @@ class Operations(pyfuse3.Operations):
             return  # it is forgotten once more, when the last who has it open is done
         volume = self._store.volumes.get(inode)
         if volume is not None and not volume.deleted:
-            await self.take(self._store.delete_steps(volume))
-            self._freed.set()
-        self._names.forget(inode)
+            await self._stepper.change(self._store.delete_steps(volume))
+            self._names.forget(inode)
 
 
 def _check_descriptors() -> None:

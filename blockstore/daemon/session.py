@@ -30,6 +30,7 @@ from blockstore.daemon.notify import Service
 from blockstore.daemon.operations import Operations
 from blockstore.daemon.options import MountOptions
 from blockstore.daemon.relay import Relay
+from blockstore.daemon.stepper import Stepper
 from blockstore.daemon.unmount import unmount
 from blockstore.errors import MountError
 from blockstore.store.store import Store
@@ -63,7 +64,8 @@ class Session:
         self.store = store
         self.names = names
         self.door = Door()
-        self.operations = Operations(names, store, self.door, self.state_free_bytes, self._is_in_use)
+        self.stepper = Stepper(store, self.door)
+        self.operations = Operations(names, store, self.door, self.stepper, self.state_free_bytes, self._is_in_use)
         self.lane: Lane | None = None
         self._is_kept = bool(inherited)
         self._state = Path(options.state)
@@ -134,7 +136,7 @@ class Session:
             async with trio.open_nursery() as nursery:
                 tasks: list[Callable[[], Coroutine[Any, Any, None]]] = [
                     self._watch_signals,
-                    self.operations.compact,
+                    self.stepper.compact,
                     self._announce,
                 ]
                 for task in tasks:

@@ -66,7 +66,7 @@ class OnlineVerification:
         assert scope is not None
         try:
             with scope:
-                await session.operations.take(verify.steps(session.store, self._result, repair=repair))
+                await session.stepper.take(verify.steps(session.store, self._result, repair=repair))
                 for finding in _findings_of_names(session.names, session.store):
                     self._result.add(finding)
             if scope.cancelled_caught:

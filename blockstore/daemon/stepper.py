@@ -1,0 +1,76 @@
+"""How trio's thread has the store do something: step by step through the door, waiting while there is no room.
+
+The lane has its own way (lane.py): it looks at the device between two steps.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import trio
+
+from blockstore.daemon.door import Door
+from blockstore.errors import OutOfRoom
+from blockstore.store.store import Steps, Store
+
+log = logging.getLogger(__name__)
+
+RETRY_S: Final = 0.05
+"""How soon a request that found no room is tried again."""
+
+MAXIMUM_WAITING: Final = 32
+"""Of those that change a file's size and find no room, so many wait; the next ones fail with ENOSPC. pyfuse3 serves
+some hundred requests at once, and those that make room must get through."""
+
+
+class Stepper:
+    """For all tasks of trio's thread."""
+
+    def __init__(self, store: Store, door: Door) -> None:
+        self._store = store
+        self._door = door
+        self._changed = trio.Event()
+        self.stalled = 0
+        """Requests that wait for room."""
+
+    async def change(self, steps: Steps, *, may_fail: bool = False) -> None:
+        """`take`, for steps that may leave garbage, which is compacted afterwards."""
+        try:
+            await self.take(steps, may_fail=may_fail)
+        finally:
+            self._changed.set()
+
+    async def take(self, steps: Steps, *, may_fail: bool = False) -> None:
+        """All steps, one visit at the door each; waits while there is no room.
+
+        Raises OutOfRoom instead of waiting when it `may_fail` and too many wait already.
+        """
+        waits = False
+        try:
+            while True:
+                with self._door:
+                    try:
+                        went_on = next(steps)
+                    except StopIteration:
+                        return
+                if not went_on and not waits:
+                    if may_fail and self.stalled >= MAXIMUM_WAITING:
+                        raise OutOfRoom("the pool has no room, and too many requests wait for it already")
+                    waits = True
+                    self.stalled += 1
+                    log.error("the pool has no room: a request waits until memory is freed or the limit is raised")
+                await (trio.lowlevel.checkpoint() if went_on else trio.sleep(RETRY_S))
+        finally:
+            self.stalled -= waits
+
+    async def compact(self) -> None:
+        """Compaction of what this thread has freed; of what the lane frees, the lane does it. Never returns."""
+        while True:
+            await self._changed.wait()
+            self._changed = trio.Event()
+            went_on = True
+            while went_on:
+                with self._door:
+                    went_on = self._store.upkeep.due() and self._store.upkeep.step()
+                await trio.lowlevel.checkpoint()
