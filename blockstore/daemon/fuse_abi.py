@@ -81,3 +81,8 @@ MAXIMUM_WRITE_BYTES: Final = 1 << 20
 
 HEAD_BYTES: Final = IN_HEADER.size + READ_WRITE_IN.size
 assert HEAD_BYTES == REQUEST.size == 80
+
+
+def failure(unique: int, code: int) -> bytes:
+    """The answer that a request has failed with this errno."""
+    return OUT_HEADER.pack(OUT_HEADER.size, -code, unique)

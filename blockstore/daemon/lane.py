@@ -5,8 +5,7 @@ of the store, of which one is done at a time, and between two steps all requests
 looked at. So a fault of one VM waits for one step of another's write-back, not for all of it. Jobs of different
 volumes take turns.
 
-A step that finds no room leaves its job *stalled*: it is tried again when something may have made room, and at
-least every STALL_RETRY_MS; meanwhile reads go on. A hot path; its benchmark is `scripts/bench fault`.
+A job that finds no room waits (jobs.py); meanwhile reads go on. A hot path; its benchmark is `scripts/bench fault`.
 """
 
 from __future__ import annotations
@@ -17,49 +16,25 @@ import logging
 import os
 import select
 import threading
-import time
-from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from blockstore.daemon import fuse_abi as abi
 from blockstore.daemon.door import Door
+from blockstore.daemon.jobs import MAXIMUM_JOBS, Job, Jobs
 from blockstore.daemon.relay import Relay
-from blockstore.errors import BlockstoreError, CorruptBlock, InputError, OutOfRoom
+from blockstore.errors import CorruptBlock
 from blockstore.store.geometry import BLOCK_BYTES, BLOCK_SHIFT
 from blockstore.store.ingest import SLICE_BLOCKS
-from blockstore.store.store import Steps, Store
-from blockstore.store.volume import Volume
+from blockstore.store.store import Store
 
 log = logging.getLogger(__name__)
-
-MAXIMUM_JOBS: Final = 32
-"""Jobs under way at once, each with a buffer of up to 1 MiB. The kernel sends at most MAXIMUM_BACKGROUND (relay.py)
-write-back requests at once; direct writers come on top. When there are more, the device is not read until one is
-done; of those that wait for room, direct ones beyond this number fail with ENOSPC."""
 
 REQUESTS_BETWEEN_STEPS: Final = 32
 """Requests that are served at most before the next step of a job, so that many readers do not stop all writers."""
 
-STALL_RETRY_MS: Final = 50
-"""How often a job that found no room tries again: often enough not to be felt, at no cost worth naming."""
-
 SMALL_WRITE_BYTES: Final = SLICE_BLOCKS * BLOCK_BYTES
 """Writes up to one step are done at once."""
-
-
-@dataclass(slots=True)
-class Job:
-    """A request that is answered when its steps are done."""
-
-    unique: int
-    volume: Volume
-    steps: Steps
-    answer: Callable[[], bytes]
-    buffer: bytearray | None = None
-    interrupted: bool = False
-    """Whoever asked has got a signal: the job is given up when it finds no room."""
 
 
 class Lane:
@@ -95,12 +70,8 @@ class Lane:
         self._device = io.FileIO(device_fd, "r", closefd=False)
         self._request = bytearray(_REQUEST_BYTES)
         self._spare_buffers: list[bytearray] = []
-        self._jobs: OrderedDict[int, deque[Job]] = OrderedDict()  # by volume, the next one first
-        self._stalled: list[Job] = []
-        self._job_count = 0
+        self._jobs = Jobs(door, self._answer, self._leave)
         self._served = 0
-        self._was_stalled = False
-        self._retry_at_ms = 0.0
         self._changed = True
         self._thread = threading.Thread(target=self._run, name="lane", daemon=True)
         self.corrupt_reads = 0
@@ -116,7 +87,7 @@ class Lane:
     @property
     def stalled(self) -> int:
         """Requests that wait for room."""
-        return len(self._stalled)
+        return self._jobs.stalled
 
     def start(self, ended: Callable[[], None]) -> None:
         """Serve until the mount is gone, then call `ended` (in the lane's thread)."""
@@ -129,10 +100,10 @@ class Lane:
     def _run(self) -> None:
         try:
             while True:
-                if self._job_count and not self._wait_beside_jobs():
-                    self._advance()
+                if self._jobs.count and not self._wait_beside_jobs():
+                    self._jobs.advance()
                     continue
-                if self._changed and not self._job_count:
+                if self._changed and not self._jobs.count:
                     self._upkeep()
                 if not self._serve_one():
                     break
@@ -147,24 +118,25 @@ class Lane:
 
     def _wait_beside_jobs(self) -> bool:
         """With jobs under way: should the device be read now?"""
-        if self._job_count >= MAXIMUM_JOBS and self._jobs:
+        jobs = self._jobs
+        if jobs.count >= MAXIMUM_JOBS and jobs.can_go_on:
             return False
-        if self._jobs:
+        if jobs.can_go_on:
             self._served += 1
             if self._served < REQUESTS_BETWEEN_STEPS and self._poll.poll(0):
                 return True
             self._served = 0
             return False
-        wait_ms = self._retry_at_ms - time.monotonic() * 1000
+        wait_ms = jobs.retry_in_ms()
         if wait_ms > 0 and self._poll.poll(wait_ms):
             return True
-        self._retry_stalled()
+        jobs.retry_stalled()
         return False
 
     def _serve_one(self) -> bool:
         """Read one request and answer it, make a job of it or hand it on; without jobs, all faults that come before it
         too. False when the mount is gone."""
-        request = self._request
+        request, jobs = self._request, self._jobs
         while True:
             try:
                 # One buffer, by readinto: readv takes a third of a microsecond more.
@@ -181,7 +153,7 @@ class Lane:
                 break
             if length != BLOCK_BYTES or not self._fault(unique, inode, offset):
                 self._read(unique, inode, offset, length)
-            if self._job_count or self._changed:
+            if jobs.count or self._changed:
                 return True
         if opcode not in self._handlers and opcode != abi.WRITE:
             self._hand_on(opcode, unique, request[:size])
@@ -221,17 +193,17 @@ class Lane:
         except CorruptBlock as error:
             self.corrupt_reads += 1
             log.error("reading file %d at %d: %s", inode, offset, error)
-            self._answer(abi.OUT_HEADER.pack(abi.OUT_HEADER.size, -errno.EIO, unique))
+            self._fail(unique, errno.EIO)
             return
         except Exception:
             log.exception("reading file %d at %d", inode, offset)
-            self._answer(abi.OUT_HEADER.pack(abi.OUT_HEADER.size, -errno.EIO, unique))
+            self._fail(unique, errno.EIO)
             return
         total = abi.OUT_HEADER.size + (len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces)))
         self._answer(abi.OUT_HEADER.pack(total, 0, unique), *pieces)
 
     def _write(self, unique: int, inode: int, offset: int, size: int, flags: int) -> None:
-        if len(self._stalled) >= MAXIMUM_JOBS and not flags & abi.WRITE_CACHE:
+        if self._jobs.stalled >= MAXIMUM_JOBS and not flags & abi.WRITE_CACHE:
             self._fail(unique, errno.ENOSPC)  # whoever still calls write(2) can be told; a page fault cannot
             return
         volume = self._store.volumes[inode]
@@ -239,15 +211,14 @@ class Lane:
         data = memoryview(buffer)[abi.HEAD_BYTES : abi.HEAD_BYTES + size]
         answer = abi.OUT_U32.pack(abi.OUT_U32.size, 0, unique, size, 0)
         job = Job(unique, volume, self._store.write_steps(volume, offset, data), lambda: answer, buffer)
-        if size <= SMALL_WRITE_BYTES and not self._jobs:
-            if self._finish_now(job):
+        if size <= SMALL_WRITE_BYTES and not self._jobs.can_go_on:
+            if self._jobs.finish_now(job):
                 return
             self._request = self._take_buffer()
-            self._job_count += 1
-            self._stall(job)
+            self._jobs.enter_stalled(job)
             return
         self._request = self._take_buffer()
-        self._enter(job)
+        self._jobs.enter(job)
 
     def _fallocate(self, unique: int, inode: int, arguments: bytes) -> None:
         _, offset, length, mode, _ = abi.FALLOCATE_IN.unpack_from(arguments)
@@ -264,7 +235,7 @@ class Lane:
                 yield from self._store.resize_steps(volume, offset + length)
 
         answer = abi.OUT_HEADER.pack(abi.OUT_HEADER.size, 0, unique)
-        self._enter(Job(unique, volume, steps(), lambda: answer))
+        self._jobs.enter(Job(unique, volume, steps(), lambda: answer))
 
     def _copy_file_range(self, unique: int, inode: int, arguments: bytes) -> None:
         _, from_offset, to_inode, _, to_offset, length, _ = abi.COPY_FILE_RANGE_IN.unpack_from(arguments)
@@ -279,7 +250,7 @@ class Lane:
             nonlocal copied
             copied = yield from self._store.clone_steps(source, from_offset, target, to_offset, length)
 
-        self._enter(Job(unique, target, steps(), lambda: abi.OUT_U64.pack(abi.OUT_U64.size, 0, unique, copied)))
+        self._jobs.enter(Job(unique, target, steps(), lambda: abi.OUT_U64.pack(abi.OUT_U64.size, 0, unique, copied)))
 
     def _lseek(self, unique: int, inode: int, arguments: bytes) -> None:
         fh, offset, whence, _ = abi.LSEEK_IN.unpack_from(arguments)
@@ -311,31 +282,11 @@ class Lane:
             if target in self._relay.unanswered:
                 self._relay.forward(opcode, unique, request)
             else:
-                self._interrupt(target)
+                self._jobs.interrupt(target)
         else:
             self._relay.forward(opcode, unique, request)
 
-    def _interrupt(self, unique: int) -> None:
-        """A process that waits for room may be killed; other requests of ours are done in milliseconds anyway."""
-        for job in self._stalled:
-            if job.unique == unique:
-                self._stalled.remove(job)
-                self._give_up(job)
-                return
-        for queue in self._jobs.values():  # it may be there to be tried again
-            for job in queue:
-                job.interrupted |= job.unique == unique
-
-    def _give_up(self, job: Job) -> None:
-        self._leave(job)
-        self._fail(job.unique, errno.EINTR)
-
-    def _enter(self, job: Job) -> None:
-        self._job_count += 1
-        self._jobs.setdefault(job.volume.number, deque()).append(job)
-
     def _leave(self, job: Job) -> None:
-        self._job_count -= 1
         if job.buffer is not None:
             self._spare_buffers.append(job.buffer)
 
@@ -343,74 +294,6 @@ class Lane:
         if self._spare_buffers:
             return self._spare_buffers.pop()
         return bytearray(_REQUEST_BYTES)
-
-    def _advance(self) -> None:
-        """One step of one job."""
-        if not self._jobs:
-            return
-        number, queue = next(iter(self._jobs.items()))
-        job = queue[0]
-        outcome = self._step(job)
-        if outcome is None:  # it goes on
-            self._jobs.move_to_end(number)
-            return
-        queue.popleft()
-        if not queue:
-            del self._jobs[number]
-        if outcome is _NO_ROOM:
-            self._stall(job)
-            return
-        self._leave(job)
-        self._answer(outcome)
-        if self._was_stalled and not self._stalled and not self._jobs:
-            self._was_stalled = False
-            log.warning("the pool has room again: all writes that waited are done")
-
-    def _finish_now(self, job: Job) -> bool:
-        """Take all steps of a small job and answer; False when it found no room."""
-        while True:
-            outcome = self._step(job)
-            if outcome is _NO_ROOM:
-                return False
-            if outcome is not None:
-                self._answer(outcome)
-                return True
-
-    def _step(self, job: Job) -> bytes | None:
-        """Take a step: None when there is more to do, _NO_ROOM, or the answer."""
-        try:
-            with self._door:
-                return None if next(job.steps) else _NO_ROOM
-        except StopIteration:
-            return job.answer()
-        except OutOfRoom as error:
-            log.error("file %d: %s", job.volume.number, error)
-            code = errno.ENOSPC
-        except InputError:
-            code = errno.EFBIG
-        except BlockstoreError as error:
-            log.error("file %d: %s", job.volume.number, error)
-            code = errno.EIO
-        except Exception:
-            log.exception("request on file %d", job.volume.number)
-            code = errno.EIO
-        return abi.OUT_HEADER.pack(abi.OUT_HEADER.size, -code, job.unique)
-
-    def _stall(self, job: Job) -> None:
-        if job.interrupted:
-            self._give_up(job)
-            return
-        if not self._stalled and not self._was_stalled:
-            log.error("the pool has no room: writes wait until memory is freed or the limit is raised")
-        self._was_stalled = True
-        self._stalled.append(job)
-
-    def _retry_stalled(self) -> None:
-        self._retry_at_ms = time.monotonic() * 1000 + STALL_RETRY_MS
-        stalled, self._stalled = self._stalled, []
-        for job in stalled:
-            self._job_count -= 1
-            self._enter(job)
 
     def _upkeep(self) -> None:
         """Compact while nobody waits."""
@@ -424,7 +307,7 @@ class Lane:
                 return
 
     def _fail(self, unique: int, code: int) -> None:
-        self._answer(abi.OUT_HEADER.pack(abi.OUT_HEADER.size, -code, unique))
+        self._answer(abi.failure(unique, code))
 
     def _answer(self, *pieces: bytes | memoryview) -> None:
         try:
@@ -436,8 +319,6 @@ class Lane:
         if error.errno not in (errno.ENOENT, errno.ENODEV):  # interrupted meanwhile; unmounted meanwhile
             log.error("the kernel refused an answer: %s", error.strerror)
 
-
-_NO_ROOM: Final = b"no room"
 
 _IN_BLOCK: Final = BLOCK_BYTES - 1
 _REQUEST_BYTES: Final = abi.HEAD_BYTES + abi.MAXIMUM_WRITE_BYTES + 4096

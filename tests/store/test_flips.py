@@ -190,3 +190,27 @@ def sparse_bytes(path: Path) -> Iterator[tuple[int, int]]:
     with path.open("rb") as file:
         for start, piece in extents(file.fileno()):
             yield from enumerate(piece, start)
+
+
+@pytest.mark.parametrize("share", (0.0, 0.3, 0.9))
+def test_files_that_are_cut_off(state_path: Path, share: float) -> None:
+    """Refused, or what can be read is right; and verify tells."""
+    fill(state_path).close()
+    copy = state_path.with_name("copy")
+    for path in sorted(state_path.iterdir()):
+        if path.name in ("lock", "content-index", "similarity-rows", "similarity-tags"):
+            continue  # held, or rebuilt
+        shutil.rmtree(copy, ignore_errors=True)
+        run_cp(state_path, copy)
+        os.truncate(copy / path.name, int(path.stat().st_size * share))
+        told = is_reported(copy)
+        home = DirectoryHome(copy)
+        try:
+            store = Store(home, LIMIT_BYTES)
+        except StateError:
+            home.close()
+            assert told, f"a cut {path.name} is refused, and verify says nothing"
+            continue
+        assert store.volumes.keys() != BLOCKS.keys() or not refused(store) or told, f"a cut {path.name} is not reported"
+        store.close()
+    shutil.rmtree(copy, ignore_errors=True)

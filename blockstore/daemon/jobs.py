@@ -1,0 +1,174 @@
+"""Jobs of the lane: requests that take several steps of the store, and those of them that wait for room.
+
+Jobs of different volumes take turns, those of one volume come one after the other. A step that finds no room leaves
+its job *stalled*: it is tried again every STALL_RETRY_MS.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from blockstore.daemon import fuse_abi as abi
+from blockstore.daemon.door import Door
+from blockstore.errors import BlockstoreError, InputError, OutOfRoom
+from blockstore.store.store import Steps
+from blockstore.store.volume import Volume
+
+log = logging.getLogger(__name__)
+
+MAXIMUM_JOBS: Final = 32
+"""Jobs under way at once, each with a buffer of up to 1 MiB. The kernel sends at most MAXIMUM_BACKGROUND (relay.py)
+write-back requests at once; direct writers come on top. When there are more, the device is not read until one is
+done; of those that wait for room, direct ones beyond this number fail with ENOSPC."""
+
+STALL_RETRY_MS: Final = 50
+"""How often a job that found no room tries again: often enough not to be felt, at no cost worth naming."""
+
+
+@dataclass(slots=True)
+class Job:
+    """A request that is answered when its steps are done."""
+
+    unique: int
+    volume: Volume
+    steps: Steps
+    answer: Callable[[], bytes]
+    buffer: bytearray | None = None
+    interrupted: bool = False
+    """Whoever asked has got a signal: the job is given up when it finds no room."""
+
+
+class Jobs:
+    """All that are under way. `answer` sends an answer; `leave` is told of each job that is done or given up."""
+
+    def __init__(self, door: Door, answer: Callable[[bytes], None], leave: Callable[[Job], None]) -> None:
+        self._door = door
+        self._answer = answer
+        self._leave = leave
+        self._queues: OrderedDict[int, deque[Job]] = OrderedDict()  # by volume, the next one first
+        self._stalled: list[Job] = []
+        self._was_stalled = False
+        self._retry_at_ms = 0.0
+        self.count = 0
+        """Jobs under way, those that are stalled included."""
+
+    @property
+    def stalled(self) -> int:
+        """Jobs that wait for room."""
+        return len(self._stalled)
+
+    @property
+    def can_go_on(self) -> bool:
+        """Is there a job that does not wait for room?"""
+        return bool(self._queues)
+
+    def enter(self, job: Job) -> None:
+        """One more."""
+        self.count += 1
+        self._queues.setdefault(job.volume.number, deque()).append(job)
+
+    def enter_stalled(self, job: Job) -> None:
+        """One more, which has found no room already."""
+        self.count += 1
+        self._stall(job)
+
+    def advance(self) -> None:
+        """One step of one job."""
+        if not self._queues:
+            return
+        number, queue = next(iter(self._queues.items()))
+        job = queue[0]
+        outcome = self._step(job)
+        if outcome is None:  # it goes on
+            self._queues.move_to_end(number)
+            return
+        queue.popleft()
+        if not queue:
+            del self._queues[number]
+        if outcome is _NO_ROOM:
+            self._stall(job)
+            return
+        self._end(job)
+        self._answer(outcome)
+        if self._was_stalled and not self._stalled and not self._queues:
+            self._was_stalled = False
+            log.warning("the pool has room again: all writes that waited are done")
+
+    def finish_now(self, job: Job) -> bool:
+        """Take all steps of a small job that was not entered, and answer; False when it found no room."""
+        while True:
+            outcome = self._step(job)
+            if outcome is _NO_ROOM:
+                return False
+            if outcome is not None:
+                self._answer(outcome)
+                return True
+
+    def retry_in_ms(self) -> float:
+        """When stalled jobs shall be tried again; not positive if that is now."""
+        return self._retry_at_ms - time.monotonic() * 1000
+
+    def retry_stalled(self) -> None:
+        """Let all that wait for room try again."""
+        self._retry_at_ms = time.monotonic() * 1000 + STALL_RETRY_MS
+        stalled, self._stalled = self._stalled, []
+        for job in stalled:
+            self.count -= 1
+            self.enter(job)
+
+    def interrupt(self, unique: int) -> None:
+        """A process that waits for room may be killed; other requests of ours are done in milliseconds anyway."""
+        for job in self._stalled:
+            if job.unique == unique:
+                self._stalled.remove(job)
+                self._give_up(job)
+                return
+        for queue in self._queues.values():  # it may be there to be tried again
+            for job in queue:
+                job.interrupted |= job.unique == unique
+
+    def _step(self, job: Job) -> bytes | None:
+        """Take a step: None when there is more to do, _NO_ROOM, or the answer."""
+        try:
+            with self._door:
+                return None if next(job.steps) else _NO_ROOM
+        except StopIteration:
+            return job.answer()
+        except OutOfRoom as error:
+            log.error("file %d: %s", job.volume.number, error)
+            code = errno.ENOSPC
+        except InputError:
+            code = errno.EFBIG
+        except BlockstoreError as error:
+            log.error("file %d: %s", job.volume.number, error)
+            code = errno.EIO
+        except Exception:
+            log.exception("request on file %d", job.volume.number)
+            code = errno.EIO
+        return abi.failure(job.unique, code)
+
+    def _stall(self, job: Job) -> None:
+        if job.interrupted:
+            self._give_up(job)
+            return
+        if not self._stalled and not self._was_stalled:
+            log.error("the pool has no room: writes wait until memory is freed or the limit is raised")
+        self._was_stalled = True
+        self._stalled.append(job)
+
+    def _give_up(self, job: Job) -> None:
+        self._end(job)
+        self._answer(abi.failure(job.unique, errno.EINTR))
+
+    def _end(self, job: Job) -> None:
+        self.count -= 1
+        self._leave(job)
+
+
+_NO_ROOM: Final = b"no room"

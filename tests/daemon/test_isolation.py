@@ -1,0 +1,66 @@
+"""Domains: what is below one top-level directory shares nothing with what is below another one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from blockstore.daemon.names_copy import copied_names
+from blockstore.store.geometry import ENCODING_MASK, PATCHED
+from blockstore.store.home import CopiedHome, DirectoryHome
+from blockstore.store.pool import MINIMUM_LIMIT_BYTES
+from blockstore.store.store import Store
+from blockstore.store.volume import ids_of
+from tests.daemon.lab import Lab, blockstore, mixed_blocks, put
+from tests.store.material import half, near
+
+pytestmark = pytest.mark.mount
+
+CONTENT = b"".join(mixed_blocks(9)) + b"".join(half(seed) + near(half(seed), seed) for seed in range(40))
+
+
+def test_two_domains_with_the_same_content_store_it_twice(lab: Lab) -> None:
+    mounted = lab.mount()
+    for tenant in ("red", "blue"):
+        (mounted.path / tenant).mkdir()
+    put(mounted.path / "red/vm1", CONTENT)
+    once = mounted.total()["stored"]
+    put(mounted.path / "red/vm2", CONTENT)
+    assert mounted.total()["stored"] == once, "inside a domain it is shared"
+    put(mounted.path / "blue/vm1", CONTENT)
+    put(mounted.path / "vm1", CONTENT)
+    total = mounted.total()
+    # What is patched against what depends on the domain's key, so that the sums differ a little.
+    assert 2.8 * once < total["stored"] < 3.2 * once
+    assert mounted.umount().returncode == 0
+    check_nothing_crosses(lab)
+
+
+def check_nothing_crosses(lab: Lab) -> None:
+    """In the state itself: no row is mapped from two domains, no patch refers to another one's row."""
+    state = lab.path / "mnt.state"
+    store = Store(CopiedHome(DirectoryHome(state)), MINIMUM_LIMIT_BYTES, look=True)
+    with copied_names(state) as names:
+        assert sorted(names.files().values()) == ["blue/vm1", "red/vm1", "red/vm2", "vm1"]
+    rows, mapped = store.rows, dict[int, set[int]]()
+    for volume in store.volumes.values():
+        for row in ids_of(volume.entries(0, volume.blocks)).tolist():
+            mapped.setdefault(volume.domain.index, set()).add(row)
+    domains = [found - {0, 1, 2} for found in mapped.values()]
+    assert len(domains) == 3 and all(len(found) > 90 for found in domains)
+    assert not domains[0] & domains[1] and not domains[1] & domains[2] and not domains[0] & domains[2]
+    patched = np.flatnonzero((rows.where.array & np.uint64(ENCODING_MASK)) == PATCHED)
+    assert len(patched) and (rows.domain.array[patched] == rows.domain.array[rows.reference.array[patched]]).all()
+    seeds = {domain.seed for domain in store.domains.all()}
+    assert len(seeds) == 3, "each domain has a key of its own"
+    store.close()
+
+
+def test_modes_of_everything_that_holds_data(lab: Lab) -> None:
+    mounted = lab.mount()
+    put(mounted.path / "vm1", CONTENT)
+    assert blockstore("status", str(mounted.path)).returncode == 0
+    assert mounted.state.stat().st_mode & 0o777 == 0o700
+    for path in mounted.state.iterdir():
+        if path.name not in ("daemon.log", "daemon.handover", "daemon.supervisor"):  # no data, in a folder of mode 0700
+            assert path.stat().st_mode & 0o077 == 0 or path.name.startswith("names.sqlite"), path
