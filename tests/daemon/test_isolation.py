@@ -16,7 +16,8 @@ from tests.store.material import half, near
 
 pytestmark = pytest.mark.mount
 
-CONTENT = b"".join(mixed_blocks(9)) + b"".join(half(seed) + near(half(seed), seed) for seed in range(40))
+CONTENT = b"".join(mixed_blocks(9)) + b"".join(half(seed) for seed in range(40))
+ALIKE = b"".join(near(half(seed), seed) for seed in range(40))
 
 
 def test_two_domains_with_the_same_content_store_it_twice(lab: Lab) -> None:
@@ -32,6 +33,9 @@ def test_two_domains_with_the_same_content_store_it_twice(lab: Lab) -> None:
     total = mounted.total()
     # What is patched against what depends on the domain's key, so that the sums differ a little.
     assert 2.8 * once < total["stored"] < 3.2 * once
+    for tenant in ("red", "blue"):
+        put(mounted.path / tenant / "alike", ALIKE)
+        assert mounted.status()["volumes"][f"{tenant}/alike"]["patched_blocks"] > 30
     assert mounted.umount().returncode == 0
     check_nothing_crosses(lab)
 
@@ -41,7 +45,7 @@ def check_nothing_crosses(lab: Lab) -> None:
     state = lab.path / "mnt.state"
     store = Store(CopiedHome(DirectoryHome(state)), MINIMUM_LIMIT_BYTES, look=True)
     with copied_names(state) as names:
-        assert sorted(names.files().values()) == ["blue/vm1", "red/vm1", "red/vm2", "vm1"]
+        assert len(names.files()) == len(store.volumes) == 6
     rows, mapped = store.rows, dict[int, set[int]]()
     for volume in store.volumes.values():
         for row in ids_of(volume.entries(0, volume.blocks)).tolist():
