@@ -30,6 +30,9 @@ RELOAD_EXIT_CODE: Final = 75
 WARNINGS_KEY: Final = "X_WARNINGS"
 ERROR_KEY: Final = "X_ERROR"
 
+TELL_S: Final = 5.0
+"""How long it may take to be heard; a beat is not waited for at all, because the mount would stand still meanwhile."""
+
 _VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
@@ -60,13 +63,13 @@ class Service:
 
     def beat(self) -> None:
         """All is well."""
-        self._send("WATCHDOG=1")
+        self._send("WATCHDOG=1", timeout_s=0)
 
     def keep(self, descriptor: int, name: str) -> None:
         """Hold this descriptor until the process ends, and give it to the next one. Raises OSError when nobody does."""
         self._send(f"FDSTORE=1\nFDNAME={name}", [descriptor])
 
-    def _send(self, text: str, descriptors: Sequence[int] = ()) -> None:
+    def _send(self, text: str, descriptors: Sequence[int] = (), timeout_s: float = TELL_S) -> None:
         if not self._address:
             return
         # An abstract address (@...) starts with a zero byte.
@@ -74,6 +77,7 @@ class Service:
         rights = struct.pack(f"{len(descriptors)}i", *descriptors)
         attached = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptors else []
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.settimeout(timeout_s)
             try:
                 notify.sendmsg([text.encode()], attached, 0, address)
             except OSError:
@@ -83,12 +87,16 @@ class Service:
 
 
 def parse(message: bytes) -> dict[str, Any]:
-    """The KEY=VALUE lines of a message; of JSON values the value. Lines without `=` are left out."""
+    """The KEY=VALUE lines of a message; of JSON values the value. What makes no sense is left out."""
     found: dict[str, Any] = {}
     for line in message.decode(errors="replace").splitlines():
         key, separator, value = line.partition("=")
-        if separator:
+        if not separator:
+            continue
+        try:
             found[key] = json.loads(value) if key in (WARNINGS_KEY, ERROR_KEY) else value
+        except ValueError:
+            continue
     return found
 
 

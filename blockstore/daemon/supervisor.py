@@ -75,8 +75,7 @@ class Supervisor:
         """Start daemons until one ends the mount."""
         quick_deaths, last_try = 0, False
         while True:
-            self._start_daemon()
-            died_of = self._watch_daemon()
+            died_of = self._have_a_daemon()
             served_s = time.monotonic() - self._ready_at if self._ready_at else 0.0
             if died_of == "exit code 0":
                 phase.forget(self._state)
@@ -97,6 +96,18 @@ class Supervisor:
                 phase.forget(self._state)
                 return 0
             last_try = self._wanted_end  # one more, to unmount in order
+
+    def _have_a_daemon(self) -> str:
+        """Start one and watch it until it is dead; what it died of. Nothing that happens here may end this process."""
+        try:
+            self._start_daemon()
+            return self._watch_daemon()
+        except OSError as error:  # no memory for a process, no descriptor
+            if self._pid:
+                os.kill(self._pid, signal.SIGKILL)
+                os.waitpid(self._pid, 0)
+                self._pid = 0
+            return f"it could not be started or watched: {error.strerror}"
 
     def _start_daemon(self) -> None:
         self._ready_at, self._error = 0.0, None
@@ -170,12 +181,13 @@ class Supervisor:
                 sender = _CREDENTIALS.unpack(content)[0]
             elif kind == socket.SCM_RIGHTS:
                 descriptors += struct.unpack(f"{len(content) // 4}i", content)
-        message = parse(data)
-        if sender == self._pid and message.get("FDSTORE") == "1" and len(descriptors) == 1:
+        # Everybody on this machine can send something here.
+        message = parse(data) if sender == self._pid else {}
+        if message.get("FDSTORE") == "1" and len(descriptors) == 1:
             self._keep(message.get("FDNAME", "stored"), descriptors.pop())
         for descriptor in descriptors:
             os.close(descriptor)
-        if sender == self._pid:
+        if message:
             self._heed(message)
 
     def _keep(self, name: str, descriptor: int) -> None:

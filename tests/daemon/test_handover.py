@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -274,6 +277,48 @@ def test_a_lazily_detached_mount_is_served_on(lab: Lab) -> None:
     until(lambda: not supervisors_of(lab.path) and not daemons_of(lab.path), "both end with the last user")
 
 
+def test_strangers_on_the_notify_socket(lab: Lab) -> None:
+    """Its name can be read in /proc/net/unix by everybody."""
+    mounted = lab.mount()
+    before = pids(mounted)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger, open(os.devnull) as null:
+        stranger.settimeout(10)
+        for message in (b"READY=1", b"X_ERROR={", b"", os.urandom(1000), b"FDSTORE=1\nFDNAME=fuse"):
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", null.fileno()))]
+            stranger.sendmsg([message], rights, 0, notify_socket(mounted))
+    mounted.kill_daemon()
+    assert pids(mounted) == (mounted.daemon_pid(), before[1] + 1)
+
+
+def notify_socket(mounted: Mounted) -> str:
+    """The abstract address at which the supervisor listens."""
+    folder = Path(f"/proc/{mounted.supervisor_pid()}/fd")
+    inodes = {os.readlink(link).strip("socket:[]") for link in folder.iterdir()}
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    (name,) = [line[7] for line in lines if line[6] in inodes and line[-1].startswith("@blockstore-")]
+    return "\0" + name[1:]
+
+
+def test_a_stopped_supervisor_does_not_stop_the_daemon(lab: Lab) -> None:
+    """Its beats pile up in the supervisor's queue until that is full."""
+    mounted = lab.mount("--watchdog", "0.5")
+    supervisor = mounted.supervisor_pid()
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
+            stranger.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    stranger.sendto(b"", notify_socket(mounted))
+        time.sleep(0.5)
+        put(mounted.path / "memory", CONTENT)
+        assert cold(mounted.path / "memory") == CONTENT and mounted.total()["touched"] == len(CONTENT)
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+    until(lambda: mounted.serves(), "the mount serves")
+    assert cold(mounted.path / "memory") == CONTENT
+
+
 def test_a_dead_supervisor_does_not_harm(lab: Lab) -> None:
     mounted = lab.mount()
     put(mounted.path / "memory", CONTENT)
@@ -318,8 +363,6 @@ class ServiceManager:
     """systemd's side of the protocol, written from its man pages: NOTIFY_SOCKET, FDSTORE, LISTEN_FDS."""
 
     def __init__(self, folder: Path) -> None:
-        import socket
-
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.address = str(folder / "notify")
         self.socket.bind(self.address)
@@ -339,8 +382,6 @@ class ServiceManager:
         )
 
     def wait_ready(self) -> None:
-        import socket
-
         while True:
             data, descriptors, _, _ = socket.recv_fds(self.socket, 65536, 4)
             lines = dict(line.split("=", 1) for line in data.decode().splitlines())

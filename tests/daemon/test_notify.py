@@ -43,6 +43,11 @@ def test_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service.beat()  # nobody is there any more: no error
 
 
+@pytest.mark.parametrize("message", [b"", b"\xff\xfe", b"READY", b"X_ERROR={", b"X_WARNINGS=\n==\n", os.urandom(500)])
+def test_nonsense_is_left_out(message: bytes) -> None:
+    assert not {"READY", "X_ERROR", "X_WARNINGS"} & set(parse(message))
+
+
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     service = Service()
