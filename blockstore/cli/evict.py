@@ -32,7 +32,9 @@ def evict(mountpoint: Path, names: tuple[str, ...], as_json: bool) -> None:
     volumes = control.ask(mount.state, {"do": "status"})["report"]["volumes"]
     for name in names:
         if name not in volumes:
-            raise InputError(f"{mount.path} has no file {name!r}; `blockstore status {mount.path}` lists them")
+            raise InputError(
+                f"{mount.path} has no file {name!r}; `blockstore status {mount.path}` lists them, as vm1 or blue/vm1"
+            )
     mappings = list(mounts.mappings(mount))
     result = {}
     for name in names or [name for name in volumes if (mount.path / name).exists()]:

@@ -37,19 +37,19 @@ def judge(answer: Mapping[str, Any]) -> Health:
     found: list[tuple[int, str]] = []
     share = full_share(answer)
     if answer["stalled"]:
-        found.append((CRITICAL, f"the pool is full and {answer['stalled']} writes wait; {_MAKE_ROOM}"))
+        found.append((CRITICAL, f"the pool is full, and writes wait ({answer['stalled']}); {_MAKE_ROOM}"))
     elif share >= WARNING_SHARE:
         level = CRITICAL if share >= CRITICAL_SHARE else WARNING
         room = format_size(answer["pool_room"])
         found.append((level, f"the pool is {share:.0%} full, with room for {room}; {_MAKE_ROOM}"))
     if answer["corrupt_reads"]:
-        found.append((CRITICAL, f"{answer['corrupt_reads']} reads met a corrupt block; {_VERIFY}"))
+        found.append((CRITICAL, f"reads met corrupt blocks ({answer['corrupt_reads']}); {_VERIFY}"))
     if answer["lost_blocks"]:
-        found.append((CRITICAL, f"{answer['lost_blocks']} blocks were lost by damaged tables; {_VERIFY}"))
+        found.append((CRITICAL, f"blocks were lost by damaged tables ({answer['lost_blocks']}); {_VERIFY}"))
     if answer["is_orphaned"]:
         found.append((WARNING, "the supervisor has died: the mount ends if the daemon dies too; unmount when you can"))
     return Health(max((level for level, _ in found), default=OK), [sentence for _, sentence in found])
 
 
 _MAKE_ROOM: Final = "delete files, punch memory, or raise the limit with `blockstore set`"
-_VERIFY: Final = "`blockstore verify` tells which"
+_VERIFY: Final = "`blockstore verify` tells which, and ends this warning when all is well"

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from blockstore.cli.paths import DIRECTORY
-from blockstore.cli.sizes import SIZE
+from blockstore.cli.sizes import SIZE, format_size
 from blockstore.daemon import control, mounts
 
 
@@ -24,4 +24,10 @@ def set_options(mountpoint: Path, pool_limit: int) -> None:
       blockstore set /run/vm-memory --pool-limit 12G
     """
     mount = mounts.find(mountpoint)
-    control.ask(mount.state, {"do": "set", "pool_limit": pool_limit})
+    room = control.ask(mount.state, {"do": "set", "pool_limit": pool_limit})["state_room"]
+    if pool_limit > room:
+        click.echo(
+            f"blockstore: warning: the file system under {mount.state} has room for {format_size(room)} of it: "
+            "writes will wait when that is full",
+            err=True,
+        )

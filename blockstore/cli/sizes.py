@@ -61,3 +61,8 @@ def format_size(size_bytes: int) -> str:
         if abs(scaled) < 1023.95:  # above it one decimal shows 1024.0
             return f"{scaled:.1f} {unit}iB"
     return f"{scaled:.1f} {unit}iB"
+
+
+def counted(number: int, word: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -12,7 +12,7 @@ from blockstore.cli import health
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.savings_table import make_console, print_savings
 from blockstore.daemon import control, mounts, phase
-from blockstore.errors import MountError
+from blockstore.errors import InputError, MountError
 from blockstore.store.report import complete
 from blockstore.vm import resident
 
@@ -32,21 +32,24 @@ def status(mountpoint: Path | None, as_json: bool, check: bool) -> int:
     `saved` is 1 - footprint / touched. `blockstore evict` moves what is resident into the store.
 
     --check prints one line and ends with 0 (all well), 1 (the pool is 80 % full, or the like), 2 (95 %, writes wait,
-    reads met a corrupt block, the daemon is down) or 3 (nobody answers), as monitoring systems want it.
+    reads met a corrupt block, the daemon is down) or 3 (no mount, or nobody answers), as monitoring systems want it.
 
     \b
     Example:
       blockstore status /run/vm-memory
       blockstore status --json | jq .total.saved
     """
-    mount = mounts.find(mountpoint)
     if check:
-        return _check(mount)
+        if as_json:
+            raise InputError("--check prints one line; leave out --json")
+        return _check(mountpoint)
+    mount = mounts.find(mountpoint)
     answer = control.ask(mount.state, {"do": "status"})
     figures: dict[str, Any] = answer["report"]
     report = complete(
         figures, {name: _resident(mount.path / name) for name in figures["volumes"]}, answer["daemon_memory"]
     )
+    report["total"]["state"] = str(mount.state)
     for key in ("daemon_pid", "supervisor_pid", "restarts", "pool_limit", *CONDITION):
         report["total"][key] = answer[key]
     report["total"]["pool_full"] = health.full_share(answer)
@@ -59,12 +62,14 @@ def status(mountpoint: Path | None, as_json: bool, check: bool) -> int:
     return 0
 
 
-def _check(mount: mounts.Mount) -> int:
+def _check(mountpoint: Path | None) -> int:
     """One line for monitoring, and its exit code."""
+    mount = None
     try:
+        mount = mounts.find(mountpoint)
         answer = control.ask(mount.state, {"do": "status"})
     except MountError as error:
-        level = health.CRITICAL if phase.load(mount.state) is not None else health.UNKNOWN
+        level = health.CRITICAL if mount is not None and phase.load(mount.state) is not None else health.UNKNOWN
         click.echo(f"blockstore {health.WORDS[level]} - {error}")
         return level
     found, share = health.judge(answer), health.full_share(answer)

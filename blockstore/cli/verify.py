@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from blockstore.cli.paths import DIRECTORY
-from blockstore.cli.sizes import format_size
+from blockstore.cli.sizes import counted, format_size
 from blockstore.daemon import control, mounts
 from blockstore.daemon.verification import verify_state
 from blockstore.errors import CorruptBlock, InputError, MountError
@@ -96,13 +96,14 @@ def _print(result: dict[str, Any]) -> None:
     if told["found"] > len(told["findings"]):
         click.echo(f"and {told['found'] - len(told['findings'])} more")
     looked_at = (
-        f"{told['volumes']} files, {format_size(told['blocks'] * BLOCK_BYTES)} of memory, {told['rows']} records "
+        f"{counted(told['volumes'], 'file')}, {format_size(told['blocks'] * BLOCK_BYTES)} of memory, "
+        f"{counted(told['rows'], 'record')} "
         f"({format_size(told['record_bytes'])})"
     )
     if not told["found"]:
         click.echo(f"{looked_at}: all is well")
         return
-    click.echo(f"{looked_at}: {told['found']} findings, {told['repaired']} of them mended")
+    click.echo(f"{looked_at}: {counted(told['found'], 'finding')}, {told['repaired']} mended")
 
 
 @contextmanager

@@ -100,7 +100,8 @@ class Answers:
             session.remember(pool_limit_bytes=limit_bytes)
         except BlockstoreError as error:
             return {"error": str(error), "code": error.exit_code}
-        return {"pool_limit": limit_bytes}
+        room = session.state_free_bytes() + session.store.pool.allocated_bytes
+        return {"pool_limit": limit_bytes, "state_room": room}
 
     async def verify(self, request: Request) -> control.Answer:
         """Start a verification, with `repair` or not; tell how far it is (`progress`); end it (`cancel`)."""

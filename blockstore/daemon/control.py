@@ -108,6 +108,10 @@ def _ask_once(state: Path, request: dict[str, Any], timeout_s: float) -> Answer:
                 text += part
     except TimeoutError:
         raise MountError(f"the daemon with the state {state} does not answer; look at {state}/daemon.log") from None
+    except PermissionError:
+        raise MountError(
+            f"the daemon with the state {state} answers only root and the user who mounted; run this as one of them"
+        ) from None
     except OSError as error:
         raise _NotThere(
             f"the daemon with the state {state} cannot be reached: {error.strerror}; look at {state}/daemon.log"

@@ -37,6 +37,12 @@ def check(options: MountOptions) -> None:
         raise InputError(
             f"the state directory {options.state} lies in the mountpoint {target}; name another with --state"
         )
+    for mount in mounts.all_mounts():  # whose files come and go with their own daemon
+        if Path(os.path.abspath(options.state)).is_relative_to(mount.path):
+            raise InputError(
+                f"the state directory {options.state} lies in the blockstore mount {mount.path}; "
+                "name another with --state"
+            )
     _check_mountpoint(target)
     _check_device()
     _check_state(Path(options.state))

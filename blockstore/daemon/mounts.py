@@ -78,7 +78,8 @@ def find(path: Path | None) -> Mount:
         raise MountError(f"there are several blockstore mounts ({names}); say which one")
     found = lookup(path)
     if found is None:
-        raise MountError(f"{path} is not a blockstore mount; `blockstore status` lists them")
+        names = ", ".join(str(mount.path) for mount in all_mounts())
+        raise MountError(f"{path} is not a blockstore mount; " + (f"there is {names}" if names else "there is none"))
     return found
 
 

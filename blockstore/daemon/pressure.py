@@ -32,7 +32,7 @@ def prepare() -> list[str]:
         return []
     return [
         f"when memory is short the daemon may be {', or '.join(missing)}, for want of privileges; "
-        "mount as root, with CAP_SYS_RESOURCE and CAP_IPC_LOCK"
+        "CAP_SYS_RESOURCE and CAP_IPC_LOCK are what root has, but not in most containers"
     ]
 
 

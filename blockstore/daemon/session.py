@@ -95,6 +95,12 @@ class Session:
         """Has the process died that held the mount?"""
         return self._is_kept and not self.can_be_replaced
 
+    def forget_damage(self) -> None:
+        """What was damaged is mended: a verification has found everything whole."""
+        self.store.lost_blocks = 0
+        if self.lane is not None:
+            self.lane.corrupt_reads = 0
+
     def run(self, handlers: dict[str, control.Handler]) -> None:
         """Serve until the mount is gone. Raises MountError when it cannot be made."""
         flags = {"default_permissions", "subtype=blockstore", f"fsname={mounts.source_for(self._state)}"}
@@ -187,6 +193,7 @@ class Session:
             await self.operations.drop_unused()
             if self.store.lost_blocks:
                 log.critical("%d blocks were lost: tables are damaged", self.store.lost_blocks)
+            log.info("the mount is served again (restart %d)", self.handover.restarts)
         else:
             warnings += self._warnings
             warnings += [text for text in (throttle.lift(self.handover.device), self._lack_of_handover()) if text]

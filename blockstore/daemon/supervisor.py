@@ -22,6 +22,7 @@ import socket
 import struct
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,10 +85,10 @@ class Supervisor:
                 return self._give_up(died_of)
             if died_of == f"exit code {RELOAD_EXIT_CODE}":
                 quick_deaths = 0
-                self._log("INFO", "the daemon made room for the code that is installed now")
+                self.log("INFO", "the daemon is replaced by the code that is installed now, as it was asked to")
                 continue
             quick_deaths = backoff.count(quick_deaths, served_s)
-            self._log("ERROR", f"the daemon died ({died_of}){self._last_words()}")
+            self.log("ERROR", f"the daemon died ({died_of}){self._last_words()}")
             if last_try:
                 return self._give_up(died_of)
             reason: str = self._error["error"] if self._error is not None else died_of
@@ -222,7 +223,7 @@ class Supervisor:
         paused = delay_s >= backoff.PAUSE_S
         self._say("paused" if paused else "waiting", reason)
         if paused:
-            self._log("ERROR", f"it dies again and again: waiting {delay_s:.0f} s; `blockstore reload` tries at once")
+            self.log("ERROR", f"it dies again and again: waiting {delay_s:.0f} s; `blockstore reload` tries at once")
         deadline = time.monotonic() + delay_s
         self._woken = False
         while not self._woken and not self._wanted_end and (left_s := deadline - time.monotonic()) > 0:
@@ -248,7 +249,7 @@ class Supervisor:
                 if mount.state == self._state:  # it got as far as that
                     unmount(str(mount.path), lazy=True)
         elif not self._wanted_end:
-            self._log("CRITICAL", f"{self._error['error']}; the mount has ended, and whoever uses it gets errors")
+            self.log("CRITICAL", f"{self._error['error']}; the mount has ended, and whoever uses it gets errors")
         phase.forget(self._state)
         self._report(self._error)
         if self._foreground:
@@ -281,7 +282,7 @@ class Supervisor:
             return ""
         return f"; it said: {text}" if text else ""
 
-    def _log(self, level: str, text: str) -> None:
+    def log(self, level: str, text: str) -> None:
         """A line among the daemon's own. The file is opened for each, because the daemon renames it when it is long."""
         now = time.time()
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now)) + f",{int(now % 1 * 1000):03}"
@@ -313,7 +314,12 @@ def main(arguments: list[str]) -> int:
     """The process: `python -m blockstore.daemon.supervisor REPORT_FD OPTIONS`; -1 is no pipe."""
     with contextlib.suppress(OSError):  # only with privileges; the daemon says so
         Path("/proc/self/oom_score_adj").write_text("-900")
-    return Supervisor(arguments[1], int(arguments[0])).run()
+    supervisor = Supervisor(arguments[1], int(arguments[0]))
+    try:
+        return supervisor.run()
+    except BaseException:  # nobody is left to start another daemon: the least is to leave the reason
+        supervisor.log("CRITICAL", f"the supervisor ended by an error:\n{traceback.format_exc()}")
+        raise
 
 
 if __name__ == "__main__":

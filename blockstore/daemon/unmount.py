@@ -18,4 +18,6 @@ def unmount(path: str, *, lazy: bool = False, timeout_s: float | None = None) ->
     result = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
     if result.returncode == 0:
         return ""
+    if os.geteuid() and "mtab" in result.stderr:  # what fusermount3 says of a mount that is another user's
+        return "it was mounted by another user, who can end it, and so can root"
     return result.stderr.strip().rpartition(": ")[2].rstrip(".") or f"{command[0]} failed"

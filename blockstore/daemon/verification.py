@@ -15,7 +15,7 @@ import trio
 
 from blockstore.daemon.names import Names
 from blockstore.daemon.names_copy import copied_names
-from blockstore.errors import StateError
+from blockstore.errors import InputError
 from blockstore.store import verify
 from blockstore.store.home import CopiedHome, DirectoryHome, Home
 from blockstore.store.pool import MINIMUM_LIMIT_BYTES
@@ -71,6 +71,8 @@ class OnlineVerification:
                     self._result.add(finding)
             if scope.cancelled_caught:
                 self._error = "the verification was ended before it was done"
+            elif self._result.found == self._result.repaired:
+                session.forget_damage()
         except Exception as error:  # a system task that fails takes the daemon along
             self._error = f"the verification failed: {error!r}"
         finally:
@@ -83,7 +85,7 @@ def verify_state(state: Path, *, repair: bool, progress: Callable[[int, int], No
     Without `repair` nothing is changed.
     """
     if not state.is_dir():
-        raise StateError(f"there is no state directory {state}; name one with --state")
+        raise InputError(f"there is no directory {state}; `blockstore status --json` names the state of a mount")
     check_version(state)
     directory = DirectoryHome(state)
     home: Home = directory if repair else CopiedHome(directory)

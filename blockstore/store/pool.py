@@ -68,8 +68,8 @@ class Pool:
         least_bytes = (self.allocated_segments + COMPACTION_RESERVE_SEGMENTS) * SEGMENT_BYTES
         if limit_bytes < min(least_bytes, self.limit_bytes):
             raise InputError(
-                f"--pool-limit {limit_bytes >> 20} MiB is less than what the pool holds with its reserve, "
-                f"{least_bytes >> 20} MiB; free memory first, or set a larger one"
+                f"--pool-limit {limit_bytes >> 20} MiB is less than {least_bytes >> 20} MiB, which is what the pool "
+                f"holds and {COMPACTION_RESERVE_SEGMENTS} MiB to compact with; free memory first, or set a larger one"
             )
         segments = limit_bytes // SEGMENT_BYTES
         if segments > self.segments:

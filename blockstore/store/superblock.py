@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from blockstore.errors import StateError
+from blockstore.errors import InputError, StateError
 from blockstore.store.geometry import BLOCK_BYTES, FORMAT_VERSION, SEGMENT_BYTES
 from blockstore.store.home import Home, allocate
 from blockstore.store.rows import ROW_BYTES
@@ -47,8 +47,10 @@ def check_version(state: Path) -> None:
     """Raise StateError if this code cannot use the state. Reads one file, takes no lock, writes nothing."""
     try:
         data = (state / NAME).read_bytes()
+    except FileNotFoundError:
+        raise StateError(f"{state} holds no blockstore state") from None
     except OSError as error:
-        raise StateError(f"the superblock of {state} cannot be read: {error.strerror}") from None
+        raise InputError(f"the state in {state} cannot be read: {error.strerror}; run this as its owner") from None
     _check(data[: LAYOUT.size], str(state))
 
 

@@ -83,7 +83,8 @@ def test_bad_input(lab: Lab) -> None:
     one_line(blockstore("set", str(mounted.path)), 2, "--pool-limit")
     one_line(blockstore("set", str(lab.path), "--pool-limit", "1G"), 1, lab.path)
     nobody = blockstore("status", str(lab.path), "--check")
-    assert nobody.returncode == 1 and "is not a blockstore mount" in nobody.stderr
+    assert nobody.returncode == 3 and nobody.stdout.startswith("blockstore UNKNOWN - ") and not nobody.stderr
+    one_line(blockstore("status", str(mounted.path), "--check", "--json"), 2, "--json")
 
 
 ANSWER = {"pool_used": 10, "pool_room": 90, "stalled": 0, "corrupt_reads": 0, "lost_blocks": 0, "is_orphaned": False}
@@ -97,7 +98,7 @@ ANSWER = {"pool_used": 10, "pool_room": 90, "stalled": 0, "corrupt_reads": 0, "l
         ({"pool_used": 80, "pool_room": 20}, WARNING, "80%"),
         ({"pool_used": 95, "pool_room": 5}, CRITICAL, "95%"),
         ({"pool_used": 0, "pool_room": 0}, CRITICAL, "100%"),
-        ({"stalled": 3}, CRITICAL, "3 writes wait"),
+        ({"stalled": 3}, CRITICAL, "writes wait (3)"),
         ({"corrupt_reads": 2}, CRITICAL, "verify"),
         ({"lost_blocks": 1}, CRITICAL, "lost"),
         ({"is_orphaned": True}, WARNING, "supervisor"),

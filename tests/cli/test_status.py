@@ -22,7 +22,7 @@ CLASSES = ("zero", "shared", "patched", "compressed", "raw")
 RECORDS = ("shared", "patched", "compressed", "raw", "references")
 HOST = ("pool", "tables", "daemon_memory", "resident")
 BESIDES = {
-    *("daemon_pid", "supervisor_pid", "restarts", "can_be_replaced"),
+    *("state", "daemon_pid", "supervisor_pid", "restarts", "can_be_replaced"),
     *("pool_limit", "pool_full", "stalled", "corrupt_reads", "lost_blocks"),
 }
 """What only the total of `status` has."""

@@ -177,7 +177,7 @@ def test_a_verification_beside_writers(mounted: Mounted) -> None:
 def test_bad_input(lab: Lab) -> None:
     mounted = lab.mount()
     one_line(blockstore("verify", str(mounted.path), "--state", str(mounted.state)), 2, "not both")
-    one_line(blockstore("verify", "--state", str(lab.path / "missing")), 4, "missing")
+    one_line(blockstore("verify", "--state", str(lab.path / "missing")), 2, "missing")
     (lab.path / "foreign").mkdir()
     (lab.path / "foreign/thesis.tex").write_text("years of work")
     one_line(blockstore("verify", "--state", str(lab.path / "foreign"), "--repair"), 4, "foreign")
