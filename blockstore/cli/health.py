@@ -46,7 +46,7 @@ def judge(answer: Mapping[str, Any]) -> Health:
         found.append((CRITICAL, f"reads met corrupt blocks ({answer['corrupt_reads']}); {_VERIFY}"))
     if answer["lost_blocks"]:
         found.append((CRITICAL, f"blocks were lost by damaged tables ({answer['lost_blocks']}); {_VERIFY}"))
-    if answer["is_orphaned"]:
+    if answer.get("is_orphaned"):
         found.append((WARNING, "the supervisor has died: the mount ends if the daemon dies too; unmount when you can"))
     return Health(max((level for level, _ in found), default=OK), [sentence for _, sentence in found])
 

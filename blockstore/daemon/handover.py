@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +19,9 @@ from blockstore.errors import MountError
 from blockstore.store.home import lack_of_room
 
 NAME: Final = "daemon.handover"
+
+SIZE_BYTES: Final = 4096
+"""Of the file; what it says is shorter, and padded."""
 
 DESCRIPTOR_NAME: Final = "fuse"
 """How the descriptor of the mount is called while nobody serves it (FDNAME)."""
@@ -38,11 +42,16 @@ class Handover:
         return bytes.fromhex(self.init)
 
     def save(self, state: Path) -> Handover:
-        """Write it, all or nothing; itself. Raises OutOfRoom."""
-        part = state / f"{NAME}.part"
+        """Write it, in place and on one page: a killed process leaves the old or the new one, and only the first save
+        needs room. Raises OutOfRoom. Itself."""
+        data = json.dumps(asdict(self)).encode().ljust(SIZE_BYTES)
+        assert len(data) == SIZE_BYTES
         try:
-            part.write_text(json.dumps(asdict(self)))
-            part.rename(state / NAME)
+            fd = os.open(state / NAME, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.pwrite(fd, data, 0)
+            finally:
+                os.close(fd)
         except OSError as error:
             raise lack_of_room(error, str(state)) from None
         return self

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from blockstore.daemon import mounts
+from blockstore.daemon import mounts, phase
 from blockstore.daemon.notify import NOTIFY_VARIABLE
 from blockstore.daemon.options import MountOptions
 from blockstore.errors import BusyError, InputError, MountError, error_of
@@ -28,12 +28,15 @@ END_S: Final = 60.0
 def check(options: MountOptions) -> None:
     """Raise a sentence for what would make the mount fail. Never touches a mount."""
     target = Path(options.mountpoint)
+    state = Path(os.path.realpath(options.state))
     for mount in mounts.all_mounts():
         if mount.path == target:
             raise BusyError(f"{target} is a blockstore mount already; `blockstore status {target}` shows it")
-        if mount.state == Path(options.state):
+        if Path(os.path.realpath(mount.state)) == state:
             raise BusyError(f"the state directory {options.state} is in use by the mount at {mount.path}")
-    if Path(os.path.realpath(options.state)).is_relative_to(target):  # the daemon would wait for itself
+    if phase.load(state) is not None:  # of a mount that is detached, or of another name space
+        raise BusyError(phase.in_use(Path(options.state)))
+    if state.is_relative_to(target):  # the daemon would wait for itself
         raise InputError(
             f"the state directory {options.state} lies in the mountpoint {target}; name another with --state"
         )

@@ -40,7 +40,8 @@ CREATE TABLE IF NOT EXISTS entries (
 CREATE INDEX IF NOT EXISTS entries_by_inode ON entries (inode);
 CREATE INDEX IF NOT EXISTS nameless_inodes ON inodes (inode) WHERE nlink = 0;
 CREATE TABLE IF NOT EXISTS handles (
-    handle INTEGER PRIMARY KEY AUTOINCREMENT, inode INTEGER NOT NULL, may_write INTEGER NOT NULL
+    handle INTEGER PRIMARY KEY AUTOINCREMENT, inode INTEGER NOT NULL, may_write INTEGER NOT NULL,
+    ticket INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS done (slot INTEGER PRIMARY KEY, ticket INTEGER NOT NULL, inode INTEGER NOT NULL) STRICT;
 """
@@ -114,12 +115,21 @@ class Names:
         self._db.execute("DELETE FROM handles")
         self._db.execute("DELETE FROM done")
 
-    def open(self, inode: int, *, may_write: bool) -> int:
+    def open(self, inode: int, *, may_write: bool, ticket: int = 0) -> int:
         """A handle for an open file, a number that no other ever had."""
         row = self._db.execute(
-            "INSERT INTO handles (inode, may_write) VALUES (?, ?) RETURNING handle", (inode, may_write)
+            "INSERT INTO handles (inode, may_write, ticket) VALUES (?, ?, ?) RETURNING handle",
+            (inode, may_write, ticket),
         ).fetchone()
         return int(row[0])
+
+    def opened(self, inode: int, *, may_write: bool, ticket: int) -> int | None:
+        """The handle that this request was given before; None if it was given none."""
+        row = self._db.execute(
+            "SELECT max(handle) FROM handles WHERE inode = ? AND may_write = ? AND ticket = ?",
+            (inode, may_write, ticket),
+        ).fetchone()
+        return None if row[0] is None else int(row[0])
 
     def release(self, handle: int) -> None:
         """The file is closed. It is no error if it was closed before."""

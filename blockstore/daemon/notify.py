@@ -5,6 +5,7 @@ descriptors that shall outlive the process are handed over with FDSTORE=1 and co
 LISTEN_FDS. Without NOTIFY_SOCKET nobody listens, and everything here does nothing.
 
     READY=1 (X_WARNINGS=json)    the mount serves
+    X_DEVICE=MAJOR:MINOR         there is a mount, which does not serve yet
     X_ERROR=json                 the start has failed for good: {"error": sentence, "code": exit code}
     WATCHDOG=1                   a beat
     FDSTORE=1 FDNAME=name        keep the descriptor that comes along
@@ -29,6 +30,7 @@ RELOAD_EXIT_CODE: Final = 75
 
 WARNINGS_KEY: Final = "X_WARNINGS"
 ERROR_KEY: Final = "X_ERROR"
+DEVICE_KEY: Final = "X_DEVICE"
 
 TELL_S: Final = 5.0
 """How long it may take to be heard; a beat is not waited for at all, because the mount would stand still meanwhile."""
@@ -56,6 +58,10 @@ class Service:
     def ready(self, warnings: list[str]) -> None:
         """The mount serves."""
         self._send(f"READY=1\n{WARNINGS_KEY}={json.dumps(warnings)}")
+
+    def mounted(self, device: str) -> None:
+        """There is a mount now, which has to go if the start fails."""
+        self._send(f"{DEVICE_KEY}={device}")
 
     def failed(self, message: str, code: int) -> None:
         """This start has failed, and the next one would fail in the same way."""

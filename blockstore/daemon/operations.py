@@ -149,7 +149,7 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         with _errors():
             made = self._create_file(parent_inode, name, stat.S_IFREG | stat.S_IMODE(mode), ctx)
-            return self._opened(made.inode, flags), self._attributes(made)
+            return self._opened(made.inode, flags, ctx), self._attributes(made)
 
     async def mkdir(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: pyfuse3.RequestContext
@@ -211,7 +211,7 @@ class Operations(pyfuse3.Operations):
             volume = self._volume(inode)
             if flags & os.O_TRUNC:  # libfuse asks the kernel to leave it to us (FUSE_ATOMIC_O_TRUNC)
                 await self._stepper.change(self._store.resize_steps(volume, 0))
-            return self._opened(inode, flags)
+            return self._opened(inode, flags, ctx)
 
     async def release(self, fh: FileHandleT) -> None:
         inode, may_write = self._handles.pop(fh, (0, False))  # asked again of a new daemon, it may be done
@@ -291,9 +291,13 @@ class Operations(pyfuse3.Operations):
                     run(self._store.delete_steps(volume))
             raise
 
-    def _opened(self, inode: int, flags: int) -> pyfuse3.FileInfo:
+    def _opened(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         may_write = flags & os.O_ACCMODE != os.O_RDONLY
-        handle = self._names.open(inode, may_write=may_write)
+        ticket, handle = _ticket(ctx), None
+        if ctx.pid & TICKET_RESENT:  # a daemon before this one may have opened it, and died before it could say so
+            handle = self._names.opened(inode, may_write=may_write, ticket=ticket)
+        if handle is None:
+            handle = self._names.open(inode, may_write=may_write, ticket=ticket)
         self._handles[handle] = (inode, may_write)
         if may_write:
             self._writers.setdefault(inode, set()).add(handle)

@@ -1,17 +1,27 @@
-"""What the supervisor of a mount is at, for the command line: the file `daemon.supervisor` of the state directory.
+"""What the supervisor of a mount is at: the file `daemon.supervisor` of the state directory.
 
-It is there while a supervisor runs. A supervisor that was killed leaves it, so `load` looks whether it lives.
+It tells the command line why nobody answers, and its lock says that the state has a supervisor: there is one at most,
+whether a daemon runs or not. It is written in place and fits on one page, so that a full file system does not matter.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from blockstore.errors import BusyError, MountError
+
 NAME: Final = "daemon.supervisor"
+
+SIZE_BYTES: Final = 4096
+"""Of the file; what there is to say is shorter, and padded."""
+
+_REASON_CHARACTERS: Final = 600
 
 
 @dataclass(frozen=True)
@@ -22,26 +32,58 @@ class Phase:
     name: str = "starting"
     reason: str = ""
 
-    def save(self, state: Path) -> None:
-        """Write it, if there is room: it is only for people."""
+
+class PhaseFile:
+    """The supervisor's own, locked. Raises BusyError when another supervisor has it, MountError if it cannot be had."""
+
+    def __init__(self, state: Path) -> None:
+        try:
+            self._fd = os.open(state / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise MountError(f"{state / NAME} cannot be opened: {error.strerror}") from None
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._fd)
+            raise BusyError(in_use(state)) from None
+
+    def say(self, phase: Phase) -> None:
+        """Tell people; if there is no room for the file yet, they are not told."""
         with contextlib.suppress(OSError):
-            part = state / f"{NAME}.part"
-            part.write_text(json.dumps(asdict(self)))
-            part.rename(state / NAME)
+            os.pwrite(self._fd, json.dumps(asdict(phase)).encode().ljust(SIZE_BYTES), 0)
+
+    def close(self) -> None:
+        """The supervisor ends; the file stays, and says nothing."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, 0)
+        os.close(self._fd)
+
+
+def of(pid: int, name: str, reason: str) -> Phase:
+    """A phase that fits into the file, whatever the reason."""
+    return Phase(pid, name, reason[:_REASON_CHARACTERS])
 
 
 def load(state: Path) -> Phase | None:
     """What the supervisor is at; None if there is none, or it is dead."""
     try:
-        found = Phase(**json.loads((state / NAME).read_text()))
-        command = Path(f"/proc/{found.supervisor_pid}/cmdline").read_bytes().split(b"\0")
+        with (state / NAME).open("rb") as file:
+            if _lock_is_free(file.fileno()):
+                return None
+            return Phase(**json.loads(file.read()))
     except (OSError, ValueError, TypeError):
         return None
-    return found if b"blockstore.daemon.supervisor" in command else None
 
 
-def forget(state: Path) -> None:
-    """The supervisor ends."""
-    with contextlib.suppress(OSError):
-        (state / NAME).unlink(missing_ok=True)
-        (state / f"{NAME}.part").unlink(missing_ok=True)
+def in_use(state: Path) -> str:
+    """The sentence for a state that has a supervisor already."""
+    return f"the state directory {state} is in use by a running mount; unmount it, or name another with --state"
+
+
+def _lock_is_free(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return True

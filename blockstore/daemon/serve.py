@@ -20,7 +20,7 @@ from blockstore.daemon.names_copy import copied_names
 from blockstore.daemon.notify import Service
 from blockstore.daemon.options import MountOptions
 from blockstore.daemon.session import Session
-from blockstore.errors import MountError, OutOfRoom, StateError
+from blockstore.errors import InputError, MountError, OutOfRoom, StateError
 from blockstore.store.home import DirectoryHome, no_room_under
 from blockstore.store.store import Store, run
 from blockstore.store.volume import file_name, read_header
@@ -64,8 +64,12 @@ def serve(options: MountOptions, service: Service) -> None:
 
 def remove_state(state: Path) -> None:
     """Delete a state directory that no daemon holds, file by file."""
+    foreign = [entry.name for entry in state.iterdir() if entry.is_dir()]
     for entry in state.iterdir():
-        entry.unlink(missing_ok=True)
+        if entry.name not in foreign:
+            entry.unlink(missing_ok=True)
+    if foreign:
+        raise InputError(f"{state} holds a directory that is not blockstore's ({foreign[0]}); remove it yourself")
     state.rmdir()
     with contextlib.suppress(OSError):
         if state.parent.name == default_states().name:

@@ -129,6 +129,7 @@ class Session:
         self._session_fd = _find_session_fd()
         self._device_fd = os.dup(self._session_fd)
         device = mounts.find(Path(self.options.mountpoint)).device
+        self._service.mounted(device)
         self.handover = Handover(device).save(self._state)
         if self.options.lane:
             # pyfuse3 keeps one end of a socket pair in the place of the device (DESIGN.md section 4).
@@ -240,21 +241,20 @@ class Session:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async for number in signals:
                 log.info("signal %d: unmounting", number)
-                failure = await trio.to_thread.run_sync(self._unmount, abandon_on_cancel=True)
-                if failure:
-                    found = mounts.users(mounts.find(Path(self.options.mountpoint)))
-                    log.error(
-                        "%s stays mounted (%s), because it is in use by %s; end these first",
-                        self.options.mountpoint,
-                        failure,
-                        mounts.describe_users(found) or "somebody",
-                    )
+                await trio.to_thread.run_sync(self._unmount, abandon_on_cancel=True)
 
-    def _unmount(self) -> str:
-        try:
-            return unmount(self.options.mountpoint, timeout_s=UNMOUNT_S)
-        except subprocess.TimeoutExpired:
-            return f"not within {UNMOUNT_S:.0f} s"
+    def _unmount(self) -> None:
+        """Our mount, wherever it is; another one may be at the mountpoint by now."""
+        for mount in [mount for mount in mounts.all_mounts() if mount.device == self.handover.device]:
+            try:
+                failure = unmount(str(mount.path), timeout_s=UNMOUNT_S)
+            except subprocess.TimeoutExpired:
+                failure = f"not within {UNMOUNT_S:.0f} s"
+            if failure:
+                users = mounts.describe_users(mounts.users(mount)) or "somebody"
+                log.error("%s stays mounted (%s), used by %s; end these first", mount.path, failure, users)
+            return
+        log.error("the mount is detached from the tree; it ends with the last who uses its files")
 
     def _is_in_use(self, inode: int) -> bool:
         return kernel.knows_inode(self._device_fd, inode)

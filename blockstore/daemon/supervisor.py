@@ -27,8 +27,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from blockstore.daemon import backoff, mounts, phase
-from blockstore.daemon.notify import ERROR_KEY, FIRST_FD, NOTIFY_VARIABLE, RELOAD_EXIT_CODE, WARNINGS_KEY, parse
+from blockstore.daemon.notify import (
+    DEVICE_KEY,
+    ERROR_KEY,
+    FIRST_FD,
+    NOTIFY_VARIABLE,
+    RELOAD_EXIT_CODE,
+    WARNINGS_KEY,
+    parse,
+)
 from blockstore.daemon.unmount import unmount
+from blockstore.errors import BlockstoreError
 
 START_S: Final = 600.0
 """How long a daemon may take to serve; terabytes of state take minutes."""
@@ -64,7 +73,8 @@ class Supervisor:
         self._error: dict[str, Any] | None = None
         self._served = False  # did any daemon ever?
         self._wanted_end = False
-        self._phase = phase.Phase(os.getpid())
+        self._device = ""  # of the mount that our daemon has made
+        self._phase_file: phase.PhaseFile | None = None
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._address = "blockstore-" + os.urandom(16).hex()
         self._notify.bind("\0" + self._address)
@@ -74,13 +84,24 @@ class Supervisor:
 
     def run(self) -> int:
         """Start daemons until one ends the mount."""
+        try:
+            self._phase_file = phase.PhaseFile(self._state)
+        except BlockstoreError as error:
+            self._error = {"error": str(error), "code": error.exit_code}
+            return self._give_up("")
+        try:
+            return self._keep_a_daemon()
+        finally:
+            self._phase_file.close()
+
+    def _keep_a_daemon(self) -> int:
         quick_deaths, last_try = 0, False
         while True:
             died_of = self._have_a_daemon()
             served_s = time.monotonic() - self._ready_at if self._ready_at else 0.0
             if died_of == "exit code 0":
-                phase.forget(self._state)
                 return 0
+            last_try &= not self._ready_at  # one that came to serve may have been told that the mount is in use
             if not self._served or not self._kept:
                 return self._give_up(died_of)
             if died_of == f"exit code {RELOAD_EXIT_CODE}":
@@ -94,7 +115,6 @@ class Supervisor:
             reason: str = self._error["error"] if self._error is not None else died_of
             self._wait(backoff.delay_s(quick_deaths), reason)
             if self._mount_has_ended():
-                phase.forget(self._state)
                 return 0
             last_try = self._wanted_end  # one more, to unmount in order
 
@@ -201,6 +221,7 @@ class Supervisor:
 
     def _heed(self, message: dict[str, Any]) -> None:
         self._beat_at = time.monotonic()
+        self._device = message.get(DEVICE_KEY, self._device)
         if ERROR_KEY in message:
             self._error = message[ERROR_KEY]
         if message.get("READY") == "1":
@@ -246,11 +267,10 @@ class Supervisor:
             self._error = {"error": f"{message}; look at {self._state}/daemon.log", "code": 1}
         if not self._served:
             for mount in mounts.all_mounts():
-                if mount.state == self._state:  # it got as far as that
+                if mount.device == self._device:  # it got as far as that
                     unmount(str(mount.path), lazy=True)
         elif not self._wanted_end:
             self.log("CRITICAL", f"{self._error['error']}; the mount has ended, and whoever uses it gets errors")
-        phase.forget(self._state)
         self._report(self._error)
         if self._foreground:
             sys.stderr.write(f"blockstore: {self._error['error']}\n")
@@ -269,8 +289,8 @@ class Supervisor:
                 sys.stderr.write(f"blockstore: warning: {warning}\n")
 
     def _say(self, name: str, reason: str = "") -> None:
-        self._phase = phase.Phase(os.getpid(), name, reason)
-        self._phase.save(self._state)
+        if self._phase_file is not None:
+            self._phase_file.say(phase.of(os.getpid(), name, reason))
 
     def _last_words(self) -> str:
         if self._foreground:

@@ -15,12 +15,16 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from blockstore.errors import OutOfRoom
 from blockstore.store.home import Home
 from blockstore.store.rows import Rows
 from blockstore.store.shared_array import SharedArray
 
 MAXIMUM_LOAD: Final = 0.65
 """Above this a miss probes more than four slots."""
+
+LARGEST_LOAD: Final = 0.9
+"""Bearable for a start on a full file system; the next new block asks for room again."""
 
 _LOAD_AFTER_REBUILD: Final = 0.52
 _FIRST_SLOTS: Final = 8192
@@ -32,7 +36,6 @@ class ContentIndex:
     """`slots.items[digest % len]` and on, wrapping round, until an empty slot. Written by ingest only."""
 
     def __init__(self, home: Home) -> None:
-        home.remove("content-index")
         self._home = home
         self.slots = SharedArray(home, "content-index", "I", _FIRST_SLOTS)
         self.used = 0
@@ -51,14 +54,22 @@ class ContentIndex:
         live = np.flatnonzero(rows.where.array).astype(np.uint32)
         wanted = max(int((len(live) + entries) / _LOAD_AFTER_REBUILD), _FIRST_SLOTS)
         if wanted > self.slots.capacity:
-            self._home.remove("content-index")
-            fresh = SharedArray(self._home, "content-index", "I", wanted)
-            self.slots.close()
-            self.slots = fresh
-        else:
-            self.slots.clear()
+            self._grow(wanted, len(live) + entries)
+        self.slots.clear()
         _insert_all(self.slots.array, rows.digest.array[live], live)
         self.used = len(live)
+
+    def _grow(self, wanted: int, needed: int) -> None:
+        """A new file, because what is in this one would be in the wrong slots; this one, if that has to do."""
+        try:
+            self._home.remove("content-index")
+            fresh = SharedArray(self._home, "content-index", "I", wanted)
+        except OutOfRoom:
+            if needed > LARGEST_LOAD * self.slots.capacity:
+                raise
+            return
+        self.slots.close()
+        self.slots = fresh
 
     def may_have(self, digests: npt.NDArray[np.uint64], rows: Rows) -> npt.NDArray[np.bool_]:
         """False where no row can have the digest; where True, `find` decides. For most new contents this is all."""

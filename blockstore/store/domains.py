@@ -43,9 +43,9 @@ class Domains:
     def size_bytes(self) -> int:
         return self._triples.size_bytes
 
-    def all(self) -> list[Domain]:
-        """All domains that have volumes, or had some when the state was opened."""
-        return list(self._by_key.values())
+    def seeds(self) -> dict[int, int]:
+        """The seed of each domain that has volumes, or had some when the state was opened, by its index."""
+        return {domain.index: domain.seed for domain in self._by_key.values()}
 
     def knows(self, key: int) -> bool:
         """Is there a domain with this key?"""

@@ -1,22 +1,22 @@
 """Undoing what one changed bit has done to a row or its record: try all, and keep the one that gives the digest.
 
-A digest of 64 bits makes a false success impossible in practice. Everything is tried on copies.
+A digest of 64 bits makes a false success impossible in practice. What is tried is never in the tables: one store puts
+the right word or byte in its place at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from blockstore.errors import CorruptBlock
-from blockstore.store.codec import DecodeError, decode, digest
+from blockstore.store.codec import Buffer, DecodeError, decode, digest
 from blockstore.store.decode import Decoder
-from blockstore.store.geometry import BLOCK_BYTES, ENCODING_MASK, OFFSET_SHIFT, PATCHED
+from blockstore.store.geometry import ENCODING_MASK, FIRST_ROW, OFFSET_SHIFT, PATCHED
 from blockstore.store.pool import Pool
 from blockstore.store.rows import Rows
-from blockstore.store.shared_array import SharedArray
-from blockstore.store.soundness import usable_rows
+from blockstore.store.soundness import names_record
 
 TRIES_A_STEP = 256
 """Candidates that are decoded in one step, about a millisecond and a half."""
@@ -25,76 +25,91 @@ Seeds = dict[int, int]
 """The seed of each domain, by its index."""
 
 
-def is_whole(rows: Rows, decoder: Decoder, seeds: Seeds, row: int) -> bool:
-    """Does the row decode to what its digest says?"""
-    seed = seeds.get(rows.domain.items[row])
-    if seed is None:
-        return False
-    try:
-        return digest(decoder.content(row), seed) == rows.digest.items[row]
-    except CorruptBlock:
-        return False
+class Repair:
+    """Of the rows of one store."""
 
+    def __init__(self, rows: Rows, pool: Pool, decoder: Decoder, seeds: Seeds) -> None:
+        self._rows = rows
+        self._pool = pool
+        self._decoder = decoder
+        self._seeds = seeds
 
-def row_steps(rows: Rows, pool: Pool, decoder: Decoder, seeds: Seeds, row: int) -> Iterator[bool]:
-    """Repair a row that is not whole, if one bit is to blame. Steps; the row is whole afterwards, or as it was."""
-    wanted, content = rows.digest.items[row], _content(decoder, row)
-    seed = seeds.get(rows.domain.items[row])
-    if content is not None and seed is not None:
-        found = digest(content, seed)
-        if (found ^ wanted).bit_count() == 1:
+    def is_whole(self, row: int) -> bool:
+        """Does the row decode to what its digest says?"""
+        rows = self._rows
+        where, base = rows.where.items[row], rows.reference.items[row]
+        return self._gives(where, base, rows.domain.items[row], rows.digest.items[row])
+
+    def steps(self, row: int) -> Iterator[bool]:
+        """Repair a row that is not whole, if one bit is to blame. It is whole afterwards, or as it was."""
+        rows = self._rows
+        where, base, domain, wanted = (
+            column.items[row] for column in (rows.where, rows.reference, rows.domain, rows.digest)
+        )
+        found = self._digest_of(where, base, domain)
+        if found is not None and (found ^ wanted).bit_count() == 1:
             rows.digest.items[row] = found
             return
-
-    def fits() -> bool:
-        return bool(usable_rows(rows, pool.segments, np.array([row]))[0]) and is_whole(rows, decoder, seeds, row)
-
-    for column, bits in ((rows.domain, 16), (rows.where, 64), (rows.reference, 32)):
-        if _try_word(column, row, bits, fits):
-            return
-        yield True
-    yield from _try_record(rows, pool, decoder, seed, row)
-
-
-def _try_word(column: SharedArray, row: int, bits: int, fits: Callable[[], bool]) -> bool:
-    was = column.items[row]
-    for bit in range(bits):
-        column.items[row] = was ^ 1 << bit
-        if fits():
-            return True
-    column.items[row] = was
-    return False
-
-
-def _try_record(rows: Rows, pool: Pool, decoder: Decoder, seed: int | None, row: int) -> Iterator[bool]:
-    where, wanted = rows.where.items[row], rows.digest.items[row]
-    encoding = where & ENCODING_MASK
-    reference = _content(decoder, rows.reference.items[row]) if encoding == PATCHED else b""
-    if seed is None or reference is None or not usable_rows(rows, pool.segments, np.array([row]))[0]:
-        return
-    record = bytearray(decoder.record(where))
-    for position in range(len(record)):
-        for bit in range(8):
-            record[position] ^= 1 << bit
-            if _gives(record, encoding, reference, seed, wanted):
-                if rows.where.items[row] == where and rows.digest.items[row] == wanted:  # as it was when we began
-                    pool.view[(where >> OFFSET_SHIFT) + position] = record[position]
+        for bit in range(16):
+            if self._gives(where, base, domain ^ 1 << bit, wanted):
+                rows.domain.items[row] = domain ^ 1 << bit
                 return
-            record[position] ^= 1 << bit
-        if position % (TRIES_A_STEP // 8) == 0:
-            yield True
+        for bit in range(64):
+            if self._gives(where ^ 1 << bit, base, domain, wanted):
+                rows.where.items[row] = where ^ 1 << bit
+                return
+        yield True
+        for bit in range(32):
+            if where & ENCODING_MASK == PATCHED and self._gives(where, base ^ 1 << bit, domain, wanted):
+                rows.reference.items[row] = base ^ 1 << bit
+                return
+        yield True
+        yield from self._record_steps(row, where, base, domain, wanted)
+
+    def _record_steps(self, row: int, where: int, base: int, domain: int, wanted: int) -> Iterator[bool]:
+        seed, reference = self._seeds.get(domain), self._reference(where, base)
+        if seed is None or reference is None or not self._names_record(where):
+            return
+        record = bytearray(self._decoder.record(where))
+        for position in range(len(record)):
+            for bit in range(8):
+                record[position] ^= 1 << bit
+                if _digest(record, where & ENCODING_MASK, reference, seed) == wanted:
+                    if self._rows.where.items[row] == where:  # it was not moved meanwhile
+                        self._pool.view[(where >> OFFSET_SHIFT) + position] = record[position]
+                    return
+                record[position] ^= 1 << bit
+            if position % (TRIES_A_STEP // 8) == 0:
+                yield True
+
+    def _gives(self, where: int, base: int, domain: int, wanted: int) -> bool:
+        return self._digest_of(where, base, domain) == wanted
+
+    def _digest_of(self, where: int, base: int, domain: int) -> int | None:
+        """The digest of what a row with these words decodes to; None if that is nothing."""
+        seed, reference = self._seeds.get(domain), self._reference(where, base)
+        if seed is None or reference is None or not self._names_record(where):
+            return None
+        return _digest(self._decoder.record(where), where & ENCODING_MASK, reference, seed)
+
+    def _reference(self, where: int, base: int) -> bytes | None:
+        """What a patch is against, empty for other encodings; None if there is no such thing."""
+        rows = self._rows
+        if where & ENCODING_MASK != PATCHED:
+            return b""
+        if not FIRST_ROW <= base < rows.capacity or rows.where.items[base] & ENCODING_MASK == PATCHED:
+            return None
+        try:
+            return self._decoder.content(base)
+        except CorruptBlock:
+            return None
+
+    def _names_record(self, where: int) -> bool:
+        return bool(names_record(np.array([where], dtype=np.uint64), self._pool.segments)[0])
 
 
-def _gives(record: bytearray, encoding: int, reference: bytes, seed: int, wanted: int) -> bool:
+def _digest(record: Buffer, encoding: int, reference: bytes, seed: int) -> int | None:
     try:
-        block = decode(record, encoding, reference)
+        return digest(decode(record, encoding, reference), seed)
     except DecodeError:
-        return False
-    return len(block) == BLOCK_BYTES and digest(block, seed) == wanted
-
-
-def _content(decoder: Decoder, row: int) -> bytes | None:
-    try:
-        return decoder.content(row)
-    except CorruptBlock:
         return None

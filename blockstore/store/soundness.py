@@ -44,17 +44,18 @@ def usable_rows(rows: Rows, segments: int, ids: npt.NDArray[np.int64] | None = N
     """For each of these rows, or for all: does it name a record within the first `segments` segments, and a
     reference if it is a patch?"""
     ids = np.arange(rows.capacity) if ids is None else ids
-    usable = _has_record(rows.where.array[ids], segments) & (ids >= FIRST_ROW)
+    usable = names_record(rows.where.array[ids], segments) & (ids >= FIRST_ROW)
     patched = np.flatnonzero(usable & (rows.where.array[ids] & _ENCODING == PATCHED))
     if len(patched):
         base = rows.reference.array[ids[patched]].astype(np.int64)
         in_range = (base >= FIRST_ROW) & (base < rows.capacity)
         where = rows.where.array[np.where(in_range, base, 0)]
-        usable[patched] = in_range & _has_record(where, segments) & (where & _ENCODING != PATCHED)
+        usable[patched] = in_range & names_record(where, segments) & (where & _ENCODING != PATCHED)
     return usable
 
 
-def _has_record(where: npt.NDArray[np.uint64], segments: int) -> Mask:
+def names_record(where: npt.NDArray[np.uint64], segments: int) -> Mask:
+    """For each `where` word: does it say a known encoding, and a record that lies in one of the segments?"""
     encoding = where & _ENCODING
     size = where >> np.uint64(SIZE_SHIFT) & np.uint64(SIZE_MASK)
     start = (where >> np.uint64(OFFSET_SHIFT)) & _IN_SEGMENT

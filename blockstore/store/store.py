@@ -24,7 +24,9 @@ from blockstore.store.domains import Domains
 from blockstore.store.geometry import (
     BLOCK_BYTES,
     BLOCK_SHIFT,
+    FIRST_ROW,
     HOLE,
+    ID_MASK,
     LOST_ENTRY,
     ZERO_ENTRY,
 )
@@ -32,6 +34,7 @@ from blockstore.store.home import Home
 from blockstore.store.ingest import SLICE_BLOCKS, Ingest
 from blockstore.store.pool import COMPACTION_RESERVE_SEGMENTS, Pool
 from blockstore.store.references import acquire, release, rows_of
+from blockstore.store.repair import Repair
 from blockstore.store.rows import Rows
 from blockstore.store.similarity_index import SimilarityIndex
 from blockstore.store.soundness import entry_before, sound_entries
@@ -59,9 +62,9 @@ class Store:
     ) -> None:
         """Open the state in `home`, or start an empty one. Raises StateError, OutOfRoom, InputError.
 
-        A state whose tables are damaged is refused, unchanged. With `mend` what one changed bit has done to a map is
-        undone, and blocks that cannot be found any more are LOST; `lost_blocks` says how many. With `look` the tables
-        are left as they are, for `verify` only.
+        A state whose tables are damaged is refused, unchanged. With `mend` what one changed bit has done to a map or
+        a row is undone, and blocks that cannot be found any more are LOST; `lost_blocks` says how many there are. With
+        `look` the tables are left as they are, for `verify` only.
         """
         self._home = home
         existed = superblock.check_or_create(home)
@@ -291,6 +294,7 @@ class Store:
                 sound = sound_entries(self.rows, self.pool.found_segments, entries)
                 if not sound.all():
                     self._mend(volume, np.flatnonzero(~sound) + start, mend=mend)
+                self.lost_blocks += int(np.count_nonzero(entries == LOST_ENTRY))
                 counts += np.bincount(ids_of(volume.map_array[start:end]), minlength=self.rows.capacity)
         self.rows.rebuild(counts)
         self.pool.adopt(self.rows.where.array)
@@ -302,11 +306,14 @@ class Store:
         """Map entries that are damaged, or point at rows that are."""
         if not mend:
             raise self._damaged(f"{len(blocks)} blocks of {file_name(volume.number)} cannot be found any more")
+        segments, repair = self.pool.found_segments, Repair(self.rows, self.pool, self.decoder, self.domains.seeds())
         for block in blocks.tolist():
-            entry, segments = volume.lookup(block), self.pool.found_segments
-            before = entry_before(self.rows, segments, entry, volume.domain.index)
-            self.lost_blocks += before is None
-            volume.map[block] = LOST_ENTRY if before is None else before
+            row = volume.lookup(block) & ID_MASK
+            if FIRST_ROW <= row < self.rows.capacity:
+                run(repair.steps(row))
+            if not sound_entries(self.rows, segments, volume.entries(block, 1)).all():
+                before = entry_before(self.rows, segments, volume.lookup(block), volume.domain.index)
+                volume.map[block] = LOST_ENTRY if before is None else before
 
     def _cut_tail(self, volume: Volume) -> None:
         """A write killed before it could store the new size has left bytes in the last block behind the old one."""

@@ -22,7 +22,7 @@ from blockstore.store.geometry import (
     PATCHED,
 )
 from blockstore.store.references import free_rows, rows_of
-from blockstore.store.repair import is_whole, row_steps
+from blockstore.store.repair import Repair
 from blockstore.store.soundness import entry_before, sound_entries
 from blockstore.store.store import Store
 from blockstore.store.volume import Volume, ids_of
@@ -98,30 +98,31 @@ class _Check:
         self._damaged = np.zeros(store.rows.capacity, dtype=np.bool_)
         self._counts = np.zeros(store.rows.capacity, dtype=np.int64)
         self._dependents = np.zeros(store.rows.capacity, dtype=np.int64)
-        self._seeds = {domain.index: domain.seed for domain in store.domains.all()}
+        self._seeds = store.domains.seeds()
+        self._repairer = Repair(store.rows, store.pool, store.decoder, self._seeds)
 
     def records(self) -> Iterator[bool]:
         """Decode everything that is stored."""
         rows, decoder = self._rows, self._store.decoder
         for first in range(FIRST_ROW, len(self._counts), RECORDS_A_STEP):
             end = min(first + RECORDS_A_STEP, len(self._counts))
-            self._seeds.update({domain.index: domain.seed for domain in self._store.domains.all()})
+            self._seeds.update(self._store.domains.seeds())
             for row in (np.flatnonzero(rows.where.array[first:end]) + first).tolist():
                 self._result.rows += 1
                 self._result.record_bytes += len(decoder.record(rows.where.items[row]))
-                if not is_whole(rows, decoder, self._seeds, row):
+                if not self._repairer.is_whole(row):
                     yield from self._damaged_row(row)
             self._result.done += end - first
             yield True
 
     def _damaged_row(self, row: int) -> Iterator[bool]:
-        rows, store = self._rows, self._store
+        rows = self._rows
         if self._repair:
             base = rows.reference.items[row]
             if rows.where.items[row] & ENCODING_MASK == PATCHED and FIRST_ROW <= base < rows.capacity:
                 yield from self._repair_row(base)  # a patch can be no better than its reference
             yield from self._repair_row(row)
-        repaired = is_whole(rows, store.decoder, self._seeds, row)
+        repaired = self._repairer.is_whole(row)
         self._damaged[row] = not repaired
         if not rows.where.items[row]:
             return  # freed meanwhile
@@ -129,9 +130,8 @@ class _Check:
         self._result.add(Finding("record", text, row=row, repaired=repaired))
 
     def _repair_row(self, row: int) -> Iterator[bool]:
-        rows, store = self._rows, self._store
-        if rows.where.items[row] and not is_whole(rows, store.decoder, self._seeds, row):
-            yield from row_steps(rows, store.pool, store.decoder, self._seeds, row)
+        if self._rows.where.items[row] and not self._repairer.is_whole(row):
+            yield from self._repairer.steps(row)
 
     def entries(self, volume: Volume) -> Iterator[bool]:
         """Look at every map entry of a volume."""

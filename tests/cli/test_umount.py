@@ -206,6 +206,13 @@ def test_file_that_was_unlinked_while_open_when_the_daemon_died(lab: Lab) -> Non
     assert total["touched"] == total["stored"] == 0, "what nobody can reach any more keeps its memory"
 
 
+def test_a_folder_in_the_state_is_not_ours_to_delete(lab: Lab) -> None:
+    mounted = lab.mount()
+    (mounted.state / "mine").mkdir()
+    one_line(mounted.umount("--discard"), 2, "mine")
+    assert os.listdir(mounted.state) == ["mine"]
+
+
 def test_a_stopped_daemon_does_not_hang_the_command_line(lab: Lab) -> None:
     """status answers with a sentence; nothing that reads /proc only waits for the daemon."""
     mounted = lab.mount("--watchdog", "120")

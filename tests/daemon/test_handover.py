@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from blockstore.daemon.backoff import QUICK_DEATH_S
+from blockstore.daemon.names_copy import copied_names
 from tests.daemon.lab import (
     PROJECT,
     Lab,
@@ -443,3 +444,149 @@ def test_a_descriptor_of_another_mount_is_refused(lab: Lab) -> None:
     finally:
         for service in services.values():
             service.kill()
+
+
+def test_two_mounts_of_one_state_at_once(lab: Lab) -> None:
+    """One wins, and the other one takes nothing away from it."""
+    state, states = lab.path / "state", []
+    for number in range(3):
+        places = [lab.mountpoint(f"one{number}"), lab.mountpoint(f"two{number}")]
+        starts = [
+            subprocess.Popen(
+                [sys.executable, "-m", "blockstore", "mount", str(place), "--state", str(state), "--pool-limit", "64M"],
+                stderr=subprocess.DEVNULL,
+                cwd=PROJECT,
+            )
+            for place in places
+        ]
+        codes = [start.wait(60) for start in starts]
+        assert sorted(codes) == [0, 3], codes
+        winner = places[codes.index(0)]
+        assert mounts_below(lab.path) == [winner]
+        put(winner / "memory", CONTENT)
+        mounted = Mounted(winner, state, lane=True)
+        mounted.kill_daemon()
+        assert cold(winner / "memory") == CONTENT
+        assert mounted.umount().returncode == 0
+        states.append(codes)
+
+
+def test_a_refused_mount_leaves_the_running_one_alone(lab: Lab) -> None:
+    mounted = lab.mount()
+    (lab.path / "link").symlink_to(mounted.state)
+    for name in ("link", "mnt.state"):
+        refused = blockstore("mount", str(lab.mountpoint("other")), "--state", str(lab.path / name))
+        one_line(refused, 3, "in use")
+    assert phase(mounted) == "serving"
+    assert blockstore("reload", str(mounted.path)).returncode == 0
+
+
+def test_a_crash_after_a_refused_end_is_a_crash_like_any_other(lab: Lab) -> None:
+    mounted = lab.mount()
+    put(mounted.path / "memory", CONTENT)
+    holder = spawn(HOLDER, str(mounted.path / "memory"))
+    try:
+        wanted = ask(holder, "sum")
+        while phase(mounted) != "waiting":
+            for pid in daemons_of(mounted.state):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        os.kill(mounted.supervisor_pid(), signal.SIGTERM)
+        until(lambda: "stays mounted" in mounted.log(), "the daemon says that the mount is in use")
+        mounted.kill_daemon()
+        assert ask(holder, "sum") == wanted and mounts_below(lab.path) == [mounted.path]
+    finally:
+        end(holder.pid)
+
+
+def test_the_end_of_a_detached_mount_is_not_the_end_of_another_one(lab: Lab) -> None:
+    first = lab.mount()
+    put(first.path / "memory", CONTENT)
+    holder = spawn(HOLDER, str(first.path / "memory"))
+    try:
+        wanted = ask(holder, "sum")
+        old_supervisor = first.supervisor_pid()
+        assert first.umount("--force").returncode == 0
+        again = blockstore("mount", str(first.path), "--state", str(first.state))
+        one_line(again, 3, first.state)
+        second = lab.mount(state=lab.path / "second")
+        before = first.daemon_pid()
+        os.kill(old_supervisor, signal.SIGTERM)
+        until(lambda: "is detached" in first.log(), "the old daemon has heard")
+        assert mounts_below(lab.path) == [second.path] and first.daemon_pid() == before
+        assert ask(holder, "sum") == wanted
+    finally:
+        end(holder.pid)
+    until(lambda: not daemons_of(first.state), "the old daemon ends with the last user")
+    assert second.umount().returncode == 0
+
+
+def test_a_full_file_system_under_the_state(lab: Lab) -> None:
+    """The next daemon starts without room, and deleting files makes some."""
+    tiny = lab.mountpoint("tiny")
+    assert run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(tiny)]).returncode == 0
+    state, path = tiny / "state", lab.mountpoint()
+    assert blockstore("mount", str(path), "--state", str(state), "--pool-limit", "64M").returncode == 0
+    mounted = Mounted(path, state, lane=True)
+    for number in range(3):
+        put(path / f"file{number}", noisy(4 << 20, number))
+    writer = spawn(
+        "import os, sys\nfile = open(sys.argv[1], 'wb')\nfile.write(os.urandom(40 << 20))\nfile.flush()\nprint('done')",
+        str(path / "big"),
+    )
+    try:
+        until(lambda: blockstore("status", str(path), "--check").returncode == 2, "it is full")
+        for number in range(3):
+            mounted.kill_daemon()
+            assert cold(path / "file0") == noisy(4 << 20, 0), f"after kill {number}"
+        assert mounted.total()["restarts"] == 3
+        end(writer.pid)
+        writer.wait(20)
+        for name in ("big", "file1"):
+            assert run(["rm", str(path / name)], timeout_s=30).returncode == 0
+        put(path / "new", noisy(2 << 20, "new"))
+        assert cold(path / "new") == noisy(2 << 20, "new") and cold(path / "file2") == noisy(4 << 20, 2)
+    finally:
+        end(writer.pid)
+    assert mounted.umount().returncode == 0
+
+
+def test_a_damaged_row_is_mended_by_the_next_daemon(lab: Lab) -> None:
+    mounted = lab.mount()
+    path = mounted.path / "memory"
+    put(path, CONTENT)
+    drop(path)
+    with (mounted.state / "volume-2").open("rb") as volume:
+        volume.seek(4096 + 8 * 40)
+        row = int.from_bytes(volume.read(4), "little")
+    with (mounted.state / "rows-where").open("r+b") as rows:
+        rows.seek(8 * row + 7)
+        byte = rows.read(1)[0]
+        rows.seek(8 * row + 7)
+        rows.write(bytes([byte ^ 0x80]))
+    mounted.kill_daemon()
+    assert cold(path) == CONTENT
+    assert blockstore("verify", str(mounted.path)).returncode == 0 and mounted.total()["lost_blocks"] == 0
+
+
+def test_handles_are_not_given_twice(lab: Lab) -> None:
+    """An open that was done, but not answered, is not done again: the file would count one writer for ever."""
+    mounted = lab.mount()
+    script = (
+        "import os, sys\n"
+        "while True:\n"
+        "    for number in range(20):\n"
+        "        os.close(os.open(f'{sys.argv[1]}/file{number}', os.O_RDWR | os.O_CREAT))\n"
+    )
+    opener = spawn(script, str(mounted.path))
+    for moment in range(15):
+        until(lambda: phase(mounted) == "serving" and bool(daemons_of(mounted.state)), "the next daemon")
+        time.sleep(QUICK_DEATH_S + 0.05 + moment * 0.013)
+        os.kill(mounted.daemon_pid(), signal.SIGKILL)
+    end(opener.pid)
+    opener.wait(30)
+    until(lambda: mounted.serves(), "the mount serves")
+    time.sleep(0.5)
+    assert mounted.umount().returncode == 0
+    with copied_names(mounted.state) as names:
+        assert names.handles() == {}
