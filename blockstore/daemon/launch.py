@@ -84,6 +84,7 @@ def become(options: MountOptions) -> NoReturn:
         command = [sys.executable, "-m", "blockstore.daemon", options.to_json()]
     else:
         check(options)
+        _make_state(Path(options.state))
         command = _supervisor(-1, options)
     os.chdir("/")
     os.execv(sys.executable, command)

@@ -62,7 +62,6 @@ class Supervisor:
         self._options_text = options_text
         options: dict[str, Any] = json.loads(options_text)
         self._state = Path(options["state"])
-        self._mountpoint: str = options["mountpoint"]
         self._foreground: bool = options["foreground"]
         self._watchdog_s: float = options["watchdog_s"]
         self._report_fd = report_fd
