@@ -70,11 +70,28 @@ class Decoder:
 
     def read_blocks(self, volume: Volume, first: int, count: int) -> list[bytes]:
         """`count` whole blocks from block `first`. Raises CorruptBlock."""
-        verified, seed = self.verified, volume.domain.seed
-        return [
-            verified(entry, seed) if entry and entry != ZERO_ENTRY else ZERO_BLOCK
-            for entry in volume.entries(first, count).tolist()
-        ]
+        where_of, digest_of, view = self._rows.where.items, self._rows.digest.items, self._pool.view
+        seed = volume.domain.seed
+        blocks: list[bytes] = []
+        append = blocks.append
+        for entry in volume.entries(first, count).tolist():
+            if not entry or entry == ZERO_ENTRY:
+                append(ZERO_BLOCK)
+                continue
+            # The usual block without a call, which would cost a tenth; all others, and what is wrong, by `verified`.
+            try:
+                where = where_of[entry & ID_MASK]
+                if where & ENCODING_MASK == COMPRESSED:
+                    offset = where >> OFFSET_SHIFT
+                    block = decompress(view[offset : offset + (where >> SIZE_SHIFT & SIZE_MASK)], BLOCK_BYTES)
+                    found = digest(block, seed)
+                    if found == digest_of[entry & ID_MASK] and not (found ^ entry) >> CHECK_SHIFT:
+                        append(block)
+                        continue
+            except (IndexError, DecodeError):
+                pass
+            append(self.verified(entry, seed))
+        return blocks
 
     def verified(self, entry: int, seed: int) -> bytes:
         """The block of a map entry that is neither HOLE nor ZERO. Raises CorruptBlock."""
