@@ -69,6 +69,8 @@ def start(options: MountOptions) -> list[str]:
         )
         os.close(pipe_fd)
         return _await_report(process, report_fd, state)
+    except BusyError:
+        raise  # somebody else has come to use the directory that we made
     except BaseException:
         if made and not mounts_with(state):
             _forget_new_state(state)
