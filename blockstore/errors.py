@@ -53,3 +53,10 @@ def error_of(exit_code: int) -> type[BlockstoreError]:
     """The class of errors with this exit code, for one that another process has told; MountError if there is none."""
     kinds: list[type[BlockstoreError]] = [InputError, BusyError, StateError, OutOfRoom]
     return {kind.exit_code: kind for kind in kinds}.get(exit_code, MountError)
+
+
+def state_in_use(place: str) -> BusyError:
+    """Somebody else holds the lock of this state directory, or of its supervisor."""
+    return BusyError(
+        f"the state directory {place} is in use by a running mount; unmount it, or name another with --state"
+    )

@@ -14,6 +14,7 @@ from blockstore.cli.sizes import SIZE, format_size
 from blockstore.daemon import launch, mounts
 from blockstore.daemon.options import MountOptions
 from blockstore.daemon.serve import default_states
+from blockstore.store.home import SECTOR_BYTES, free_bytes_under
 from blockstore.store.pool import MINIMUM_LIMIT_BYTES, check_limit
 
 DEFAULT_LIMIT_SHARE: Final = 0.5
@@ -21,9 +22,6 @@ DEFAULT_LIMIT_SHARE: Final = 0.5
 
 DEFAULT_ROOM_SHARE: Final = 0.9
 """Of the room in the file system under the state: the tables need some, and a full one is worse than a full pool."""
-
-SECTOR_BYTES: Final = 512
-"""The unit of st_blocks (inode(7))."""
 
 
 @click.command()
@@ -136,9 +134,8 @@ def _default_limit_bytes(state: Path) -> int:
 def _room_bytes(state: Path) -> int:
     """What the file system under the state has for a pool, that of the state itself included."""
     existing = next(path for path in (state, *state.parents) if path.is_dir())
-    space = os.statvfs(existing)
     try:
         own_bytes = (state / "pool").stat().st_blocks * SECTOR_BYTES
     except OSError:
         own_bytes = 0
-    return space.f_bavail * space.f_frsize + own_bytes
+    return free_bytes_under(existing) + own_bytes

@@ -47,7 +47,7 @@ class Answers:
 
     async def hello(self, request: Request) -> control.Answer:
         """Who is there."""
-        return {"daemon_pid": os.getpid(), "supervisor_pid": self._session.supervisor_pid}
+        return {"daemon_pid": os.getpid()}
 
     async def status(self, request: Request) -> control.Answer:
         """The census, and how the daemon is."""
@@ -57,7 +57,7 @@ class Answers:
             "report": describe(counted, session.names.files()),
             "daemon_memory": _own_memory_bytes(),
             "daemon_pid": os.getpid(),
-            "supervisor_pid": self._session.supervisor_pid,
+            "supervisor_pid": session.supervisor_pid,
             "restarts": session.handover.restarts,
             "pool_limit": pool.limit_bytes,
             "pool_room": min(pool.free_bytes + pool.garbage_bytes, session.state_free_bytes()),

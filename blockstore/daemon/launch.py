@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn
 from blockstore.daemon import mounts, phase
 from blockstore.daemon.notify import NOTIFY_VARIABLE
 from blockstore.daemon.options import MountOptions
-from blockstore.errors import BusyError, InputError, MountError, error_of
+from blockstore.errors import BusyError, InputError, MountError, error_of, state_in_use
 from blockstore.store.superblock import refuse_foreign
 
 END_S: Final = 60.0
@@ -35,7 +35,7 @@ def check(options: MountOptions) -> None:
         if Path(os.path.realpath(mount.state)) == state:
             raise BusyError(f"the state directory {options.state} is in use by the mount at {mount.path}")
     if phase.load(state) is not None:  # of a mount that is detached, or of another name space
-        raise BusyError(phase.in_use(Path(options.state)))
+        raise state_in_use(options.state)
     if state.is_relative_to(target):  # the daemon would wait for itself
         raise InputError(
             f"the state directory {options.state} lies in the mountpoint {target}; name another with --state"

@@ -25,6 +25,7 @@ from blockstore.daemon.relay import TICKET_RESENT
 from blockstore.daemon.stepper import Stepper
 from blockstore.errors import BlockstoreError, CorruptBlock, InputError, OutOfRoom
 from blockstore.store.geometry import BLOCK_BYTES
+from blockstore.store.home import SECTOR_BYTES
 from blockstore.store.store import Store, run
 from blockstore.store.volume import Volume
 
@@ -38,9 +39,6 @@ NAMES_VALID_S: Final = 300.0
 SPARSE_LIMIT_BYTES: Final = 16 << 20
 """cp(1) copies a file with fewer sectors than its size asks for piece by piece, through its own memory, and clones
 any other one whole. A file that holds more than this is therefore called full; copying less takes no time."""
-
-SECTOR_BYTES: Final = 512
-"""The unit of st_blocks (inode(7))."""
 
 SPARE_DESCRIPTORS: Final = 16
 """No file is made when fewer would be left: maps that grow, clients and SQLite need one now and then."""

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from blockstore.errors import BusyError, MountError
+from blockstore.errors import MountError, state_in_use
 
 NAME: Final = "daemon.supervisor"
 
@@ -45,7 +45,7 @@ class PhaseFile:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._fd)
-            raise BusyError(in_use(state)) from None
+            raise state_in_use(str(state)) from None
 
     def say(self, phase: Phase) -> None:
         """Tell people; if there is no room for the file yet, they are not told."""
@@ -73,11 +73,6 @@ def load(state: Path) -> Phase | None:
             return Phase(**json.loads(file.read()))
     except (OSError, ValueError, TypeError):
         return None
-
-
-def in_use(state: Path) -> str:
-    """The sentence for a state that has a supervisor already."""
-    return f"the state directory {state} is in use by a running mount; unmount it, or name another with --state"
 
 
 def _lock_is_free(fd: int) -> bool:

@@ -33,6 +33,7 @@ from blockstore.daemon.relay import Relay
 from blockstore.daemon.stepper import Stepper
 from blockstore.daemon.unmount import unmount
 from blockstore.errors import MountError
+from blockstore.store.home import free_bytes_under
 from blockstore.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -260,8 +261,7 @@ class Session:
         return kernel.knows_inode(self._device_fd, inode)
 
     def state_free_bytes(self) -> int:
-        space = os.statvfs(self._state)
-        return space.f_bavail * space.f_frsize
+        return free_bytes_under(self._state)
 
 
 def _die() -> None:

@@ -14,7 +14,10 @@ import os
 from pathlib import Path
 from typing import Final, Protocol
 
-from blockstore.errors import BusyError, OutOfRoom, StateError
+from blockstore.errors import OutOfRoom, StateError, state_in_use
+
+SECTOR_BYTES: Final = 512
+"""The unit of st_blocks (inode(7))."""
 
 _PUNCH_HOLE: Final = 1 | 2
 """FALLOC_FL_KEEP_SIZE and FALLOC_FL_PUNCH_HOLE of fallocate(2)."""
@@ -79,9 +82,7 @@ class DirectoryHome:
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self.close()
-            raise BusyError(
-                f"the state directory {path} is in use by a running mount; unmount it, or name another with --state"
-            ) from None
+            raise state_in_use(str(path)) from None
 
     def open(self, name: str) -> int:
         try:
@@ -164,6 +165,12 @@ def _copy_data(source: int, target: int) -> None:
         os.lseek(target, start, os.SEEK_SET)
         while start < position:
             start += os.sendfile(target, source, start, position - start)
+
+
+def free_bytes_under(place: Path) -> int:
+    """What the file system there has left for us."""
+    space = os.statvfs(place)
+    return space.f_bavail * space.f_frsize
 
 
 def no_room_under(place: str) -> str:

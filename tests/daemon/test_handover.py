@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -66,6 +66,16 @@ for line in sys.stdin:
 CONTENT = b"".join(mixed_blocks(3))
 
 
+@contextlib.contextmanager
+def holding(path: Path, *how: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that has the file mapped; `ask` it for a `sum`, or to `change N`."""
+    holder = spawn(HOLDER, str(path), *how)
+    try:
+        yield holder
+    finally:
+        end(holder.pid)
+
+
 def pids(mounted: Mounted) -> tuple[int, int]:
     """(daemon, restarts) as `status` tells them."""
     total = mounted.total()
@@ -78,8 +88,7 @@ def test_a_killed_daemon_is_replaced(lab: Lab, number: signal.Signals) -> None:
     mounted = lab.mount()
     path = mounted.path / "memory"
     put(path, CONTENT)
-    holder = spawn(HOLDER, str(path))
-    try:
+    with holding(path) as holder:
         wanted = ask(holder, "sum")
         for restarts in range(3):
             before = pids(mounted)
@@ -91,8 +100,6 @@ def test_a_killed_daemon_is_replaced(lab: Lab, number: signal.Signals) -> None:
             assert ask(holder, f"change {restarts}") == "done"
             wanted = ask(holder, "sum")
         assert f"signal {number}" in mounted.log()
-    finally:
-        end(holder.pid)
     assert mounted.umount().returncode == 0
     assert not supervisors_of(lab.path) and not daemons_of(lab.path)
 
@@ -101,15 +108,12 @@ def test_a_file_without_a_name_outlives_the_daemon_and_not_its_last_user(lab: La
     """QEMU unlinks the file that it makes in a memory directory."""
     mounted = lab.mount()
     put(mounted.path / "memory", CONTENT)
-    holder = spawn(HOLDER, str(mounted.path / "memory"), "unlink")
-    try:
+    with holding(mounted.path / "memory", "unlink") as holder:
         wanted = ask(holder, "sum")
         for _ in range(2):
             mounted.kill_daemon()
             assert ask(holder, "sum") == wanted
         assert mounted.total()["touched"] == len(CONTENT)
-    finally:
-        end(holder.pid)
     holder.wait(10)
     until(lambda: mounted.total()["touched"] == 0, "the file is deleted with its last user")
 
@@ -193,8 +197,7 @@ def test_reload(lab: Lab) -> None:
     mounted = lab.mount()
     path = mounted.path / "memory"
     put(path, CONTENT)
-    holder = spawn(HOLDER, str(path))
-    try:
+    with holding(path) as holder:
         ask(holder, "sum")
         before, _ = pids(mounted)
         for number in range(3):
@@ -204,8 +207,6 @@ def test_reload(lab: Lab) -> None:
         after, restarts = pids(mounted)
         assert after != before and restarts == 3
         changed = ask(holder, "sum")
-    finally:
-        end(holder.pid)
     assert sha256(path) == changed
 
 
@@ -267,14 +268,11 @@ def test_a_lazily_detached_mount_is_served_on(lab: Lab) -> None:
     mounted = lab.mount()
     path = mounted.path / "memory"
     put(path, CONTENT)
-    holder = spawn(HOLDER, str(path))
-    try:
+    with holding(path) as holder:
         wanted = ask(holder, "sum")
         assert mounted.umount("--force").returncode == 0 and not mounts_below(lab.path)
         mounted.kill_daemon()
         assert ask(holder, "sum") == wanted
-    finally:
-        end(holder.pid)
     until(lambda: not supervisors_of(lab.path) and not daemons_of(lab.path), "both end with the last user")
 
 
@@ -484,8 +482,7 @@ def test_a_refused_mount_leaves_the_running_one_alone(lab: Lab) -> None:
 def test_a_crash_after_a_refused_end_is_a_crash_like_any_other(lab: Lab) -> None:
     mounted = lab.mount()
     put(mounted.path / "memory", CONTENT)
-    holder = spawn(HOLDER, str(mounted.path / "memory"))
-    try:
+    with holding(mounted.path / "memory") as holder:
         wanted = ask(holder, "sum")
         while phase(mounted) != "waiting":
             for pid in daemons_of(mounted.state):
@@ -495,15 +492,12 @@ def test_a_crash_after_a_refused_end_is_a_crash_like_any_other(lab: Lab) -> None
         until(lambda: "stays mounted" in mounted.log(), "the daemon says that the mount is in use")
         mounted.kill_daemon()
         assert ask(holder, "sum") == wanted and mounts_below(lab.path) == [mounted.path]
-    finally:
-        end(holder.pid)
 
 
 def test_the_end_of_a_detached_mount_is_not_the_end_of_another_one(lab: Lab) -> None:
     first = lab.mount()
     put(first.path / "memory", CONTENT)
-    holder = spawn(HOLDER, str(first.path / "memory"))
-    try:
+    with holding(first.path / "memory") as holder:
         wanted = ask(holder, "sum")
         old_supervisor = first.supervisor_pid()
         assert first.umount("--force").returncode == 0
@@ -515,8 +509,6 @@ def test_the_end_of_a_detached_mount_is_not_the_end_of_another_one(lab: Lab) -> 
         until(lambda: "is detached" in first.log(), "the old daemon has heard")
         assert mounts_below(lab.path) == [second.path] and first.daemon_pid() == before
         assert ask(holder, "sum") == wanted
-    finally:
-        end(holder.pid)
     until(lambda: not daemons_of(first.state), "the old daemon ends with the last user")
     assert second.umount().returncode == 0
 

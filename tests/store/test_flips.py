@@ -13,7 +13,7 @@ import pytest
 
 from blockstore.errors import CorruptBlock, StateError
 from blockstore.store.geometry import BLOCK_BYTES, ENCODING_MASK, OFFSET_SHIFT, PATCHED, SIZE_MASK, SIZE_SHIFT
-from blockstore.store.home import CopiedHome, DirectoryHome
+from blockstore.store.home import CopiedHome, DirectoryHome, Home
 from blockstore.store.store import Store, run
 from blockstore.store.verify import Verification, steps
 from tests.store.invariants import check_store
@@ -139,11 +139,8 @@ def test_at_rest(state_path: Path) -> None:
             file.seek(place)
             file.write(bytes([byte ^ 1 << chance.randrange(8)]))
         told = is_reported(copy)
-        home = DirectoryHome(copy)
-        try:
-            store = Store(home, LIMIT_BYTES)
-        except StateError:
-            home.close()
+        store = accepted(DirectoryHome(copy))
+        if store is None:
             assert told, f"a flip at {place} of {path.name} is refused, and verify says nothing"
             continue
         assert not refused(store) or told, f"a flip at {place} of {path.name} is not reported"
@@ -153,15 +150,21 @@ def test_at_rest(state_path: Path) -> None:
 
 def is_reported(path: Path) -> bool:
     """Does a look at this state find something, or refuse it?"""
-    home = CopiedHome(DirectoryHome(path))
-    try:
-        store = Store(home, LIMIT_BYTES, look=True)
-    except StateError:
-        home.close()
+    store = accepted(CopiedHome(DirectoryHome(path)), look=True)
+    if store is None:
         return True
     found = verified(store).found
     store.close()
     return bool(found)
+
+
+def accepted(home: Home, *, look: bool = False) -> Store | None:
+    """The store in this home; None if it is refused."""
+    try:
+        return Store(home, LIMIT_BYTES, look=look)
+    except StateError:
+        home.close()
+        return None
 
 
 def run_cp(source: Path, target: Path) -> None:
@@ -204,11 +207,8 @@ def test_files_that_are_cut_off(state_path: Path, share: float) -> None:
         run_cp(state_path, copy)
         os.truncate(copy / path.name, int(path.stat().st_size * share))
         told = is_reported(copy)
-        home = DirectoryHome(copy)
-        try:
-            store = Store(home, LIMIT_BYTES)
-        except StateError:
-            home.close()
+        store = accepted(DirectoryHome(copy))
+        if store is None:
             assert told, f"a cut {path.name} is refused, and verify says nothing"
             continue
         assert store.volumes.keys() != BLOCKS.keys() or not refused(store) or told, f"a cut {path.name} is not reported"
