@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import click
 from click.shell_completion import CompletionItem
 
-from blockstore import __version__
+from blockstore import version
 from blockstore.errors import BlockstoreError
 
 INTERRUPTED_EXIT_CODE: Final = 130
@@ -75,7 +75,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="blockstore")
+@click.version_option(version(), prog_name="blockstore")
 def cli() -> None:
     """Memory for virtual machines that costs less than memory.
 

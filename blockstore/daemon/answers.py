@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from blockstore.daemon import control
+from blockstore.daemon import control_server
+from blockstore.daemon.control import Answer
 from blockstore.daemon.notify import RELOAD_EXIT_CODE
 from blockstore.daemon.verification import OnlineVerification
 from blockstore.errors import BlockstoreError, OutOfRoom
@@ -35,7 +36,7 @@ class Answers:
         self._session = session
         self._verifying = OnlineVerification(session)
 
-    def handlers(self) -> dict[str, control.Handler]:
+    def handlers(self) -> dict[str, control_server.Handler]:
         """By the request's `do`."""
         return {
             "hello": self.hello,
@@ -45,11 +46,11 @@ class Answers:
             "verify": self.verify,
         }
 
-    async def hello(self, request: Request) -> control.Answer:
+    async def hello(self, request: Request) -> Answer:
         """Who is there."""
         return {"daemon_pid": os.getpid()}
 
-    async def status(self, request: Request) -> control.Answer:
+    async def status(self, request: Request) -> Answer:
         """The census, and how the daemon is."""
         session, counted, pool = self._session, census.Census(), self._session.store.pool
         await session.stepper.take(census.steps(session.store, counted))
@@ -69,7 +70,7 @@ class Answers:
             "corrupt_reads": session.lane.corrupt_reads if session.lane else 0,
         }
 
-    async def reload(self, request: Request) -> control.Answer:
+    async def reload(self, request: Request) -> Answer:
         """Make room for the code that is installed now, if that would start."""
         session = self._session
         if not session.can_be_replaced:
@@ -89,7 +90,7 @@ class Answers:
             return {"daemon_pid": os.getpid()}
         return {"error": f"the code that is installed now did not start within {CHECK_S:.0f} s; the old one goes on"}
 
-    async def set(self, request: Request) -> control.Answer:
+    async def set(self, request: Request) -> Answer:
         """Change `pool_limit`, in bytes, for as long as the mount lasts."""
         session, limit_bytes = self._session, request.get("pool_limit")
         if type(limit_bytes) is not int:
@@ -103,7 +104,7 @@ class Answers:
         room = session.state_free_bytes() + session.store.pool.allocated_bytes
         return {"pool_limit": limit_bytes, "state_room": room}
 
-    async def verify(self, request: Request) -> control.Answer:
+    async def verify(self, request: Request) -> Answer:
         """Start a verification, with `repair` or not; tell how far it is (`progress`); end it (`cancel`)."""
         if request.get("cancel"):
             self._verifying.cancel()

@@ -11,11 +11,12 @@ import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from blockstore.daemon import fuse_abi as abi
 from blockstore.daemon.door import Door
+from blockstore.daemon.latency import Latency
 from blockstore.errors import BlockstoreError, InputError, OutOfRoom
 from blockstore.store.store import Steps
 from blockstore.store.volume import Volume
@@ -40,6 +41,7 @@ class Job:
     steps: Steps
     answer: Callable[[], bytes]
     buffer: bytearray | None = None
+    started_ns: int = field(default_factory=time.perf_counter_ns)
     interrupted: bool = False
     """Whoever asked has got a signal: the job is given up when it finds no room."""
 
@@ -47,10 +49,13 @@ class Job:
 class Jobs:
     """All that are under way. `answer` sends an answer; `leave` is told of each job that is done or given up."""
 
-    def __init__(self, door: Door, answer: Callable[[bytes], None], leave: Callable[[Job], None]) -> None:
+    def __init__(
+        self, door: Door, answer: Callable[[bytes], None], leave: Callable[[Job], None], write_latency: Latency
+    ) -> None:
         self._door = door
         self._answer = answer
         self._leave = leave
+        self._write_latency = write_latency
         self._queues: OrderedDict[int, deque[Job]] = OrderedDict()  # by volume, the next one first
         self._stalled: list[Job] = []
         self._was_stalled = False
@@ -96,6 +101,7 @@ class Jobs:
             return
         self._end(job)
         self._answer(outcome)
+        self._observe(job)
         if self._was_stalled and not self._stalled and not self._queues:
             self._was_stalled = False
             log.warning("the pool has room again: all writes that waited are done")
@@ -108,6 +114,7 @@ class Jobs:
                 return False
             if outcome is not None:
                 self._answer(outcome)
+                self._observe(job)
                 return True
 
     def retry_in_ms(self) -> float:
@@ -152,6 +159,10 @@ class Jobs:
             log.exception("request on file %d", job.volume.number)
             code = errno.EIO
         return abi.failure(job.unique, code)
+
+    def _observe(self, job: Job) -> None:
+        if job.buffer is not None:  # a write, and no cloning or punching
+            self._write_latency.observe(time.perf_counter_ns() - job.started_ns)
 
     def _stall(self, job: Job) -> None:
         if job.interrupted:

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from blockstore.daemon import mounts, phase
+from blockstore.daemon import lean, mounts, phase
 from blockstore.daemon.notify import NOTIFY_VARIABLE
 from blockstore.daemon.options import MountOptions
 from blockstore.errors import BusyError, InputError, MountError, error_of, state_in_use
@@ -66,6 +66,7 @@ def start(options: MountOptions) -> list[str]:
             pass_fds=(pipe_fd,),
             start_new_session=True,
             cwd="/",
+            env=lean.environment(),
         )
         os.close(pipe_fd)
         return _await_report(process, report_fd, state)
@@ -83,17 +84,17 @@ def become(options: MountOptions) -> NoReturn:
         # A mount that was kept for us is not ours to check.
         if not os.environ.get("LISTEN_FDS"):
             check(options)
-        command = [sys.executable, "-m", "blockstore.daemon", options.to_json()]
+        command, environment = [sys.executable, "-m", "blockstore.daemon", options.to_json()], dict(os.environ)
     else:
         check(options)
         _make_state(Path(options.state))
-        command = _supervisor(-1, options)
+        command, environment = _supervisor(-1, options), lean.environment()
     os.chdir("/")
-    os.execv(sys.executable, command)
+    os.execve(sys.executable, command, environment)
 
 
 def _supervisor(report_fd: int, options: MountOptions) -> list[str]:
-    return [sys.executable, "-m", "blockstore.daemon.supervisor", str(report_fd), options.to_json()]
+    return lean.command("blockstore.daemon.supervisor", str(report_fd), options.to_json())
 
 
 def mounts_with(state: Path) -> list[mounts.Mount]:

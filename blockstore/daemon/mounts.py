@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
 from blockstore.errors import MountError
@@ -20,8 +19,7 @@ FILE_SYSTEM_TYPE: Final = "fuse.blockstore"
 _SOURCE_PREFIX: Final = "blockstore:"
 
 
-@dataclass(frozen=True)
-class Mount:
+class Mount(NamedTuple):
     """One line of mountinfo; `device` is MAJOR:MINOR."""
 
     path: Path
@@ -29,8 +27,7 @@ class Mount:
     state: Path
 
 
-@dataclass(frozen=True)
-class Mapping:
+class Mapping(NamedTuple):
     """A range of a process's address space that shows a file of a mount."""
 
     pid: int
@@ -40,8 +37,7 @@ class Mapping:
     path: str
 
 
-@dataclass(frozen=True)
-class User:
+class User(NamedTuple):
     """A process that keeps a mount busy."""
 
     pid: int

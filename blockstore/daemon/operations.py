@@ -222,7 +222,10 @@ class Operations(pyfuse3.Operations):
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         inode, _ = self._handles[fh]
         with _errors(), self._door:
-            return b"".join(self._store.read(self._volume(inode), off, size))
+            volume = self._volume(inode)
+            data = b"".join(self._store.read(volume, off, size))
+            volume.count_range(off, size)
+            return data
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         inode, _ = self._handles[fh]

@@ -10,9 +10,8 @@ import contextlib
 import fcntl
 import json
 import os
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from blockstore.errors import MountError, state_in_use
 
@@ -24,8 +23,7 @@ SIZE_BYTES: Final = 4096
 _REASON_CHARACTERS: Final = 600
 
 
-@dataclass(frozen=True)
-class Phase:
+class Phase(NamedTuple):
     """`name` is starting, serving, waiting (for the next start) or paused; `reason` what the last daemon died of."""
 
     supervisor_pid: int
@@ -50,7 +48,7 @@ class PhaseFile:
     def say(self, phase: Phase) -> None:
         """Tell people; if there is no room for the file yet, they are not told."""
         with contextlib.suppress(OSError):
-            os.pwrite(self._fd, json.dumps(asdict(phase)).encode().ljust(SIZE_BYTES), 0)
+            os.pwrite(self._fd, json.dumps(phase._asdict()).encode().ljust(SIZE_BYTES), 0)
 
     def close(self) -> None:
         """The supervisor ends; the file stays, and says nothing."""

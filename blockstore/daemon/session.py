@@ -21,7 +21,7 @@ from typing import Any, Final
 import pyfuse3
 import trio
 
-from blockstore.daemon import control, handover, kernel, mounts, throttle
+from blockstore.daemon import control_server, handover, kernel, mounts, throttle
 from blockstore.daemon.door import Door
 from blockstore.daemon.handover import Handover
 from blockstore.daemon.lane import Lane
@@ -102,7 +102,7 @@ class Session:
         if self.lane is not None:
             self.lane.corrupt_reads = 0
 
-    def run(self, handlers: dict[str, control.Handler]) -> None:
+    def run(self, handlers: dict[str, control_server.Handler]) -> None:
         """Serve until the mount is gone. Raises MountError when it cannot be made."""
         flags = {"default_permissions", "subtype=blockstore", f"fsname={mounts.source_for(self._state)}"}
         if self.options.allow_other:
@@ -137,7 +137,7 @@ class Session:
             os.set_blocking(self._device_fd, True)
             self._relay = Relay(self._device_fd, _die)
 
-    async def _main(self, handlers: dict[str, control.Handler]) -> None:
+    async def _main(self, handlers: dict[str, control_server.Handler]) -> None:
         if self._relay is not None:
             self._start_relay(self._relay)
         try:
@@ -149,7 +149,7 @@ class Session:
                 ]
                 for task in tasks:
                     nursery.start_soon(task)
-                nursery.start_soon(control.serve, self._state, handlers)
+                nursery.start_soon(control_server.serve, self._state, handlers)
                 await pyfuse3.main()
                 nursery.cancel_scope.cancel()
         except BaseException:

@@ -26,7 +26,7 @@ import traceback
 from pathlib import Path
 from typing import Any, Final
 
-from blockstore.daemon import backoff, mounts, phase
+from blockstore.daemon import backoff, lean, mounts, phase
 from blockstore.daemon.notify import (
     DEVICE_KEY,
     ERROR_KEY,
@@ -333,6 +333,7 @@ def main(arguments: list[str]) -> int:
     """The process: `python -m blockstore.daemon.supervisor REPORT_FD OPTIONS`; -1 is no pipe."""
     with contextlib.suppress(OSError):  # only with privileges; the daemon says so
         Path("/proc/self/oom_score_adj").write_text("-900")
+    lean.forget()
     supervisor = Supervisor(arguments[1], int(arguments[0]))
     try:
         return supervisor.run()

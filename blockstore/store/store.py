@@ -74,8 +74,6 @@ class Store:
         self.similarity = SimilarityIndex(home)
         self.domains = Domains(home)
         self.decoder = Decoder(self.rows, self.pool)
-        self.read_block = self.decoder.read_block
-        """read_block(volume, number): one whole block, as a page fault wants it. Raises CorruptBlock."""
         self._ingest = Ingest(self.rows, self.pool, self.content, self.similarity, self.decoder, patching=patching)
         self.upkeep = Upkeep(self.rows, self.pool)
         self.volumes: dict[int, Volume] = {}

@@ -75,6 +75,12 @@ class Volume:
         self._pages = bytearray()
         self.touched_blocks = 0
         """Blocks that were written and not freed: entries that are not HOLE."""
+        self.refaults = 0
+        """Blocks that left the page cache and were asked for again one by one, since this daemon's start: reads of
+        entries that are not HOLE. Counted by whoever answers reads."""
+        self.range_refaults = 0
+        """The same, in requests for more than one block (read-ahead)."""
+        self.range_requests = 0
         self._capacity = 0
         try:
             if create:
@@ -161,6 +167,13 @@ class Volume:
         for start, end in self.prepared(first, first + count):
             result[start - first : end - first] = self.map_array[start:end]
         return result
+
+    def count_range(self, offset: int, length: int) -> None:
+        """A read of this range was answered."""
+        first, end = offset >> BLOCK_SHIFT, min((offset + length + BLOCK_BYTES - 1) >> BLOCK_SHIFT, self.blocks)
+        found = sum(int(np.count_nonzero(self.map_array[start:stop])) for start, stop in self.prepared(first, end))
+        self.range_refaults += found
+        self.range_requests += found > 0
 
     def prepared(self, first: int, end: int) -> list[tuple[int, int]]:
         """The [start, end) ranges of blocks within [first, end) whose map pages have memory."""

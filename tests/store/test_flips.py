@@ -52,7 +52,7 @@ def refused(store: Store) -> int:
         for place, block in enumerate(blocks):
             try:
                 assert b"".join(store.read(store.volumes[number], place * BLOCK_BYTES, BLOCK_BYTES)) == block
-                assert store.read_block(store.volumes[number], place) == block
+                assert store.decoder.read_block(store.volumes[number], place) == block
             except CorruptBlock:
                 count += 1
     return count
