@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from blockstore.cli.sizes import format_size
+from blockstore.vm.observe import full_share
 
 WARNING_SHARE: Final = 0.80
 CRITICAL_SHARE: Final = 0.95
@@ -24,12 +25,6 @@ class Health:
 
     level: int
     sentences: list[str]
-
-
-def full_share(answer: Mapping[str, Any]) -> float:
-    """The part of the pool's room that is in use; what the file system under the state has not is no room."""
-    used, room = answer["pool_used"], answer["pool_room"]
-    return used / (used + room) if used + room else 1.0
 
 
 def judge(answer: Mapping[str, Any]) -> Health:

@@ -37,6 +37,8 @@ COMMANDS: Final = {
     "set": Entry("blockstore.cli.set:set_options", "Change the limits of a running mount."),
     "verify": Entry("blockstore.cli.verify:verify", "Check that everything stored is whole; mend what can be."),
     "reload": Entry("blockstore.cli.reload:reload", "Replace the daemon by the code that is installed now."),
+    "run": Entry("blockstore.cli.run:run", "Start a VM whose memory is a file of a mount."),
+    "attach": Entry("blockstore.cli.attach:attach", "Hold the resident part of a running VM down."),
     "evict": Entry("blockstore.cli.evict:evict", "Move memory of VMs out of the page cache into the store."),
     "analyze": Entry("blockstore.cli.analyze:analyze", "What the store would save on memory images, without a mount."),
 }

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Final
 
 import click
 
 from blockstore.cli import health
+from blockstore.cli.control_table import print_control
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.savings_table import make_console, print_savings
 from blockstore.daemon import control, mounts, phase
 from blockstore.errors import InputError, MountError
-from blockstore.store.report import complete
-from blockstore.vm import resident
-
-CONDITION: Final = ("stalled", "corrupt_reads", "lost_blocks", "can_be_replaced")
-"""How the mount is, besides what it stores."""
+from blockstore.vm.observe import full_share, observe
 
 
 @click.command()
@@ -29,7 +25,8 @@ def status(mountpoint: Path | None, as_json: bool, check: bool) -> int:
 
     `touched` is what the VMs wrote and did not free; `footprint` is what the host pays for it: pages that are
     resident (in the page cache, uncompressed), the pool of stored blocks, tables and the daemon.
-    `saved` is 1 - footprint / touched. `blockstore evict` moves what is resident into the store.
+    `saved` is 1 - footprint / touched. `blockstore run` and `attach` keep what is resident small; `evict` moves all of
+    it into the store once.
 
     --check prints one line and ends with 0 (all well), 1 (the pool is 80 % full, or the like), 2 (95 %, writes wait,
     reads met a corrupt block, the daemon is down) or 3 (no mount, or nobody answers), as monitoring systems want it.
@@ -44,19 +41,12 @@ def status(mountpoint: Path | None, as_json: bool, check: bool) -> int:
             raise InputError("--check prints one line; leave out --json")
         return _check(mountpoint)
     mount = mounts.find(mountpoint)
-    answer = control.ask(mount.state, {"do": "status"})
-    figures: dict[str, Any] = answer["report"]
-    report = complete(
-        figures, {name: _resident(mount.path / name) for name in figures["volumes"]}, answer["daemon_memory"]
-    )
-    report["total"]["state"] = str(mount.state)
-    for key in ("daemon_pid", "supervisor_pid", "restarts", "pool_limit", *CONDITION):
-        report["total"][key] = answer[key]
-    report["total"]["pool_full"] = health.full_share(answer)
+    report, answer = observe(mount)
     if as_json:
         click.echo(json.dumps(report, indent=2))
         return 0
     print_savings(report, make_console())
+    print_control(report, make_console())
     for sentence in health.judge(answer).sentences:
         click.echo(f"blockstore: warning: {sentence}", err=True)
     return 0
@@ -72,15 +62,8 @@ def _check(mountpoint: Path | None) -> int:
         level = health.CRITICAL if mount is not None and phase.load(mount.state) is not None else health.UNKNOWN
         click.echo(f"blockstore {health.WORDS[level]} - {error}")
         return level
-    found, share = health.judge(answer), health.full_share(answer)
+    found, share = health.judge(answer), full_share(answer)
     text = "; ".join(found.sentences) or f"the pool is {share:.0%} full"
     limits = f"{health.WARNING_SHARE:.0%};{health.CRITICAL_SHARE:.0%}".replace("%", "")
     click.echo(f"blockstore {health.WORDS[found.level]} - {text} | pool={share * 100:.1f}%;{limits}")
     return found.level
-
-
-def _resident(path: Path) -> int:
-    try:
-        return resident.of_file(path).resident
-    except OSError:
-        return 0  # deleted, or no longer there

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from blockstore.daemon import control_server
+from blockstore.daemon import bill, control_server
 from blockstore.daemon.control import Answer
 from blockstore.daemon.notify import RELOAD_EXIT_CODE
 from blockstore.daemon.verification import OnlineVerification
-from blockstore.errors import BlockstoreError, OutOfRoom
+from blockstore.errors import BlockstoreError
 from blockstore.store import census
 from blockstore.store.report import describe
 
@@ -44,6 +44,9 @@ class Answers:
             "reload": self.reload,
             "set": self.set,
             "verify": self.verify,
+            "attach": self.attach,
+            "detach": self.detach,
+            "control": self.control,
         }
 
     async def hello(self, request: Request) -> Answer:
@@ -54,11 +57,21 @@ class Answers:
         """The census, and how the daemon is."""
         session, counted, pool = self._session, census.Census(), self._session.store.pool
         await session.stepper.take(census.steps(session.store, counted))
+        names = session.names.files()
+        report = describe(counted, names)
+        for number, figures in zip(counted.volumes, report["volumes"].values(), strict=True):
+            volume = session.store.volumes.get(number)
+            figures["refaults"] = volume.refaults + volume.range_refaults if volume is not None else 0
+            figures["controller"] = session.attachments.describe(number)
         return {
-            "report": describe(counted, session.names.files()),
-            "daemon_memory": _own_memory_bytes(),
+            "report": report,
+            "memory": bill.take(session.supervisor_pid, session.companion.pid, Path(session.options.state)),
+            "fault_latency": session.lane.fault_latency.figures() if session.lane else None,
+            "write_latency": session.lane.write_latency.figures() if session.lane else None,
             "daemon_pid": os.getpid(),
             "supervisor_pid": session.supervisor_pid,
+            "controller_pid": session.companion.pid,
+            "mounted_at": session.handover.mounted_at,
             "restarts": session.handover.restarts,
             "pool_limit": pool.limit_bytes,
             "pool_room": min(pool.free_bytes + pool.garbage_bytes, session.state_free_bytes()),
@@ -66,7 +79,7 @@ class Answers:
             "lost_blocks": session.store.lost_blocks,
             "can_be_replaced": session.can_be_replaced,
             "is_orphaned": session.is_orphaned,
-            "stalled": session.stepper.stalled + (session.lane.stalled if session.lane else 0),
+            "stalled": session.stalled,
             "corrupt_reads": session.lane.corrupt_reads if session.lane else 0,
         }
 
@@ -113,17 +126,42 @@ class Answers:
             return self._verifying.progress()
         return self._verifying.start(repair=bool(request.get("repair")))
 
+    async def attach(self, request: Request) -> Answer:
+        """A VM's resident part is to be controlled: the fields of an Attachment (attachments.py)."""
+        session, fields = self._session, {key: value for key, value in request.items() if key != "do"}
+        if fields.get("volume") not in session.store.volumes:
+            return {"error": f"the mount has no file with the number {fields.get('volume')!r}", "code": 2}
+        try:
+            session.attachments.attach(fields)
+        except BlockstoreError as error:
+            return {"error": str(error), "code": error.exit_code}
+        return {}
+
+    async def detach(self, request: Request) -> Answer:
+        """The VM of this `volume` has ended, or is to be left alone."""
+        self._session.attachments.detach(int(request.get("volume", 0)))
+        return {}
+
+    async def control(self, request: Request) -> Answer:
+        """The controller's: `reports` by volume; the answer is all that it has to know."""
+        session = self._session
+        session.attachments.report(request.get("reports", {}))
+        names = session.names.files()
+        return {
+            "attachments": session.attachments.all(),
+            "stalled": session.stalled,
+            "volumes": {
+                volume.number: {
+                    "name": names.get(volume.number),
+                    "refaults": volume.refaults,
+                    "range_refaults": volume.range_refaults,
+                    "range_requests": volume.range_requests,
+                }
+                for volume in session.store.volumes.values()
+            },
+        }
+
     async def _end_soon(self) -> None:
         await trio.sleep(LAST_WORD_S)
         with self._session.door:  # not that it mattered: a daemon may die at any instruction
             os._exit(RELOAD_EXIT_CODE)
-
-
-def _own_memory_bytes() -> int:
-    """Memory of this process beside the state's files: its heap, and its part of programs and libraries."""
-    try:
-        text = Path("/proc/self/smaps_rollup").read_text()
-    except OSError as error:
-        raise OutOfRoom(f"/proc/self/smaps_rollup cannot be read: {error.strerror}") from None
-    figures = dict(line.split(":", 1) for line in text.splitlines()[1:] if ":" in line)
-    return sum(int(figures[key].split()[0]) << 10 for key in ("Pss_Anon", "Pss_File") if key in figures)

@@ -36,6 +36,8 @@ class Handover:
     restarts: int = 0
     pool_limit_bytes: int = 0
     """What `blockstore set` has made of the limit, 0 if nothing."""
+    mounted_at: float = 0.0
+    """When the mount was made, in seconds since 1970."""
 
     @property
     def init_request(self) -> bytes:

@@ -28,11 +28,12 @@ class Mount(NamedTuple):
 
 
 class Mapping(NamedTuple):
-    """A range of a process's address space that shows a file of a mount."""
+    """A range of a process's address space that shows a file of a mount, from `offset` of the file on."""
 
     pid: int
     start: int
     length: int
+    offset: int
     inode: int
     path: str
 
@@ -57,8 +58,8 @@ def all_mounts() -> list[Mount]:
         fields = line.split(" ")
         kind, source = fields[fields.index("-") + 1 : fields.index("-") + 3]
         if kind == FILE_SYSTEM_TYPE and source.startswith(_SOURCE_PREFIX):
-            state = Path(os.fsdecode(unquote(_unescape(source[len(_SOURCE_PREFIX) :]), errors="surrogateescape")))
-            mounts.append(Mount(Path(_unescape(fields[4])), fields[2], state))
+            state = Path(os.fsdecode(unquote(unescape(source[len(_SOURCE_PREFIX) :]), errors="surrogateescape")))
+            mounts.append(Mount(Path(unescape(fields[4])), fields[2], state))
     return mounts
 
 
@@ -95,15 +96,20 @@ def mappings(mount: Mount) -> Iterator[Mapping]:
     """All mappings of the mount's files in all processes that we may look into."""
     for process in _processes():
         try:
-            with (process / "maps").open("rb") as lines:
-                for line in lines:
-                    fields = line.split(None, 5)
-                    if _device(fields[3].decode()) == mount.device and len(fields) == 6:
-                        start, end = (int(part, 16) for part in fields[0].split(b"-"))
-                        path = os.fsdecode(fields[5].rstrip(b"\n"))
-                        yield Mapping(int(process.name), start, end - start, int(fields[4]), path)
+            yield from mappings_of(int(process.name), mount)
         except (OSError, ValueError):
             continue  # gone meanwhile, or not ours to see
+
+
+def mappings_of(pid: int, mount: Mount) -> Iterator[Mapping]:
+    """Those of one process. Raises OSError when it has gone, or is not ours to see."""
+    with Path(f"/proc/{pid}/maps").open("rb") as lines:
+        for line in lines:
+            fields = line.split(None, 5)
+            if _device(fields[3].decode()) == mount.device and len(fields) == 6:
+                start, end = (int(part, 16) for part in fields[0].split(b"-"))
+                path = os.fsdecode(fields[5].rstrip(b"\n"))
+                yield Mapping(pid, start, end - start, int(fields[2], 16), int(fields[4]), path)
 
 
 def users(mount: Mount) -> list[User]:
@@ -162,6 +168,6 @@ def _device(hexadecimal: str) -> str:
     return f"{int(major, 16)}:{int(minor, 16)}"
 
 
-def _unescape(field: str) -> str:
+def unescape(field: str) -> str:
     r"""Undo the \040 of mountinfo."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)

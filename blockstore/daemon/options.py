@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class MountOptions:
-    """Paths are absolute. `watchdog_s`: a daemon without a sign of life for so long is replaced."""
+    """Paths are absolute. `watchdog_s`: a daemon without a sign of life for so long is replaced. `metrics`: the address
+    and port to serve metrics at, if anywhere."""
 
     mountpoint: str
     state: str
@@ -19,6 +20,7 @@ class MountOptions:
     remove_empty_state: bool = False
     foreground: bool = False
     watchdog_s: float = 10.0
+    metrics: tuple[str, int] | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,8 @@ import pyfuse3
 import trio
 
 from blockstore.daemon import control_server, handover, kernel, mounts, throttle
+from blockstore.daemon.attachments import Attachments
+from blockstore.daemon.companion import Companion
 from blockstore.daemon.door import Door
 from blockstore.daemon.handover import Handover
 from blockstore.daemon.lane import Lane
@@ -68,6 +71,8 @@ class Session:
         self.stepper = Stepper(store, self.door)
         self.operations = Operations(names, store, self.door, self.stepper, self.state_free_bytes, self._is_in_use)
         self.lane: Lane | None = None
+        self.attachments = Attachments(Path(options.state), inherited=bool(inherited))
+        self.companion = Companion(options)
         self._is_kept = bool(inherited)
         self._state = Path(options.state)
         self._service = service
@@ -96,6 +101,11 @@ class Session:
         """Has the process died that held the mount?"""
         return self._is_kept and not self.can_be_replaced
 
+    @property
+    def stalled(self) -> int:
+        """Requests that wait for room."""
+        return self.stepper.stalled + (self.lane.stalled if self.lane else 0)
+
     def forget_damage(self) -> None:
         """What was damaged is mended: a verification has found everything whole."""
         self.store.lost_blocks = 0
@@ -112,6 +122,7 @@ class Session:
             self._session_fd = self._relay.lend()
             pyfuse3.init(self.operations, f"/dev/fd/{self._session_fd}", flags)
         else:
+            self.companion.bind()
             self._mount(flags)
         try:
             trio.run(self._main, handlers)
@@ -131,7 +142,7 @@ class Session:
         self._device_fd = os.dup(self._session_fd)
         device = mounts.find(Path(self.options.mountpoint)).device
         self._service.mounted(device)
-        self.handover = Handover(device).save(self._state)
+        self.handover = Handover(device, mounted_at=time.time()).save(self._state)
         if self.options.lane:
             # pyfuse3 keeps one end of a socket pair in the place of the device (DESIGN.md section 4).
             os.set_blocking(self._device_fd, True)
@@ -202,7 +213,9 @@ class Session:
         for warning in warnings:
             log.warning("%s", warning)
         self._service.ready(warnings)
-        await self._beat()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._beat)
+            nursery.start_soon(self.companion.run)
 
     async def _beat(self) -> None:
         turns = -1

@@ -9,7 +9,7 @@
                    + stored_raw + stored_references (nobody has them any more, but patches are against them)
     pool           memory of the pool: stored, and what is garbage or not yet filled
     tables         memory of the store's tables
-    daemon_memory  of the daemon's process, tables and pool aside      } only where there is a mount
+    daemon_memory  of the mount's processes and small files            } only where there is a mount
     resident       in the kernel's page cache, uncompressed            }
     footprint      pool + tables + daemon_memory + resident: what the host pays
     saved          1 - footprint / touched, a fraction; negative where the store costs more than it saves

@@ -15,12 +15,10 @@ from typing import Final
 
 from blockstore.daemon.mounts import Mapping
 from blockstore.vm import resident
-
-_SYS_PROCESS_MADVISE: Final = 440  # Linux 5.10, the same number on all machines
-_MADV_PAGEOUT: Final = 21
+from blockstore.vm.page_out import page_out
 
 _STEP_BYTES: Final = 64 << 20
-"""Advised at once, so that Ctrl-C is heard; the system call takes at most 2 GiB."""
+"""Advised at once, so that Ctrl-C is heard."""
 
 _WRITE_BACK_BYTES: Final = 4 << 20
 """Written back at once: whoever stores into a page that is being written back waits for all that was sent with it.
@@ -29,10 +27,6 @@ This much takes about 15 ms; all of a file's dirty pages at once held a VM up fo
 _SYNC_FILE_RANGE_WRITE_AND_WAIT: Final = 7  # sync_file_range(2): wait before, write, wait after
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
-
-
-class _Iovec(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
 def evict(path: Path, mappings: Iterable[Mapping]) -> tuple[int, int]:
@@ -68,15 +62,5 @@ def _write_back(descriptor: int) -> None:
 
 
 def _page_out(mapping: Mapping) -> None:
-    try:
-        process = os.pidfd_open(mapping.pid)
-    except ProcessLookupError:
-        return
-    try:
-        for done in range(0, mapping.length, _STEP_BYTES):
-            part = _Iovec(mapping.start + done, min(_STEP_BYTES, mapping.length - done))
-            if _libc.syscall(_SYS_PROCESS_MADVISE, process, ctypes.byref(part), 1, _MADV_PAGEOUT, 0) < 0:
-                code = ctypes.get_errno()
-                raise OSError(code, f"process {mapping.pid}: {os.strerror(code)}")
-    finally:
-        os.close(process)
+    for done in range(0, mapping.length, _STEP_BYTES):
+        page_out(mapping.pid, mapping.start + done, min(_STEP_BYTES, mapping.length - done))

@@ -32,10 +32,11 @@ class _Figures(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Residency:
-    """In bytes; `dirty` includes what is being written back."""
+    """In bytes; `dirty` does not include what is being written back."""
 
     resident: int
     dirty: int
+    written_back: int
 
 
 def of_file(path: Path) -> Residency:
@@ -47,23 +48,26 @@ def of_file(path: Path) -> Residency:
         os.close(descriptor)
 
 
-def of_descriptor(descriptor: int) -> Residency:
-    """The same for an open file."""
+def of_descriptor(descriptor: int, offset: int = 0, length: int = 0) -> Residency:
+    """The same for an open file, or a range of it; a length of 0 means up to the end."""
     figures = _Figures()
-    if _libc.syscall(_SYS_CACHESTAT, descriptor, ctypes.byref(_Range(0, 0)), ctypes.byref(figures), 0) == 0:
-        return Residency(figures.cache * mmap.PAGESIZE, (figures.dirty + figures.writeback) * mmap.PAGESIZE)
+    if _libc.syscall(_SYS_CACHESTAT, descriptor, ctypes.byref(_Range(offset, length)), ctypes.byref(figures), 0) == 0:
+        sizes = (figures.cache, figures.dirty, figures.writeback)
+        return Residency(*(pages * mmap.PAGESIZE for pages in sizes))
     code = ctypes.get_errno()
     if code != errno.ENOSYS:
         raise OSError(code, os.strerror(code))
-    return Residency(_in_core_bytes(descriptor), 0)
+    return Residency(_in_core_bytes(descriptor, offset, length), 0, 0)
 
 
-def _in_core_bytes(descriptor: int) -> int:
+def _in_core_bytes(descriptor: int, offset: int, length: int) -> int:
     """mincore(2), for kernels without cachestat(2); a page that is dirty cannot be told there."""
-    size = os.fstat(descriptor).st_size
-    if not size:
+    left = os.fstat(descriptor).st_size - offset
+    size = min(length, left) if length else left
+    if size <= 0:
         return 0
-    with mmap.mmap(descriptor, size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE) as mapping:
+    protection = mmap.PROT_READ | mmap.PROT_WRITE
+    with mmap.mmap(descriptor, size, mmap.MAP_PRIVATE, protection, offset=offset) as mapping:
         pages = -(-size // mmap.PAGESIZE)
         vector = (ctypes.c_ubyte * pages)()
         start = ctypes.addressof(ctypes.c_char.from_buffer(mapping))

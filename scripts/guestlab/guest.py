@@ -58,11 +58,13 @@ class Guest:
         balloon: bool = False,
         free_page_reporting: bool = False,
         extra_args: Sequence[str] = (),
+        runner: Sequence[str] = (),
     ) -> None:
         """Describe a guest; nothing happens before `start`.
 
         `kernel` and `initrd` default to the cached assets. `disk` is a raw ext4 image that the guest
         boots from; what it writes goes to a temporary file. `free_page_reporting` implies `balloon`.
+        `runner` is a command that gets QEMU's command line and gives the guest its memory (`blockstore run ... --`).
         """
         if memory_bytes <= 0 or memory_bytes % (1 << 20):
             raise GuestLabError(f"Guest memory must be a whole number of MiB, not {memory_bytes} bytes.")
@@ -77,6 +79,7 @@ class Guest:
         self._balloon = balloon or free_page_reporting
         self._free_page_reporting = free_page_reporting
         self._extra_args = list(extra_args)
+        self._runner = list(runner)
         self._process: subprocess.Popen[bytes] | None = None
         self._console: Console | None = None
         self._qmp: QmpChannel | None = None
@@ -245,10 +248,11 @@ class Guest:
         initrd = self._initrd or assets.busybox_initramfs()
         kernel_line = f"console=ttyS0 quiet loglevel=3 panic=-1 {self._kernel_arguments}"
         memory = f"memory-backend-file,id=mem,size={self.memory_bytes},mem-path={self.memory_path},share=on"
-        arguments = ["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-name", self.name]
-        arguments += ["-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"]
-        arguments += ["-object", memory, "-m", f"{self.memory_bytes >> 20}M"]
-        arguments += ["-machine", "q35,memory-backend=mem", "-accel", self._accel]
+        arguments = ["setpriv", "--pdeathsig", "KILL", *self._runner, "qemu-system-x86_64", "-name", self.name]
+        arguments += ["-no-user-config", "-nodefaults", "-display", "none", "-no-reboot", "-machine", "q35"]
+        if not self._runner:
+            arguments += ["-object", memory, "-m", f"{self.memory_bytes >> 20}M", "-machine", "memory-backend=mem"]
+        arguments += ["-accel", self._accel]
         arguments += ["-cpu", _CPU[self._accel], "-smp", "1"]
         arguments += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
         arguments += ["-chardev", f"socket,id=control,fd={qmp_fd}", "-mon", "chardev=control,mode=control"]

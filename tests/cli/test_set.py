@@ -6,7 +6,8 @@ import subprocess
 
 import pytest
 
-from blockstore.cli.health import CRITICAL, OK, WARNING, full_share, judge
+from blockstore.cli.health import CRITICAL, OK, WARNING, judge
+from blockstore.vm.observe import full_share
 from tests.daemon.lab import Lab, Mounted, blockstore, cold, end, noisy, one_line, put, said, spawn, until
 
 pytestmark = pytest.mark.mount

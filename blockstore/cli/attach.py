@@ -1,0 +1,79 @@
+"""`blockstore attach`: control the resident part of a VM that somebody else has started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from blockstore.cli.paths import DIRECTORY
+from blockstore.cli.resident_size import RESIDENT, TARGET
+from blockstore.daemon import control, mounts
+from blockstore.errors import InputError
+from blockstore.vm.controlled import start_time
+from blockstore.vm.mechanism import own_cgroup
+
+
+@click.command()
+@click.argument("pid", type=click.IntRange(min=1))
+@click.option("--resident", type=RESIDENT, default="auto", show_default=True, help="A size to hold, or auto.")
+@click.option(
+    "--target",
+    type=TARGET,
+    default=1.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="With auto: how much of its time the VM may wait for memory to come back.",
+)
+@click.option("--off", is_flag=True, help="Leave this VM alone from now on.")
+@click.option("--mount", "mountpoint", type=DIRECTORY, help="The mount. Default: the one whose file it has mapped.")
+def attach(pid: int, resident: int | str, target: float, off: bool, mountpoint: Path | None) -> None:
+    """Hold the resident part of the VM with the process PID down: what it does not use leaves the page cache.
+
+    Returns at once; the mount's controller does it until the VM ends, and `blockstore status` shows it. Again with
+    other options changes them.
+
+    \b
+    Example:
+      blockstore attach $(pgrep -f guest=vm1) --resident 256M
+    """
+    found = _files_of(pid, [mounts.find(mountpoint)] if mountpoint is not None else mounts.all_mounts())
+    cgroup, version = "", ""
+    if not off:
+        try:
+            own = own_cgroup(pid)
+            cgroup, version = str(own.path), own.version
+        except (LookupError, OSError) as error:
+            click.echo(
+                f"blockstore: warning: process {pid} has no memory cgroup of its own ({error.args[0]}); its pages are "
+                "taken back by madvise instead",
+                err=True,
+            )
+    for mount, number in found:
+        if off:
+            control.ask(mount.state, {"do": "detach", "volume": number})
+            continue
+        attachment = {
+            "volume": number,
+            "pid": pid,
+            "started": start_time(pid),
+            "resident": resident,
+            "target_share": target / 100,
+            "cgroup": cgroup,
+            "cgroup_version": version,
+        }
+        control.ask(mount.state, {"do": "attach", **attachment})
+
+
+def _files_of(pid: int, candidates: list[mounts.Mount]) -> list[tuple[mounts.Mount, int]]:
+    """The volumes that the process has mapped."""
+    try:
+        found = {(mount, each.inode) for mount in candidates for each in mounts.mappings_of(pid, mount)}
+    except (FileNotFoundError, ProcessLookupError):
+        raise InputError(f"there is no process {pid}") from None
+    except OSError as error:
+        raise InputError(f"process {pid} cannot be looked at: {error.strerror}; do it as root") from None
+    if not found:
+        places = ", ".join(str(mount.path) for mount in candidates) or "any blockstore mount"
+        raise InputError(f"process {pid} maps no file of {places}; is it the VM's own process, with share=on?")
+    return sorted(found)

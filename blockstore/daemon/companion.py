@@ -1,0 +1,130 @@
+"""The companion: the controller's process (vm/controller.py), started by the daemon and started again when it ends.
+
+It is a process of its own because it opens, writes back and evicts files of the mount: no thread of the daemon may ever
+wait for the daemon, and nothing that it does may take time from the lane. Its stdin is a pipe that ends with the
+daemon, and then so does it; the next daemon starts another one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from blockstore.daemon import lean
+from blockstore.daemon.options import MountOptions
+from blockstore.errors import MountError
+
+log = logging.getLogger(__name__)
+
+MODULE: Final = "blockstore.vm.controller"
+
+FIRST_DELAY_S: Final = 1.0
+LONGEST_DELAY_S: Final = 60.0
+"""Before it is started again; doubled each time that it has not lived longer than that."""
+
+PORT_S: Final = 10.0
+"""How long the metrics' port of a daemon that was replaced may take to be free."""
+
+LOOK_S: Final = 0.5
+LISTENING: Final = 16
+"""Scrapers that may wait."""
+
+
+class Companion:
+    """Of one daemon."""
+
+    def __init__(self, options: MountOptions) -> None:
+        self._options = options
+        self._socket: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process, if it runs."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def bind(self) -> None:
+        """Take the port for the metrics, if they are wanted. Raises MountError when it is not to be had."""
+        if self._options.metrics is None:
+            return
+        host, port = self._options.metrics
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+            listener.listen(LISTENING)
+        except (OSError, UnicodeError) as error:
+            listener.close()
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            raise MountError(
+                f"the metrics cannot be served at {host}:{port}: {reason}; name another with --metrics"
+            ) from None
+        self._socket = listener
+
+    async def run(self) -> None:
+        """Keep it running until cancelled."""
+        delay_s = FIRST_DELAY_S
+        await self._bind_again()
+        try:
+            while True:
+                self._start()
+                started = trio.current_time()
+                while self.pid is not None:
+                    await trio.sleep(LOOK_S)
+                assert self._process is not None
+                log.error("the controller ended (exit code %s); starting another one", self._process.returncode)
+                lived_s = trio.current_time() - started
+                delay_s = FIRST_DELAY_S if lived_s > LONGEST_DELAY_S else min(delay_s * 2, LONGEST_DELAY_S)
+                await trio.sleep(delay_s)
+        finally:
+            self._end()
+
+    async def _bind_again(self) -> None:
+        """After a handover the port may still be the old controller's for a moment."""
+        if self._socket is not None:
+            return
+        with trio.move_on_after(PORT_S):
+            while True:
+                try:
+                    self.bind()
+                    return
+                except MountError as error:
+                    log.info("%s", error)
+                    await trio.sleep(LOOK_S)
+        log.error("the port of the metrics was not free within %.0f s: there are none", PORT_S)
+
+    def _start(self) -> None:
+        arguments = [self._options.state, self._options.mountpoint]
+        if self._socket is None:
+            command, environment = lean.command(MODULE, *arguments), lean.environment()
+        else:
+            command = [sys.executable, "-m", MODULE, *arguments, str(self._socket.fileno())]
+            environment = dict(os.environ)
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+        with (Path(self._options.state) / "daemon.controller").open("ab") as errors:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=None if self._options.foreground else errors,
+                pass_fds=[self._socket.fileno()] if self._socket is not None else [],
+                start_new_session=True,
+                cwd="/",
+                env=environment,
+            )
+
+    def _end(self) -> None:
+        """It has nothing that would have to be closed."""
+        if self._process is not None:
+            self._process.kill()
+        if self._socket is not None:
+            self._socket.close()

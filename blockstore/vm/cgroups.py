@@ -1,0 +1,184 @@
+"""Memory cgroups, versions 1 and 2: finding the one of a process, making one for a VM, taking pages back from it.
+
+Version 1 (Documentation/admin-guide/cgroup-v1/memory.rst) has no way to ask for pages; lowering the limit for a moment
+is one. Version 2 (Documentation/admin-guide/cgroup-v2.rst) has `memory.reclaim` since Linux 5.19. In both the kernel
+chooses, by its least-recently-used lists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Final
+
+from blockstore.daemon.mounts import unescape
+
+V1, V2 = "cgroup v1", "cgroup v2"
+
+STEP_BYTES: Final = 16 << 20
+"""Taken back at once, so that a VM is under a lowered limit for milliseconds only."""
+
+END_S: Final = 5.0
+"""How long the processes of a cgroup may take to be gone after they were killed."""
+
+_NO_LIMIT_BYTES: Final = 1 << 62
+"""What version 1 shows where there is no limit is about 2**63, rounded to pages."""
+
+
+class Cgroup:
+    """One memory cgroup; `path` is its directory, `version` V1 or V2."""
+
+    def __init__(self, path: Path, version: str) -> None:
+        self.path = path
+        self.version = version
+        self._knows_swappiness = True
+
+    def pids(self) -> list[int]:
+        """Its processes. Raises OSError."""
+        return [int(line) for line in (self.path / "cgroup.procs").read_text().split()]
+
+    def enter(self, pid: int) -> None:
+        """Move a process into it. Raises OSError."""
+        (self.path / "cgroup.procs").write_text(str(pid))
+
+    def reclaim(self, size_bytes: int) -> None:
+        """Have the kernel take back about so much, as far as it can. Raises OSError where that is not allowed."""
+        while size_bytes > 0:
+            step_bytes = min(size_bytes, STEP_BYTES)
+            if not (self._reclaim_v2 if self.version == V2 else self._reclaim_v1)(step_bytes):
+                return
+            size_bytes -= step_bytes
+
+    def cached_bytes(self) -> int:
+        """Pages of files that are charged to it. Raises OSError."""
+        fields = dict(line.split() for line in (self.path / "memory.stat").read_text().splitlines())
+        return int(fields["file" if self.version == V2 else "total_cache"])
+
+    def kill(self) -> None:
+        """End all its processes. Raises OSError."""
+        deadline = time.monotonic() + END_S
+        while (pids := self.pids()) and time.monotonic() < deadline:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
+
+    def remove(self) -> None:
+        """Remove it, if it is there; its processes have ended. Raises OSError."""
+        deadline = time.monotonic() + END_S
+        while True:
+            try:
+                self.path.rmdir()
+                return
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+
+    def _reclaim_v2(self, size_bytes: int) -> bool:
+        # The heap of QEMU is not to be swapped out instead; kernels before 6.9 do not know the word.
+        text = f"{size_bytes} swappiness=0" if self._knows_swappiness else str(size_bytes)
+        try:
+            (self.path / "memory.reclaim").write_text(text)
+        except OSError as error:
+            if error.errno == errno.EINVAL and self._knows_swappiness:
+                self._knows_swappiness = False
+                return self._reclaim_v2(size_bytes)
+            if error.errno in (errno.EAGAIN, errno.EINTR):  # it found less
+                return False
+            raise
+        return True
+
+    def _reclaim_v1(self, size_bytes: int) -> bool:
+        limit = self.path / "memory.limit_in_bytes"
+        before = limit.read_text().strip()
+        usage = int((self.path / "memory.usage_in_bytes").read_text())
+        try:
+            limit.write_text(str(max(usage - size_bytes, 0)))
+        except OSError as error:
+            if error.errno in (errno.EBUSY, errno.EINTR):  # it found less; the limit has not changed
+                return False
+            raise
+        finally:
+            limit.write_text("-1" if int(before) > _NO_LIMIT_BYTES else before)
+        return True
+
+
+def of_process(pid: int | str) -> Cgroup:
+    """The memory cgroup of a process ("self" is ours). Raises LookupError with a reason where none can be seen."""
+    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    paths = {name: path for line in lines for names, path in [line.split(":", 2)[1:]] for name in names.split(",")}
+    for version, name in ((V1, "memory"), (V2, "")):
+        mount = _mount(version)
+        if mount is None or name not in paths:
+            continue
+        place, root = mount
+        path = place / os.path.relpath(paths[name], root)
+        if (path / ("memory.limit_in_bytes" if version == V1 else "cgroup.procs")).exists():
+            return Cgroup(path, version)
+    raise LookupError("no memory cgroups are mounted here")
+
+
+def create(name: str, own: Cgroup) -> Cgroup:
+    """A new cgroup for one VM: below `own` (version 1), or beside it or an ancestor (version 2, where a cgroup that has
+    processes may have no children). Raises LookupError with the reason if there is nowhere to make one."""
+    reason = f"there is no memory controller at {own.path}"
+    for place in _places(own):
+        path = place / f"blockstore-{re.sub('[^A-Za-z0-9_.-]', '-', name)}-{os.getpid()}"
+        try:
+            path.mkdir()
+        except OSError as error:
+            reason = f"{path.parent} cannot be written to: {error.strerror}"
+            continue
+        made = Cgroup(path, own.version)
+        if _is_usable(made):
+            return made
+        path.rmdir()
+        reason = "this kernel has no memory.reclaim (Linux 5.19 has)" if own.version == V2 else reason
+    raise LookupError(reason)
+
+
+def _places(own: Cgroup) -> list[Path]:
+    if own.version == V1:
+        return [own.path]
+    mount = _mount(V2)
+    top = mount[0] if mount else own.path
+    above = [path for path in (own.path, *own.path.parents) if path == top or top in path.parents]
+    return [path for path in above if "memory" in _controllers(path)]
+
+
+def _controllers(path: Path) -> list[str]:
+    """Those that children of this cgroup have."""
+    try:
+        return (path / "cgroup.subtree_control").read_text().split()
+    except OSError:
+        return []
+
+
+def _is_usable(cgroup: Cgroup) -> bool:
+    if cgroup.version == V2:
+        return (cgroup.path / "memory.reclaim").exists()
+    with contextlib.suppress(OSError):
+        (cgroup.path / "memory.swappiness").write_text("0")  # the heap of QEMU is not to be swapped out instead
+    return (cgroup.path / "memory.limit_in_bytes").exists()
+
+
+def _mount(version: str) -> tuple[Path, str] | None:
+    """Where the hierarchy is mounted, and which of its directories is there."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split(" ")
+        dash = fields.index("-")
+        if version == V2:
+            found = fields[dash + 1] == "cgroup2"
+        else:
+            found = fields[dash + 1] == "cgroup" and "memory" in fields[dash + 3].split(",")
+        if found:
+            return Path(unescape(fields[4])), unescape(fields[3])
+    return None

@@ -1,0 +1,108 @@
+"""The controller: one process for each mount, which holds the VMs' resident parts down (DESIGN.md 7).
+
+    python -m blockstore.vm.controller STATE MOUNTPOINT [METRICS_FD]
+
+The daemon starts it (daemon/companion.py) and is asked every second which VMs there are and how often they waited for
+a block. It opens files of the mount, and so must never be a part of the daemon; it holds none open but those of VMs
+that run. When its stdin ends, so has the daemon, and so does it.
+"""
+
+from __future__ import annotations
+
+import select
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from blockstore.daemon import control, mounts
+from blockstore.daemon.attachments import Attachment
+from blockstore.errors import MountError
+from blockstore.vm.controlled import Controlled, Ended, end
+
+TICK_S: Final = 1.0
+
+ASK_S: Final = 5.0
+"""How long the daemon may take to answer."""
+
+
+class Controller:
+    """`run` ends with the daemon."""
+
+    def __init__(self, state: Path, mountpoint: Path) -> None:
+        self._state = state
+        self._mountpoint = mountpoint
+        self._controlled: dict[int, Controlled] = {}
+
+    def run(self) -> int:
+        """The exit code: 0 when the daemon has ended."""
+        while True:
+            started = time.monotonic()
+            try:
+                self._tick()
+            except MountError as error:
+                _log(str(error))
+            left_s = max(TICK_S - (time.monotonic() - started), 0.05)
+            if select.select([sys.stdin], [], [], left_s)[0]:
+                return 0
+
+    def _tick(self) -> None:
+        reports = {str(number): each.report() for number, each in self._controlled.items()}
+        answer = control.ask(self._state, {"do": "control", "reports": reports}, ASK_S)
+        mount = mounts.lookup(self._mountpoint)
+        if mount is None:
+            return
+        wanted = {each["volume"]: Attachment(**each) for each in answer["attachments"]}
+        volumes: dict[int, dict[str, Any]] = {int(number): counts for number, counts in answer["volumes"].items()}
+        for number, attachment in wanted.items():
+            self._attend(mount, number, attachment, volumes.get(number), may_write=not answer["stalled"])
+        for number in self._controlled.keys() - wanted.keys():
+            self._controlled.pop(number).close()
+
+    def _attend(
+        self,
+        mount: mounts.Mount,
+        number: int,
+        attachment: Attachment,
+        counts: dict[str, Any] | None,
+        *,
+        may_write: bool,
+    ) -> None:
+        name = counts["name"] if counts is not None else None
+        try:
+            controlled = self._controlled.get(number)
+            if controlled is not None and controlled.attachment != attachment:
+                self._controlled.pop(number).close()
+                controlled = None
+            if counts is None or name is None or name.startswith("("):
+                raise Ended
+            if controlled is None:
+                controlled = self._controlled[number] = Controlled(mount, name, attachment)
+            controlled.tick(counts, may_write=may_write)
+        except Ended:
+            self._let_go(mount, number, name, attachment)
+        except OSError as error:
+            _log(f"{name}: {error}")
+
+    def _let_go(self, mount: mounts.Mount, number: int, name: str | None, attachment: Attachment) -> None:
+        controlled = self._controlled.pop(number, None)
+        if controlled is not None:
+            controlled.close()
+        try:
+            end(mount, name, attachment)
+        except OSError as error:
+            _log(f"{name}: what is left of its VM cannot be taken away: {error}")
+        control.ask(self._state, {"do": "detach", "volume": number}, ASK_S)
+
+
+def _log(text: str) -> None:
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} controller: {text}", file=sys.stderr, flush=True)
+
+
+def main(arguments: list[str]) -> int:
+    """The process."""
+    return Controller(Path(arguments[0]), Path(arguments[1])).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,121 @@
+"""How pages of a VM are made to leave the page cache, from outside: the three ways, and which of them a VM gets.
+
+The kernel's choice of cold pages (a memory cgroup) is the better one; without a cgroup of the VM's own, `Clock`
+chooses. All of them take clean pages only; writing back is write_back.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol
+
+from blockstore.daemon.mounts import Mapping
+from blockstore.vm import cgroups, page_out, resident
+from blockstore.vm.cgroups import Cgroup
+
+MADVISE: Final = "madvise"
+
+CHUNK_BYTES: Final = 256 << 10
+"""What Clock looks at and pages out at once."""
+
+HOT_SHARE: Final = 0.25
+"""A chunk of which so much has come back since it was paged out is in use."""
+
+MAXIMUM_SKIPS: Final = 32
+"""A chunk that is in use each time is tried again after so many rounds at least."""
+
+
+class Mechanism(Protocol):
+    """One way; `name` is what `status` shows."""
+
+    name: str
+
+    def reclaim(self, size_bytes: int) -> None:
+        """Make about so many bytes of clean pages leave. Raises OSError where that is not allowed (any more)."""
+
+
+class ByCgroup:
+    """The kernel's choice."""
+
+    def __init__(self, cgroup: Cgroup) -> None:
+        self.name = cgroup.version
+        self._cgroup = cgroup
+
+    def reclaim(self, size_bytes: int) -> None:
+        self._cgroup.reclaim(size_bytes)
+
+
+class Clock:
+    """process_madvise(2) with MADV_PAGEOUT, chunk by chunk in turn.
+
+    A chunk of which much is resident again when its turn comes is in use, and is passed over for a number of rounds
+    that doubles each time. `descriptor` is the file's; `mapping` is asked for the VM's mapping of it.
+    """
+
+    name = MADVISE
+
+    def __init__(self, descriptor: int, size_bytes: int, mapping: Callable[[], Mapping | None]) -> None:
+        self._descriptor = descriptor
+        self._mapping = mapping
+        self._chunks = max(-(-size_bytes // CHUNK_BYTES), 1)
+        self._hand = 0
+        self._left = [0] * self._chunks  # resident bytes right after the last time; what it had then does not count
+        self._skips = [0] * self._chunks  # rounds to pass it over
+        self._patience = [1] * self._chunks
+
+    def reclaim(self, size_bytes: int) -> None:
+        mapping = self._mapping()
+        if mapping is None:
+            return
+        for _ in range(self._chunks):
+            if size_bytes <= 0:
+                return
+            number, self._hand = self._hand, (self._hand + 1) % self._chunks
+            size_bytes -= self._visit(number, mapping)
+
+    def _visit(self, number: int, mapping: Mapping) -> int:
+        """Page out one chunk, if it seems cold; how many bytes have left."""
+        if self._skips[number]:
+            self._skips[number] -= 1
+            return 0
+        offset = number * CHUNK_BYTES
+        found = resident.of_descriptor(self._descriptor, offset, CHUNK_BYTES)
+        if found.resident <= self._left[number]:
+            return 0
+        was_out = self._patience[number] > 1 or self._left[number] > 0
+        if was_out and found.resident - self._left[number] > HOT_SHARE * CHUNK_BYTES:
+            self._skips[number] = self._patience[number]
+            self._patience[number] = min(self._patience[number] * 2, MAXIMUM_SKIPS)
+            self._left[number] = 0
+            return 0
+        start = mapping.start + offset - mapping.offset
+        page_out.page_out(mapping.pid, start, min(CHUNK_BYTES, mapping.start + mapping.length - start))
+        self._left[number] = resident.of_descriptor(self._descriptor, offset, CHUNK_BYTES).resident
+        self._patience[number] = max(self._patience[number], 2)
+        return found.resident - self._left[number]
+
+
+def own_cgroup(pid: int) -> Cgroup:
+    """The memory cgroup of a VM, if there is nothing else in it: pages may be taken from it then.
+
+    Raises LookupError with the reason if there is none. A process that the VM's process has started belongs to the VM.
+    """
+    cgroup = cgroups.of_process(pid)
+    strangers = [other for other in cgroup.pids() if not _descends(other, pid)]
+    if strangers:
+        raise LookupError(f"its cgroup {cgroup.path} has other processes too ({strangers[0]})")
+    if cgroup.version == cgroups.V2 and not (cgroup.path / "memory.reclaim").exists():
+        raise LookupError("its cgroup has no memory.reclaim (Linux 5.19 has)")
+    return cgroup
+
+
+def _descends(pid: int, ancestor: int) -> bool:
+    while pid > 1:
+        if pid == ancestor:
+            return True
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return True  # it has gone
+    return False

@@ -1,0 +1,51 @@
+"""The whole picture of a mount: what its daemon answers, and what only somebody outside can see, the resident pages.
+
+For `status`, `top`, the metrics and the history alike; in docs/status.md's words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from blockstore.daemon import control
+from blockstore.daemon.bill import PARTS
+from blockstore.daemon.mounts import Mount
+from blockstore.store.report import Report, complete
+from blockstore.vm import resident
+
+KEPT: Final = (
+    *("daemon_pid", "supervisor_pid", "controller_pid", "restarts", "pool_limit", "mounted_at"),
+    *("stalled", "corrupt_reads", "lost_blocks", "can_be_replaced", "fault_latency", "write_latency"),
+)
+"""Of the daemon's answer, what goes to `total` as it is."""
+
+
+def observe(mount: Mount, timeout_s: float = control.CLIENT_S) -> tuple[Report, dict[str, Any]]:
+    """The report, and the daemon's answer that it was made of. Raises MountError."""
+    answer = control.ask(mount.state, {"do": "status"}, timeout_s)
+    figures: Report = answer["report"]
+    residents = {name: _resident_bytes(mount.path / name) for name in figures["volumes"]}
+    report = complete(figures, residents, sum(answer["memory"][part] for part in PARTS))
+    total = report["total"]
+    total["state"] = str(mount.state)
+    total["daemon_memory_parts"] = answer["memory"]
+    total["pool_full"] = full_share(answer)
+    total["refaults"] = sum(each["refaults"] for each in report["volumes"].values())
+    for key in KEPT:
+        total[key] = answer[key]
+    return report, answer
+
+
+def full_share(answer: Mapping[str, Any]) -> float:
+    """The part of the pool's room that is in use; what the file system under the state has not is no room."""
+    used, room = answer["pool_used"], answer["pool_room"]
+    return float(used / (used + room)) if used + room else 1.0
+
+
+def _resident_bytes(path: Path) -> int:
+    try:
+        return resident.of_file(path).resident
+    except OSError:
+        return 0  # deleted, or no longer there

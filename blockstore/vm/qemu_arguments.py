@@ -1,0 +1,72 @@
+"""QEMU's command line, as far as the memory of the guest is concerned. Pure. (qemu(1): -m, -machine, -object)"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from blockstore.errors import InputError
+
+BACKEND_ID: Final = "blockstore0"
+
+_UNITS: Final = {"": 1 << 20, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+"""A size without a unit is in MiB."""
+
+_OWN_MEMORY: Final = ("-mem-path", "-mem-prealloc")
+
+
+def with_memory(arguments: Sequence[str], path: str, size_bytes: int, *, balloon: bool) -> list[str]:
+    """QEMU's arguments, and those that make the file at `path` its guest's memory.
+
+    With `balloon` also a virtio-balloon device with free page reporting, unless there is one: what the guest frees
+    comes back to the store then. Raises InputError for arguments that do not agree with that.
+    """
+    _check(arguments, size_bytes)
+    # A comma in an option is written twice.
+    backend = f"memory-backend-file,id={BACKEND_ID},size={size_bytes},share=on,mem-path={path.replace(',', ',,')}"
+    added = ["-object", backend, "-machine", f"memory-backend={BACKEND_ID}"]
+    if not any(option == "-m" for option, _ in _options(arguments)):
+        added += ["-m", f"{size_bytes >> 20}M"]
+    if balloon and not any("virtio-balloon" in value for option, value in _options(arguments) if option == "-device"):
+        bus = "device" if _is_microvm(arguments) else "pci"
+        added += ["-device", f"virtio-balloon-{bus},id=blockstore-balloon,free-page-reporting=on"]
+    return [*arguments, *added]
+
+
+def _check(arguments: Sequence[str], size_bytes: int) -> None:
+    for option, value in _options(arguments):
+        if option in _OWN_MEMORY:
+            raise InputError(f"{option} is what `blockstore run` sets by itself; leave it out")
+        if option in ("-machine", "-M") and "memory-backend=" in value:
+            raise InputError(f"the memory backend is given twice: leave memory-backend out of {option} {value}")
+        if option == "-object" and value.lstrip("{").replace('"', "").removeprefix("qom-type:").strip().startswith(
+            "memory-backend-"
+        ):
+            raise InputError(f"the memory backend is given twice: leave out -object {value}")
+        if option == "-numa" and re.search(r"\bmem(dev)?=", value):
+            raise InputError(f"a memory of several parts cannot be given to `blockstore run`: leave out -numa {value}")
+        if option == "-m":
+            given = _memory_bytes(value)
+            if given != size_bytes:
+                raise InputError(
+                    f"-m {value} is not the {size_bytes >> 20} MiB of --memory; give the same, or leave out -m"
+                )
+
+
+def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each option with the argument behind it. QEMU takes two dashes for one."""
+    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        if option.startswith("-"):
+            yield "-" + option.lstrip("-"), value
+
+
+def _memory_bytes(value: str) -> int | None:
+    """What `-m 512`, `-m 1G,slots=2` or `-m size=1G` ask for; None for what QEMU would not understand."""
+    first = value.split(",")[0].removeprefix("size=")
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([BKMGT]?)", first.strip(), re.IGNORECASE)
+    return int(float(found[1]) * _UNITS[found[2].upper()]) if found else None
+
+
+def _is_microvm(arguments: Sequence[str]) -> bool:
+    return any("microvm" in value for option, value in _options(arguments) if option in ("-machine", "-M"))

@@ -1,0 +1,169 @@
+"""`blockstore run`: a VM in a cgroup of its own, with a file of the mount as its memory, and nothing left of it after.
+
+The process that the user has started becomes a shell, which takes 0.2 MB for as long as the VM runs, where Python takes
+10. It waits for QEMU, passes signals on, and takes away file and cgroup before it ends with QEMU's exit code. Should it
+be killed, the controller does that (controlled.end).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final, NoReturn
+
+from blockstore.daemon import control
+from blockstore.daemon.mounts import Mount
+from blockstore.errors import BusyError, InputError, MountError, OutOfRoom
+from blockstore.vm import cgroups, huge_pages
+from blockstore.vm.cgroups import Cgroup
+from blockstore.vm.controlled import start_time
+
+EARLY_S: Final = 3
+"""A QEMU that fails within so many seconds has not begun to run a guest: that is said, below its own words."""
+
+SHELL: Final = "/bin/sh"
+
+# Arguments: file to delete, folder to delete if nothing is in it, cgroup (each may be empty), the cgroup that we come
+# from, seconds of EARLY_S; then QEMU's command. Stdin is passed by a descriptor, because a shell gives /dev/null to
+# what it starts in the background. `wait` ends at each signal, hence the loop.
+_SCRIPT: Final = r"""
+file=$1 folder=$2 cgroup=$3 home=$4 early=$5
+shift 5
+started=$(date +%s)
+exec 3<&0
+"$@" <&3 3<&- &
+vm=$!
+for signal in TERM HUP INT QUIT USR1 USR2; do trap "kill -$signal $vm 2>/dev/null" $signal; done
+while :; do
+    wait $vm
+    code=$?
+    kill -0 $vm 2>/dev/null || break
+done
+if [ $code -ne 0 ] && [ $code -lt 128 ] && [ $(($(date +%s) - started)) -lt $early ]; then
+    echo "blockstore: $1 ended at once, with exit code $code; what it said stands above" >&2
+fi
+if [ -n "$file" ]; then rm -f -- "$file"; fi
+if [ -n "$folder" ]; then rmdir -- "$folder" 2>/dev/null; fi
+if [ -n "$cgroup" ]; then
+    echo $$ >"$home/cgroup.procs"
+    for try in 1 2 3 4 5 6 7 8 9 10; do rmdir -- "$cgroup" 2>/dev/null && break; sleep 0.1; done
+fi
+exit $code
+"""
+
+
+def run(
+    mount: Mount,
+    name: str,
+    size_bytes: int,
+    resident: int | str,
+    target_share: float,
+    command: Sequence[str],
+    *,
+    keep: bool,
+    warn: Callable[[str], None],
+) -> NoReturn:
+    """Make the file `name` of the mount and start `command` (QEMU and its arguments) in the place of this process.
+
+    Raises a sentence instead when something is not to be had, and then nothing is left behind.
+    """
+    program = shutil.which(command[0])
+    if program is None:
+        raise InputError(f"there is no program {command[0]!r}; install QEMU, or say where it is")
+    path = mount.path / name
+    with ExitStack() as undo:
+        folder = _make_folder(mount, path, undo)
+        _make_file(path, size_bytes, undo)
+        cgroup, home = _make_cgroup(name, undo, warn)
+        attachment = {
+            "volume": path.stat().st_ino,
+            "pid": os.getpid(),
+            "started": start_time(os.getpid()),
+            "resident": resident,
+            "target_share": target_share,
+            "cgroup": str(cgroup.path) if cgroup else "",
+            "cgroup_version": cgroup.version if cgroup else "",
+            "owned": True,
+            "kept": keep,
+        }
+        control.ask(mount.state, {"do": "attach", **attachment})
+        undo.callback(_detach, mount, path)
+        if not huge_pages.refuse():
+            warn(
+                "this VM may keep more resident than it uses, because QEMU asks for huge pages and only root can have "
+                "that refused"
+            )
+        if cgroup is not None:
+            cgroup.enter(os.getpid())
+            undo.callback(_leave, home)
+        script = [SHELL, "-c", _SCRIPT, "blockstore-run"]
+        what = ["" if keep else str(path), str(folder or ""), str(cgroup.path) if cgroup else "", home, str(EARLY_S)]
+        os.execv(SHELL, [*script, *what, program, *command[1:]])
+
+
+def _make_folder(mount: Mount, path: Path, undo: ExitStack) -> Path | None:
+    """The folder of the file, if it was not there. One that has others above it that were not there is the user's."""
+    folder = path.parent
+    if folder == mount.path:
+        return None
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return None
+    except FileNotFoundError:
+        raise InputError(f"there is no folder {folder.parent}; make it first: mkdir -p {folder}") from None
+    except OSError as error:
+        raise MountError(f"{folder} cannot be made: {error.strerror}") from None
+    undo.callback(_remove_folder, folder)
+    return folder
+
+
+def _make_file(path: Path, size_bytes: int, undo: ExitStack) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise BusyError(
+            f"{path} is there already; name another VM, or delete it if nobody needs it: rm {path}"
+        ) from None
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise OutOfRoom(f"{path} cannot be made: {error.strerror}") from None
+        raise MountError(f"{path} cannot be made: {error.strerror}") from None
+    undo.callback(path.unlink, missing_ok=True)
+    try:
+        os.ftruncate(descriptor, size_bytes)
+    except OSError as error:
+        raise InputError(f"{path} cannot be {size_bytes} bytes long: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
+
+
+def _make_cgroup(name: str, undo: ExitStack, warn: Callable[[str], None]) -> tuple[Cgroup | None, str]:
+    """A cgroup for the VM, if there can be one, and the directory of the one that we come from."""
+    try:
+        own = cgroups.of_process("self")
+        made = cgroups.create(name, own)
+    except (LookupError, OSError) as error:
+        warn(f"no memory cgroup can be had for this VM ({error.args[0]}); its pages are taken back by madvise instead")
+        return None, ""
+    undo.callback(made.remove)
+    return made, str(own.path)
+
+
+def _leave(home: str) -> None:
+    Path(home, "cgroup.procs").write_text(str(os.getpid()))
+
+
+def _detach(mount: Mount, path: Path) -> None:
+    with contextlib.suppress(MountError, OSError):
+        control.ask(mount.state, {"do": "detach", "volume": path.stat().st_ino})
+
+
+def _remove_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
