@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from blockstore.cli.sizes import format_size
-from blockstore.store.census import RECORDS
+from blockstore.store.classes import RECORDS
 from blockstore.store.report import Report
 
 MEMORY_COLUMNS: Final = ("logical", "touched", "zero", "shared", "patched", "compressed", "raw")

@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from blockstore.errors import InputError
 from blockstore.store.home import lack_of_room
@@ -25,8 +24,7 @@ FRESH_S: Final = 30.0
 """A report that is older tells nothing any more."""
 
 
-@dataclass(frozen=True)
-class Attachment:
+class Attachment(NamedTuple):
     """`pid` is the VM's process and `started` its start time in clock ticks, so that no later process is taken for it.
 
     `resident` is the size in bytes to hold, or AUTO, with `target_share` of the VM's time for refaults. `cgroup` and
@@ -59,7 +57,7 @@ class Attachments:
 
     def all(self) -> list[dict[str, Any]]:
         """All, as JSON has them."""
-        return [asdict(attachment) for attachment in self._by_volume.values()]
+        return [attachment._asdict() for attachment in self._by_volume.values()]
 
     def attach(self, fields: dict[str, Any]) -> None:
         """One more, or another one for the same volume. Raises InputError for what is none, OutOfRoom."""

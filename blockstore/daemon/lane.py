@@ -38,6 +38,9 @@ REQUESTS_BETWEEN_STEPS: Final = 32
 SMALL_WRITE_BYTES: Final = SLICE_BLOCKS * BLOCK_BYTES
 """Writes up to one step are done at once."""
 
+SPARE_BUFFERS: Final = 2
+"""Buffers of 1 MiB that are kept for the next write; a new one costs a hundredth of what encoding its content does."""
+
 TIMED_FAULTS: Final = 16
 """Of so many requests one is timed if it is a fault: timing all of them would make each two percent slower."""
 
@@ -306,7 +309,7 @@ class Lane:
             self._relay.forward(opcode, unique, request)
 
     def _leave(self, job: Job) -> None:
-        if job.buffer is not None:
+        if job.buffer is not None and len(self._spare_buffers) < SPARE_BUFFERS:
             self._spare_buffers.append(job.buffer)
 
     def _take_buffer(self) -> bytearray:

@@ -16,6 +16,7 @@ OOM_SCORE_ADJUSTMENT: Final = -900
 """Almost everything else is killed before it; not -1000, so that a leak in it has an end."""
 
 PR_SET_IO_FLUSHER: Final = 57  # include/uapi/linux/prctl.h, prctl(2)
+_MADV_PAGEOUT: Final = 21  # Linux 5.4
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4  # mlockall(2)
 
 
@@ -34,6 +35,27 @@ def prepare() -> list[str]:
         f"when memory is short the daemon may be {', or '.join(missing)}, for want of privileges; "
         "CAP_SYS_RESOURCE and CAP_IPC_LOCK are what root has, but not in most containers"
     ]
+
+
+def shed() -> None:
+    """Give back what only the start has used: free heap, and pages of programs and libraries that nobody asks for any
+    more, 10 MB of them. What is needed after all comes back, and is locked then."""
+    _libc.malloc_trim(0)
+    was_locked = _locked_bytes() > 0
+    if was_locked:
+        _libc.munlockall()  # what is locked cannot leave
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        fields = line.split(None, 5)
+        if len(fields) == 6 and fields[5].startswith("/") and fields[1][1] == "-":
+            start, end = (int(part, 16) for part in fields[0].split("-"))
+            _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_PAGEOUT)
+    if was_locked:
+        _lock_memory()
+
+
+def _locked_bytes() -> int:
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    return int(lines.get("VmLck", "0 kB").split()[0]) << 10
 
 
 def _lock_memory() -> bool:

@@ -22,7 +22,7 @@ from typing import Any, Final
 import pyfuse3
 import trio
 
-from blockstore.daemon import control_server, handover, kernel, mounts, throttle
+from blockstore.daemon import control_server, handover, kernel, mounts, pressure, throttle
 from blockstore.daemon.attachments import Attachments
 from blockstore.daemon.companion import Companion
 from blockstore.daemon.door import Door
@@ -43,6 +43,9 @@ log = logging.getLogger(__name__)
 
 UNMOUNT_S: Final = 60.0
 """How long an unmount by signal may take: it writes back what is dirty, gigabytes at worst."""
+
+SETTLE_S: Final = 5.0
+"""After the start, when a VM no longer waits for it, its memory is given back."""
 
 CRASHED_EXIT_CODE: Final = 70
 
@@ -216,6 +219,11 @@ class Session:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._beat)
             nursery.start_soon(self.companion.run)
+            nursery.start_soon(self._settle)
+
+    async def _settle(self) -> None:
+        await trio.sleep(SETTLE_S)
+        await trio.to_thread.run_sync(pressure.shed, abandon_on_cancel=True)
 
     async def _beat(self) -> None:
         turns = -1

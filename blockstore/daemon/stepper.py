@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 RETRY_S: Final = 0.05
 """How soon a request that found no room is tried again."""
 
+QUIET_S: Final = 10.0
+"""When nothing was stored for so long, garbage is compacted that would not be worth it otherwise."""
+
 MAXIMUM_WAITING: Final = 32
 """Of those that change a file's size and find no room, so many wait; the next ones fail with ENOSPC. pyfuse3 serves
 some hundred requests at once, and those that make room must get through."""
@@ -65,12 +68,19 @@ class Stepper:
             self.stalled -= waits
 
     async def compact(self) -> None:
-        """Compaction of what this thread has freed; of what the lane frees, the lane does it. Never returns."""
+        """Compaction of what this thread has freed, and of what is left when nobody writes; of what the lane frees, the
+        lane does it. Never returns."""
+        pool = self._store.pool
         while True:
-            await self._changed.wait()
+            end = pool.head, pool.tail
+            with trio.move_on_after(QUIET_S):
+                await self._changed.wait()
+            quiet = not self._changed.is_set()
+            if quiet and end != (pool.head, pool.tail):
+                continue  # somebody writes
             self._changed = trio.Event()
             went_on = True
             while went_on:
                 with self._door:
-                    went_on = self._store.upkeep.due() and self._store.upkeep.step()
+                    went_on = self._store.upkeep.due(quiet=quiet) and self._store.upkeep.step(quiet=quiet)
                 await trio.lowlevel.checkpoint()

@@ -17,6 +17,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from blockstore.store.apportion import apportion
+from blockstore.store.classes import CLASSES, RECORDS
 from blockstore.store.geometry import (
     COMPRESSED,
     ENCODING_MASK,
@@ -30,12 +32,6 @@ from blockstore.store.geometry import (
 )
 from blockstore.store.store import Steps, Store, run
 from blockstore.store.volume import Volume, ids_of
-
-CLASSES: Final = ("zero", "shared", "patched", "compressed", "raw")
-"""What a touched block can be: zeros; of a row with a count above one; else what its row is encoded as."""
-
-RECORDS: Final = ("shared", "patched", "compressed", "raw", "references")
-"""What a record can be: of a row of the class of that name, or of a row that only patches need."""
 
 WINDOW: Final = 8192
 """Map entries or rows that one step looks at: under 0.3 ms with 200,000 rows, more where caches miss more."""
@@ -112,25 +108,6 @@ def steps(store: Store, census: Census) -> Steps:
         if number not in store.volumes or store.volumes[number].deleted:
             del census.volumes[number], parts[number]
     yield from _split(census, [parts[number] for number in census.volumes])
-
-
-def apportion(total: int, weights: Sequence[float]) -> list[int]:
-    """`total` in integer parts in proportion to the weights (largest remainder); equal parts if all are 0.
-
-    The parts add up to `total` exactly, unless there are no weights.
-    """
-    assert total >= 0 and all(weight >= 0 for weight in weights)
-    if not weights:
-        return []
-    largest = max(weights)
-    # Exact integers from here on: in floats the parts might add up to one byte too many.
-    exact = [int(weight / largest * 2**53) for weight in weights] if largest else [1] * len(weights)
-    whole = sum(exact)
-    parts = [total * weight // whole for weight in exact]
-    by_remainder = sorted(range(len(exact)), key=lambda place: -(total * exact[place] % whole))
-    for place in by_remainder[: total - sum(parts)]:
-        parts[place] += 1
-    return parts
 
 
 def _windows(volume: Volume) -> Iterator[npt.NDArray[np.uint64]]:

@@ -20,10 +20,14 @@ Every column but `saved` adds up: the volumes' figures to the total's, to the by
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from blockstore.store.census import CLASSES, Census, VolumeCensus, apportion
+from blockstore.store.apportion import apportion
+from blockstore.store.classes import CLASSES
 from blockstore.store.geometry import BLOCK_BYTES
+
+if TYPE_CHECKING:  # numpy, which processes without a store can do without
+    from blockstore.store.census import Census, VolumeCensus
 
 Report = dict[str, Any]
 

@@ -33,6 +33,10 @@ GARBAGE_FLOOR_BYTES: Final = 4 * SEGMENT_BYTES
 WORTH_MOVING: Final = 0.9
 """A segment that is live above this share is never moved: it would free less than it costs."""
 
+QUIET_GARBAGE_SHARE: Final = 0.03
+QUIET_WORTH_MOVING: Final = 0.97
+"""The same two while nobody writes: then there is time for more, and what is moved stays where it is."""
+
 STEP_RECORDS: Final = 128
 """Records moved in one step, about 0.2 ms."""
 
@@ -50,18 +54,18 @@ class Upkeep:
         self._scanned = 0  # rows below this were looked at for records in the victim
         self._pending: list[int] = []
 
-    def due(self) -> bool:
-        """Is a segment half emptied, or so much garbage there that one should be?"""
+    def due(self, *, quiet: bool = False) -> bool:
+        """Is a segment half emptied, or so much garbage there that one should be? `quiet`: while nobody writes."""
         if self._victim >= 0:
             return True
-        garbage_bytes = self._pool.garbage_bytes
-        return garbage_bytes > GARBAGE_FLOOR_BYTES and garbage_bytes > GARBAGE_SHARE * self._pool.allocated_bytes
+        garbage_bytes, share = self._pool.garbage_bytes, QUIET_GARBAGE_SHARE if quiet else GARBAGE_SHARE
+        return garbage_bytes > GARBAGE_FLOOR_BYTES and garbage_bytes > share * self._pool.allocated_bytes
 
-    def step(self) -> bool:
+    def step(self, *, quiet: bool = False) -> bool:
         """Do a bounded piece of work; False when there was nothing worth doing, or no room to do it."""
         if self._victim >= 0 and not self._pool.is_full(self._victim):
             self._victim = -1  # its last record was freed meanwhile, and it may be in use again already
-        if self._victim < 0 and not self._choose():
+        if self._victim < 0 and not self._choose(QUIET_WORTH_MOVING if quiet else WORTH_MOVING):
             return False
         if not self._pending and self._scanned < self._rows.next_row:
             self._scan()
@@ -77,9 +81,9 @@ class Upkeep:
             self._victim = -1  # it was freed and filled anew behind our back
         return True
 
-    def _choose(self) -> bool:
+    def _choose(self, worth_moving: float) -> bool:
         segment, live_bytes = self._pool.emptiest()
-        if segment < 0 or live_bytes > WORTH_MOVING * SEGMENT_BYTES:
+        if segment < 0 or live_bytes > worth_moving * SEGMENT_BYTES:
             return False
         self._victim, self._scanned, self._pending = segment, FIRST_ROW, []
         return True

@@ -8,8 +8,6 @@ read, as a VM would fault them, and the median counts.
 from __future__ import annotations
 
 import os
-import random
-import statistics
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -36,7 +34,6 @@ class RefaultCost:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._random = random.Random(descriptor)
         self._next_at = 0.0
         self.fault_us = FIRST_US
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # ours alone: no read-ahead for the probes
@@ -55,7 +52,7 @@ class RefaultCost:
         pages = os.fstat(self._descriptor).st_size // _PAGE
         times_us: list[float] = []
         for _ in range(LOOKS if pages else 0):
-            offset = self._random.randrange(pages) * _PAGE
+            offset = int.from_bytes(os.urandom(8)) % pages * _PAGE
             if resident.of_descriptor(self._descriptor, offset, _PAGE).resident:
                 continue
             started_ns = time.perf_counter_ns()
@@ -64,7 +61,7 @@ class RefaultCost:
             if len(times_us) >= PROBES:
                 break
         if times_us:
-            self.fault_us = statistics.median(times_us)
+            self.fault_us = sorted(times_us)[len(times_us) // 2]
 
 
 _KEYS: Final = ("refaults", "range_requests", "range_refaults")

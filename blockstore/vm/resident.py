@@ -9,9 +9,8 @@ import ctypes
 import errno
 import mmap
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 _SYS_CACHESTAT: Final = 451  # Linux 6.5, the same number on all machines
 
@@ -30,8 +29,7 @@ class _Figures(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_uint64) for name in ("cache", "dirty", "writeback", "evicted", "recently_evicted"))
 
 
-@dataclass(frozen=True)
-class Residency:
+class Residency(NamedTuple):
     """In bytes; `dirty` does not include what is being written back."""
 
     resident: int

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockstore.store import census
-from blockstore.store.census import CLASSES, Census, apportion
+from blockstore.store.census import Census
+from blockstore.store.classes import CLASSES
 from blockstore.store.geometry import BLOCK_BYTES, ENCODING_MASK, ID_MASK, PATCHED, SIZE_MASK, SIZE_SHIFT, ZERO_BLOCK
 from blockstore.store.home import MemoryHome
 from blockstore.store.report import Report, complete, describe
@@ -161,23 +162,3 @@ def test_no_step_looks_at_more_than_a_window(store: Store, monkeypatch: pytest.M
     windows = [len(window) for window in census._windows(volume)]
     assert max(windows) == 1024 and len(windows) < 3000
     assert census.take(store).total.touched_blocks == blocks
-
-
-@given(st.integers(0, 1 << 50), st.lists(st.floats(0, 1e15) | st.integers(0, 1 << 40), max_size=20))
-def test_apportion_adds_up_and_is_fair(total: int, weights: list[Any]) -> None:
-    parts = apportion(total, weights)
-    assert len(parts) == len(weights) and all(part >= 0 for part in parts)
-    if not weights:
-        return
-    assert sum(parts) == total
-    whole = sum(weights)
-    for part, weight in zip(parts, weights, strict=True):
-        fair = total * (weight / whole) if whole else total / len(weights)
-        assert abs(part - fair) <= 1 + 1e-9 * total
-
-
-def test_apportion_examples() -> None:
-    assert apportion(10, [1, 1, 1]) == [4, 3, 3]
-    assert apportion(7, [0, 0]) == [4, 3]
-    assert apportion(5, [0, 2.5]) == [0, 5]
-    assert apportion(5, []) == []
