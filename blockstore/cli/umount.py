@@ -14,7 +14,7 @@ import click
 from blockstore.cli.paths import DIRECTORY
 from blockstore.daemon import control, mounts, phase
 from blockstore.daemon.serve import remove_state
-from blockstore.daemon.unmount import unmount
+from blockstore.daemon.unmount import unmount, unmount_unused
 from blockstore.errors import BusyError, MountError
 
 DAEMON_END_S: Final = 120.0
@@ -48,9 +48,8 @@ def umount(mountpoint: Path, force: bool, discard: bool) -> None:
             last_pid = int(control.ask(mount.state, {"do": "hello"})["daemon_pid"])
         except MountError:
             last_pid = 0  # a dead or deaf daemon must not keep its mount alive
-    failure = unmount(str(mount.path))
+    failure, found = unmount_unused(mount)
     if failure:
-        found = mounts.users(mount)
         if not force:
             raise BusyError(
                 f"{mount.path} is in use by {mounts.describe_users(found) or 'somebody'}: {failure}; "

@@ -18,12 +18,11 @@ from typing import Final
 import trio
 
 from blockstore.daemon import lean
+from blockstore.daemon.mounts import CONTROLLER_MODULE
 from blockstore.daemon.options import MountOptions
 from blockstore.errors import MountError
 
 log = logging.getLogger(__name__)
-
-MODULE: Final = "blockstore.vm.controller"
 
 FIRST_DELAY_S: Final = 1.0
 LONGEST_DELAY_S: Final = 60.0
@@ -104,9 +103,9 @@ class Companion:
     def _start(self) -> None:
         arguments = [self._options.state, self._options.mountpoint]
         if self._socket is None:
-            command, environment = lean.command(MODULE, *arguments), lean.environment()
+            command, environment = lean.command(CONTROLLER_MODULE, *arguments), lean.environment()
         else:
-            command = [sys.executable, "-m", MODULE, *arguments, str(self._socket.fileno())]
+            command = [sys.executable, "-m", CONTROLLER_MODULE, *arguments, str(self._socket.fileno())]
             environment = dict(os.environ)
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()

@@ -18,6 +18,9 @@ from blockstore.errors import MountError
 FILE_SYSTEM_TYPE: Final = "fuse.blockstore"
 _SOURCE_PREFIX: Final = "blockstore:"
 
+CONTROLLER_MODULE: Final = "blockstore.vm.controller"
+"""Beside each daemon (companion.py): it uses the mount now and then, on behalf of nobody."""
+
 
 class Mount(NamedTuple):
     """One line of mountinfo; `device` is MAJOR:MINOR."""
@@ -113,7 +116,7 @@ def mappings_of(pid: int, mount: Mount) -> Iterator[Mapping]:
 
 
 def users(mount: Mount) -> list[User]:
-    """The processes that have files of the mount mapped or open, or stand in it."""
+    """The processes that have files of the mount mapped or open, or stand in it; the controllers aside."""
     paths: dict[int, set[str]] = {}
     for mapping in mappings(mount):
         paths.setdefault(mapping.pid, set()).add(mapping.path)
@@ -122,7 +125,9 @@ def users(mount: Mount) -> list[User]:
         for link in _links(process):
             if link == prefix or link.startswith(prefix + "/"):
                 paths.setdefault(int(process.name), set()).add(link)
-    return [User(pid, _command(pid), frozenset(found)) for pid, found in sorted(paths.items())]
+    return [
+        User(pid, _command(pid), frozenset(found)) for pid, found in sorted(paths.items()) if not _is_controller(pid)
+    ]
 
 
 def describe_users(found: list[User]) -> str:
@@ -160,6 +165,13 @@ def _command(pid: int) -> str:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return "a process"
+
+
+def _is_controller(pid: int) -> bool:
+    try:
+        return CONTROLLER_MODULE.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 def _device(hexadecimal: str) -> str:

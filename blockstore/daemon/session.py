@@ -34,7 +34,7 @@ from blockstore.daemon.operations import Operations
 from blockstore.daemon.options import MountOptions
 from blockstore.daemon.relay import Relay
 from blockstore.daemon.stepper import Stepper
-from blockstore.daemon.unmount import unmount
+from blockstore.daemon.unmount import unmount, unmount_unused
 from blockstore.errors import MountError
 from blockstore.store.home import free_bytes_under
 from blockstore.store.store import Store
@@ -268,12 +268,13 @@ class Session:
     def _unmount(self) -> None:
         """Our mount, wherever it is; another one may be at the mountpoint by now."""
         for mount in [mount for mount in mounts.all_mounts() if mount.device == self.handover.device]:
+            found: list[mounts.User] = []
             try:
-                failure = unmount(str(mount.path), timeout_s=UNMOUNT_S)
+                failure, found = unmount_unused(mount, UNMOUNT_S)
             except subprocess.TimeoutExpired:
                 failure = f"not within {UNMOUNT_S:.0f} s"
             if failure:
-                users = mounts.describe_users(mounts.users(mount)) or "somebody"
+                users = mounts.describe_users(found) or "somebody"
                 log.error("%s stays mounted (%s), used by %s; end these first", mount.path, failure, users)
             return
         log.error("the mount is detached from the tree; it ends with the last who uses its files")

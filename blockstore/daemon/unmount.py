@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
+from typing import Final
+
+from blockstore.daemon import mounts
+
+CONTROLLER_S: Final = 5.0
+"""How long the mount's own controller may have a file open, which it looks at now and then."""
+
+_LOOK_S: Final = 0.05
 
 
 def unmount(path: str, *, lazy: bool = False, timeout_s: float | None = None) -> str:
@@ -21,3 +30,14 @@ def unmount(path: str, *, lazy: bool = False, timeout_s: float | None = None) ->
     if os.geteuid() and "mtab" in result.stderr:  # what fusermount3 says of a mount that is another user's
         return "it was mounted by another user, who can end it, and so can root"
     return result.stderr.strip().rpartition(": ")[2].rstrip(".") or f"{command[0]} failed"
+
+
+def unmount_unused(mount: mounts.Mount, timeout_s: float | None = None) -> tuple[str, list[mounts.User]]:
+    """Unmount if nobody uses it: empty, or what keeps it and who. Raises subprocess.TimeoutExpired."""
+    deadline = time.monotonic() + CONTROLLER_S
+    while True:
+        failure = unmount(str(mount.path), timeout_s=timeout_s)
+        found = mounts.users(mount) if failure else []
+        if not failure or found or time.monotonic() > deadline:
+            return failure, found
+        time.sleep(_LOOK_S)

@@ -57,6 +57,10 @@ class Controlled:
         self._counts: Fields[str, Any] | None = None
         self._at = time.monotonic()
 
+    def fileno(self) -> int:
+        """Readable when the VM has ended (select(2))."""
+        return self._pidfd
+
     def tick(self, counts: Fields[str, Any], *, may_write: bool) -> None:
         """Look, write back, reclaim. `counts` are the daemon's of this volume; `may_write` is false while the pool has
         no room. Raises Ended; OSError when the file cannot be looked at."""

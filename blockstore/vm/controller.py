@@ -43,7 +43,7 @@ class Controller:
             except MountError as error:
                 _log(str(error))
             left_s = max(TICK_S - (time.monotonic() - started), 0.05)
-            if select.select([sys.stdin], [], [], left_s)[0]:
+            if sys.stdin in select.select([sys.stdin, *self._controlled.values()], [], [], left_s)[0]:
                 return 0
 
     def _tick(self) -> None:
