@@ -9,6 +9,7 @@ from typing import Final
 
 import click
 
+from blockstore.cli.address import ADDRESS
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.sizes import SIZE, format_size
 from blockstore.daemon import launch, mounts
@@ -56,6 +57,12 @@ DEFAULT_ROOM_SHARE: Final = 0.9
     metavar="SECONDS",
     help="Replace a daemon that gives no sign of life for so long.",
 )
+@click.option(
+    "--metrics",
+    type=ADDRESS,
+    metavar="ADDR:PORT",
+    help="Serve metrics for Prometheus there (127.0.0.1:9180, [::1]:9180; :9180 for all addresses).",
+)
 def mount(
     mountpoint: Path,
     state: Path | None,
@@ -65,6 +72,7 @@ def mount(
     no_patch: bool,
     allow_other: bool,
     watchdog: float,
+    metrics: tuple[str, int] | None,
 ) -> None:
     """Serve VM memory files in the directory MOUNTPOINT, which must exist and be empty.
 
@@ -89,6 +97,7 @@ def mount(
         remove_empty_state=state is None,
         foreground=foreground,
         watchdog_s=watchdog,
+        metrics=metrics,
     )
     check_limit(options.pool_limit_bytes)
     if foreground:

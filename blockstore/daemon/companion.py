@@ -7,6 +7,7 @@ daemon, and then so does it; the next daemon starts another one.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -18,6 +19,7 @@ from typing import Final
 import trio
 
 from blockstore.daemon import lean
+from blockstore.daemon.listening import listen
 from blockstore.daemon.mounts import CONTROLLER_MODULE
 from blockstore.daemon.options import MountOptions
 from blockstore.errors import MountError
@@ -32,8 +34,7 @@ PORT_S: Final = 10.0
 """How long the metrics' port of a daemon that was replaced may take to be free."""
 
 LOOK_S: Final = 0.5
-LISTENING: Final = 16
-"""Scrapers that may wait."""
+END_S: Final = 1.0
 
 
 class Companion:
@@ -51,22 +52,8 @@ class Companion:
 
     def bind(self) -> None:
         """Take the port for the metrics, if they are wanted. Raises MountError when it is not to be had."""
-        if self._options.metrics is None:
-            return
-        host, port = self._options.metrics
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((host, port))
-            listener.listen(LISTENING)
-        except (OSError, UnicodeError) as error:
-            listener.close()
-            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            raise MountError(
-                f"the metrics cannot be served at {host}:{port}: {reason}; name another with --metrics"
-            ) from None
-        self._socket = listener
+        if self._options.metrics is not None:
+            self._socket = listen(*self._options.metrics)
 
     async def run(self) -> None:
         """Keep it running until cancelled."""
@@ -88,12 +75,13 @@ class Companion:
 
     async def _bind_again(self) -> None:
         """After a handover the port may still be the old controller's for a moment."""
-        if self._socket is not None:
+        if self._socket is not None or self._options.metrics is None:
             return
         with trio.move_on_after(PORT_S):
             while True:
                 try:
-                    self.bind()
+                    # In a thread: to resolve a name may take longer than VMs may wait.
+                    self._socket = await trio.to_thread.run_sync(listen, *self._options.metrics, abandon_on_cancel=True)
                     return
                 except MountError as error:
                     log.info("%s", error)
@@ -127,3 +115,6 @@ class Companion:
             self._process.kill()
         if self._socket is not None:
             self._socket.close()
+            if self._process is not None:  # the next mount may want the port at once
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(END_S)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from blockstore.daemon import lean, mounts, phase
+from blockstore.daemon.listening import listen
 from blockstore.daemon.notify import NOTIFY_VARIABLE
 from blockstore.daemon.options import MountOptions
 from blockstore.errors import BusyError, InputError, MountError, error_of, state_in_use
@@ -49,6 +50,8 @@ def check(options: MountOptions) -> None:
     _check_mountpoint(target)
     _check_device()
     _check_state(Path(options.state))
+    if options.metrics is not None:  # the daemon takes the port; by then there would be something to take back
+        listen(*options.metrics).close()
 
 
 def start(options: MountOptions) -> list[str]:

@@ -101,7 +101,12 @@ def _log(text: str) -> None:
 
 def main(arguments: list[str]) -> int:
     """The process."""
-    return Controller(Path(arguments[0]), Path(arguments[1])).run()
+    state, mountpoint = Path(arguments[0]), Path(arguments[1])
+    if len(arguments) > 2:
+        from blockstore.vm import metrics_server  # memory that a process without metrics can do without
+
+        metrics_server.start(int(arguments[2]), state, mountpoint)
+    return Controller(state, mountpoint).run()
 
 
 if __name__ == "__main__":
