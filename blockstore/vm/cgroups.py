@@ -60,9 +60,9 @@ class Cgroup:
         return int(fields["file" if self.version == V2 else "total_cache"])
 
     def kill(self) -> None:
-        """End all its processes. Raises OSError."""
+        """End all its processes, if it is there. Raises OSError."""
         deadline = time.monotonic() + END_S
-        while (pids := self.pids()) and time.monotonic() < deadline:
+        while self.path.exists() and (pids := self.pids()) and time.monotonic() < deadline:
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)

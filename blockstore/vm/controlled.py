@@ -95,7 +95,7 @@ class Controlled:
 
     def _reclaim(self, wanted_bytes: int) -> None:
         try:
-            self._mechanism.reclaim(wanted_bytes)
+            self._mechanism.reclaim(wanted_bytes, must=self._policy.must)
             self._failures = 0
         except OSError:
             self._failures += 1

@@ -31,8 +31,9 @@ class Mechanism(Protocol):
 
     name: str
 
-    def reclaim(self, size_bytes: int) -> None:
-        """Make about so many bytes of clean pages leave. Raises OSError where that is not allowed (any more)."""
+    def reclaim(self, size_bytes: int, *, must: bool) -> None:
+        """Make about so many bytes of clean pages leave; cold ones, or any if they `must`. Raises OSError where that is
+        not allowed (any more)."""
 
 
 class ByCgroup:
@@ -42,7 +43,7 @@ class ByCgroup:
         self.name = cgroup.version
         self._cgroup = cgroup
 
-    def reclaim(self, size_bytes: int) -> None:
+    def reclaim(self, size_bytes: int, *, must: bool) -> None:
         self._cgroup.reclaim(size_bytes)
 
 
@@ -64,27 +65,27 @@ class Clock:
         self._skips = [0] * self._chunks  # rounds to pass it over
         self._patience = [1] * self._chunks
 
-    def reclaim(self, size_bytes: int) -> None:
+    def reclaim(self, size_bytes: int, *, must: bool) -> None:
         mapping = self._mapping()
         if mapping is None:
             return
-        for _ in range(self._chunks):
+        for count in range(2 * self._chunks if must else self._chunks):
             if size_bytes <= 0:
                 return
             number, self._hand = self._hand, (self._hand + 1) % self._chunks
-            size_bytes -= self._visit(number, mapping)
+            size_bytes -= self._visit(number, mapping, any_page=count >= self._chunks)
 
-    def _visit(self, number: int, mapping: Mapping) -> int:
+    def _visit(self, number: int, mapping: Mapping, *, any_page: bool) -> int:
         """Page out one chunk, if it seems cold; how many bytes have left."""
-        if self._skips[number]:
+        if self._skips[number] and not any_page:
             self._skips[number] -= 1
             return 0
         offset = number * CHUNK_BYTES
         found = resident.of_descriptor(self._descriptor, offset, CHUNK_BYTES)
-        if found.resident <= self._left[number]:
-            return 0
-        was_out = self._patience[number] > 1 or self._left[number] > 0
-        if was_out and found.resident - self._left[number] > HOT_SHARE * CHUNK_BYTES:
+        if found.dirty or found.written_back or found.resident <= self._left[number]:
+            return 0  # what is dirty cannot leave; when it was written back its turn comes again
+        came_back = self._patience[number] > 1 and found.resident - self._left[number] > HOT_SHARE * CHUNK_BYTES
+        if came_back and not any_page:
             self._skips[number] = self._patience[number]
             self._patience[number] = min(self._patience[number] * 2, MAXIMUM_SKIPS)
             self._left[number] = 0

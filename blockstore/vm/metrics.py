@@ -85,15 +85,15 @@ VOLUME: Final = (
     _Of("volume_logical_bytes", "Size of the file.", _one("logical")),
     _Of("volume_touched_bytes", "Memory that was written and not freed.", _one("touched")),
     _Of("volume_memory_bytes", "Touched memory by how it is kept.", _each(CLASSES), ("mechanism",)),
-    _Of("volume_stored_bytes", "Records in the pool.", _each(STORED_CLASSES, "stored_"), ("mechanism",)),
+    _Of("volume_stored_bytes", "Records in the pool by how the block is kept.", _each(STORED_CLASSES, "stored_"), ("mechanism",)),
     _Of("volume_resident_bytes", "In the kernel's page cache, uncompressed.", _one("resident")),
     _Of("volume_footprint_bytes", "What the host pays for the volume.", _one("footprint")),
     _Of("volume_saved_ratio", "1 - footprint / touched; negative where it costs more.", _one("saved")),
-    _Of("volume_refaults", "Blocks that came back from the store.", _one("refaults"), is_counter=True),
-    _Of("volume_controller_info", "How it is held down.", _controller_info, ("mode", "mechanism")),
+    _Of("volume_refaults", "Blocks that came back into memory from the store.", _one("refaults"), is_counter=True),
+    _Of("volume_controller_info", "How the controller holds the VM down.", _controller_info, ("mode", "mechanism")),
     _Of("volume_wanted_bytes", "Resident memory that the controller aims at.", _controlled("wanted")),
-    _Of("volume_reclaimed_bytes", "Taken by the controller.", _controlled("reclaimed"), is_counter=True),
-    _Of("volume_refault_ratio", "The part of its time that the VM waits.", _controlled("refault_share")),
+    _Of("volume_reclaimed_bytes", "Taken back by the controller.", _controlled("reclaimed"), is_counter=True),
+    _Of("volume_refault_ratio", "Part of its time that the VM waits for refaults.", _controlled("refault_share")),
     _Of("volume_refault_cost_seconds", "What one refault costs the VM.", _controlled("refault_us", 1e-6)),
 )
 """The label `volume` comes before those here."""
@@ -125,7 +125,7 @@ HISTOGRAMS: Final = (
 def families(observation: Observation | None, version: str) -> Iterator[Metric]:
     """All of them; without an observation only that the mount is down."""
     yield GaugeMetricFamily("blockstore_up", "1 if the mount is there and its daemon answers.", int(bool(observation)))
-    yield InfoMetricFamily("blockstore_build", "What runs.", {"version": version})
+    yield InfoMetricFamily("blockstore_build", "The version that serves the metrics.", {"version": version})
     if observation is None:
         return
     total = {**observation.report["total"], "is_orphaned": observation.answer["is_orphaned"]}

@@ -18,12 +18,14 @@ LEAST_PART_PER_S: Final = 0.001
 LARGEST_PART_PER_S: Final = 0.15
 """Of what is resident, taken away in a second. An idle VM is down to a tenth in half a minute."""
 
-GROWTH: Final = 1.03
-"""By which the part grows in a second within the budget: doubled in 24 s."""
+GROWTH: Final = 1.05
+SLOW_GROWTH: Final = 1.01
+"""By which the part grows in a second within the budget: the slow one when a quarter of the budget was spent of late. A
+VM that lives on its working set would be looked at for cold pages all the time otherwise, which costs it and the
+controller more than it can find."""
 
 CUT: Final = 4
-"""By which it is divided after an overdraft. Finding cold pages among warm ones is also what costs the controller
-time: with a part that halved and doubled again in five seconds it took 4 % of a core."""
+"""By which the part is divided after an overdraft."""
 
 SAVED_S: Final = 3.0
 """The budget of so many seconds can be saved up, for a VM that wakes up."""
@@ -34,7 +36,9 @@ looked at again."""
 
 
 class Policy(Protocol):
-    """Asked at every tick of the controller."""
+    """Asked at every tick of the controller. `must`: what it says has to leave, cold or not."""
+
+    must: bool
 
     def reclaim_bytes(self, resident_bytes: int, waited_s: float, elapsed_s: float) -> int:
         """How much shall leave, after a time in which the VM waited so long for its refaults."""
@@ -42,6 +46,8 @@ class Policy(Protocol):
 
 class Fixed:
     """At most `size_bytes` stay resident."""
+
+    must = True
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
@@ -52,6 +58,8 @@ class Fixed:
 
 class Auto:
     """As little resident as there can be with at most `target_share` of the time spent in refaults."""
+
+    must = False
 
     def __init__(self, target_share: float) -> None:
         assert 0 < target_share < 1
@@ -72,6 +80,7 @@ class Auto:
             if was_within:
                 self._part_per_s = max(self._part_per_s / CUT, LEAST_PART_PER_S)
             return 0
-        self._part_per_s = min(self._part_per_s * GROWTH**elapsed_s, LARGEST_PART_PER_S)
+        growth = GROWTH if self.share < self._target_share / 4 else SLOW_GROWTH
+        self._part_per_s = min(self._part_per_s * growth**elapsed_s, LARGEST_PART_PER_S)
         part = min(self._part_per_s * elapsed_s, LARGEST_PART_PER_S)
         return min(int(resident_bytes * part), max(resident_bytes - FLOOR_BYTES, 0))

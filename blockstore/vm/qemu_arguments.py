@@ -56,9 +56,9 @@ def _check(arguments: Sequence[str], size_bytes: int) -> None:
 
 def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Each option with the argument behind it. QEMU takes two dashes for one."""
-    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
+    for place, option in enumerate(arguments):
         if option.startswith("-"):
-            yield "-" + option.lstrip("-"), value
+            yield "-" + option.lstrip("-"), arguments[place + 1] if place + 1 < len(arguments) else ""
 
 
 def _memory_bytes(value: str) -> int | None:

@@ -23,7 +23,7 @@ LOOKS: Final = 64
 
 EVERY_S: Final = 60.0
 
-BLOCK_US: Final = 4.0
+BLOCK_US: Final = 6.0
 """What each further block of a request for several takes (read-ahead): decoding and copying."""
 
 _PAGE: Final = 4096
