@@ -23,6 +23,7 @@ kernel      what is said to the kernel unasked: resend, do you know this inode
 pressure    locked memory, OOM score
 verification  of a mount or of a state directory
 options     what mount was told
+listening   taking the port for the metrics
 launch      starting all this, and refusing to
 unmount     ending it
 names_copy  names of a state that nobody serves
