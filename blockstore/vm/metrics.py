@@ -85,7 +85,7 @@ VOLUME: Final = (
     _Of("volume_logical_bytes", "Size of the file.", _one("logical")),
     _Of("volume_touched_bytes", "Memory that was written and not freed.", _one("touched")),
     _Of("volume_memory_bytes", "Touched memory by how it is kept.", _each(CLASSES), ("mechanism",)),
-    _Of("volume_stored_bytes", "Records in the pool by how the block is kept.", _each(STORED_CLASSES, "stored_"), ("mechanism",)),
+    _Of("volume_stored_bytes", "Records in the pool by mechanism.", _each(STORED_CLASSES, "stored_"), ("mechanism",)),
     _Of("volume_resident_bytes", "In the kernel's page cache, uncompressed.", _one("resident")),
     _Of("volume_footprint_bytes", "What the host pays for the volume.", _one("footprint")),
     _Of("volume_saved_ratio", "1 - footprint / touched; negative where it costs more.", _one("saved")),
