@@ -19,6 +19,7 @@ from blockstore.daemon import control, mounts
 from blockstore.daemon.attachments import Attachment
 from blockstore.errors import MountError
 from blockstore.vm.controlled import Controlled, Ended, end
+from blockstore.vm.history import Recorder
 
 TICK_S: Final = 1.0
 
@@ -33,6 +34,7 @@ class Controller:
         self._state = state
         self._mountpoint = mountpoint
         self._controlled: dict[int, Controlled] = {}
+        self._history = Recorder(state)
 
     def run(self) -> int:
         """The exit code: 0 when the daemon has ended."""
@@ -58,6 +60,7 @@ class Controller:
             self._attend(mount, number, attachment, volumes.get(number), may_write=not answer["stalled"])
         for number in self._controlled.keys() - wanted.keys():
             self._controlled.pop(number).close()
+        self._history.sample_if_due(mount)
 
     def _attend(
         self,
