@@ -1,0 +1,261 @@
+"""`blockstore run`: QEMU's terminal, signals and exit code, and nothing left behind, whoever is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from blockstore.vm import cgroups
+from tests.daemon.lab import PROJECT, Lab, Mounted, blockstore, end, ended, one_line, until
+
+pytestmark = [
+    pytest.mark.mount,
+    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64"),
+]
+
+MIB = 1 << 20
+QEMU = ("qemu-system-x86_64", "-nodefaults", "-display", "none", "-accel", "tcg", "-S")
+"""A machine that does not start: QEMU has its memory and waits."""
+
+
+def on(mounted: Mounted) -> tuple[str, str]:
+    """Options: other mounts may be there too."""
+    return "--mount", str(mounted.path)
+
+
+_before: set[str] = set()
+
+
+@pytest.fixture(autouse=True)
+def look_at_cgroups() -> None:
+    """What another test has left is not this one's fault."""
+    _before.clear()
+    _before.update(cgroups_left())
+
+
+def cgroups_left() -> list[str]:
+    """Those of VMs, below ours and beside it, that were not there before the test."""
+    try:
+        own = cgroups.of_process("self").path
+    except LookupError:
+        return []
+    return [
+        str(path) for folder in (own, own.parent) for path in folder.glob("blockstore-*") if "test" not in path.name
+    ]
+
+
+def processes_with(text: str) -> list[int]:
+    """QEMUs and their shells whose command line has this in it."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            command = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+            if text.encode() in command and (b"qemu" in command.split(b"\0")[0] or b"blockstore-run" in command):
+                found.append(int(entry.name))
+    return found
+
+
+def nothing_is_left(mounted: Mounted) -> None:
+    until(lambda: not list(mounted.path.rglob("*")), f"no file is left: {list(mounted.path.rglob('*'))}", 10)
+    until(lambda: not processes_with(str(mounted.path)), "no process is left", 10)
+    until(lambda: not cgroups_left(), f"no cgroup is left: {cgroups_left()}", 10)
+    assert mounted.total()["logical"] == 0
+    assert mounted.umount().returncode == 0
+
+
+@contextlib.contextmanager
+def running(
+    mounted: Mounted, *options: str, name: str = "vm", command: tuple[str, ...] = QEMU
+) -> Iterator[subprocess.Popen[str]]:
+    """`blockstore run`, with a pipe as its terminal; given when QEMU has its memory mapped."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "blockstore", "run", *on(mounted), name, "--memory", "64M", *options, "--", *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=PROJECT,
+        start_new_session=True,
+    )
+    try:
+        until(lambda: process.poll() is not None or bool(qemu_of(mounted)), "QEMU runs")
+        yield process
+    finally:
+        end(process.pid)
+        for pid in qemu_of(mounted):
+            os.kill(pid, signal.SIGKILL)
+
+
+def qemu_of(mounted: Mounted) -> list[int]:
+    """The processes that are QEMU by now, not the shell that is to become it."""
+    return [pid for pid in processes_with(str(mounted.path)) if "qemu" in Path(f"/proc/{pid}/comm").read_text()]
+
+
+@pytest.mark.parametrize("name", ["vm", "blue/vm"])
+def test_a_vm_comes_and_goes(lab: Lab, name: str) -> None:
+    mounted = lab.mount()
+    with running(mounted, "--resident", "32M", name=name) as process:
+        volume = mounted.status()["volumes"][name]
+        assert volume["logical"] == 64 * MIB
+        assert volume["controller"]["pid"] == process.pid and volume["controller"]["wanted"] == 32 * MIB
+        (qemu,) = qemu_of(mounted)
+        cgroup = cgroups.of_process(qemu)
+        command = Path(f"/proc/{qemu}/cmdline").read_bytes()
+        assert b"virtio-balloon-pci" in command and b"-m\x0064M" in command
+        if "blockstore-" in str(cgroup.path):
+            assert sorted(cgroup.pids()) == sorted([process.pid, qemu])
+        flags = [line for line in Path(f"/proc/{qemu}/smaps").read_text().splitlines() if line.startswith("VmFlags")]
+        assert not any(" hg " in f"{line} " for line in flags), "QEMU's advice to use huge pages was refused"
+        one_line(mounted.umount(), 3, mounted.path)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0, "QEMU ends in order at SIGTERM"
+    nothing_is_left(mounted)
+
+
+def test_terminal_and_exit_code_are_passed_on(lab: Lab) -> None:
+    mounted = lab.mount()
+    program = lab.path / "qemu-of-the-test"
+    program.write_text('#!/bin/sh\nread line\necho "got $line" "$#"\necho error >&2\nexit 42\n')
+    program.chmod(0o755)
+    command = [
+        sys.executable,
+        "-m",
+        "blockstore",
+        "run",
+        *on(mounted),
+        "vm",
+        "--memory",
+        "8M",
+        "--no-balloon",
+        "--",
+        str(program),
+        "one",
+    ]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=PROJECT
+    )
+    output, errors = process.communicate("a line\n", timeout=30)
+    assert process.returncode == 42 and output == "got a line 7\n", (output, errors)
+    assert errors.startswith("error\n") and "ended at once, with exit code 42" in errors
+    nothing_is_left(mounted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
+def test_signals_are_passed_on(lab: Lab, number: signal.Signals) -> None:
+    mounted = lab.mount()
+    with running(mounted) as process:
+        process.send_signal(number)
+        assert process.wait(20) in (0, 128 + number), "QEMU may not have come to its handlers yet"
+    nothing_is_left(mounted)
+
+
+@pytest.mark.parametrize("victim", ["run", "qemu", "both"])
+def test_killed(lab: Lab, victim: str) -> None:
+    mounted = lab.mount()
+    with running(mounted) as process:
+        (qemu,) = qemu_of(mounted)
+        for pid in [process.pid] * (victim != "qemu") + [qemu] * (victim != "run"):
+            os.kill(pid, signal.SIGKILL)
+        assert process.wait(20) == (128 + 9 if victim == "qemu" else -9)
+        assert ended(qemu, 20), "the VM ends with the one who started it"
+    nothing_is_left(mounted)
+
+
+def test_keep(lab: Lab) -> None:
+    mounted = lab.mount()
+    with running(mounted, "--keep") as process:
+        process.terminate()
+        assert process.wait(20) in (0, 128 + signal.SIGTERM)
+    assert (mounted.path / "vm").stat().st_size == 64 * MIB and not cgroups_left()
+    again = blockstore("run", *on(mounted), "vm", "--memory", "64M", "--", *QEMU)
+    one_line(again, 3, mounted.path / "vm", "is there already")
+    assert (mounted.path / "vm").exists()
+
+
+def test_a_daemon_that_dies_meanwhile_hurts_nobody(lab: Lab) -> None:
+    mounted = lab.mount()
+    with running(mounted) as process:
+        mounted.kill_daemon()
+        assert mounted.status()["volumes"]["vm"]["controller"]["pid"] == process.pid
+        process.terminate()
+        assert process.wait(20) in (0, 128 + signal.SIGTERM)
+    nothing_is_left(mounted)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["vm", "--memory", "64M", "--", "no-such-qemu"], 2, "no-such-qemu"),
+        (["vm", "--memory", "64M", "--", *QEMU, "-m", "128M"], 2, "-m 128M"),
+        (["vm", "--memory", "64M", "--", *QEMU, "-machine", "q35,memory-backend=x"], 2, "given twice"),
+        (["vm", "--memory", "64M", "--", *QEMU, "-object", "memory-backend-ram,id=x,size=64M"], 2, "given twice"),
+        (["vm", "--memory", "lots", "--", *QEMU], 2, "lots"),
+        (["vm", "--memory", "1000", "--", *QEMU], 2, "MiB"),
+        (["vm", "--memory", "0", "--", *QEMU], 2, "MiB"),
+        (["vm", "--", *QEMU], 2, "--memory"),
+        (["vm", "--memory", "64M"], 2, "COMMAND"),
+        (["../vm", "--memory", "64M", "--", *QEMU], 2, "../vm"),
+        (["/vm", "--memory", "64M", "--", *QEMU], 2, "/vm"),
+        (["a/b/vm", "--memory", "64M", "--", *QEMU], 2, "mkdir -p"),
+        (["vm", "--memory", "64M", "--resident", "65M", "--", *QEMU], 2, "--resident"),
+        (["vm", "--memory", "64M", "--resident", "some", "--", *QEMU], 2, "some"),
+        (["vm", "--memory", "64M", "--mount", "/nowhere", "--", *QEMU], 1, "/nowhere"),
+        (["x" * 300, "--memory", "64M", "--", *QEMU], 1, "cannot be made"),
+    ],
+)
+def test_bad_input(lab: Lab, arguments: list[str], code: int, words: str) -> None:
+    mounted = lab.mount()
+    one_line(blockstore("run", *on(mounted), *arguments), code, words)
+    nothing_is_left(mounted)
+
+
+def test_a_qemu_that_dies_at_once(lab: Lab) -> None:
+    mounted = lab.mount()
+    result = blockstore("run", *on(mounted), "vm", "--memory", "64M", "--", *QEMU, "-device", "no-such-device")
+    first, *_, last = result.stderr.splitlines()
+    assert result.returncode == 1 and "no-such-device" in first, result
+    assert last.startswith("blockstore: ") and "exit code 1" in last and "Traceback" not in result.stderr
+    nothing_is_left(mounted)
+
+
+def test_without_permission_for_cgroups(lab: Lab) -> None:
+    """Falls back to madvise, and says so. The cgroups are made read-only in a mount name space of its own."""
+    mounted = lab.mount()
+    places = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if "cgroup" in line.split()[2]]
+    hide = " && ".join(f"mount -o remount,bind,ro {place}" for place in places)
+    command = (
+        f"{hide} && exec {sys.executable} -m blockstore run {' '.join(on(mounted))} vm --memory 64M -- {' '.join(QEMU)}"
+    )
+    process = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", command],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=PROJECT,
+        start_new_session=True,
+    )
+    try:
+        until(lambda: process.poll() is not None or bool(qemu_of(mounted)), "QEMU runs")
+        until(
+            lambda: mounted.status()["volumes"]["vm"]["controller"]["mechanism"] == "madvise", "the controller knows it"
+        )
+        process.terminate()
+        assert process.wait(20) in (0, 128 + signal.SIGTERM) and process.stderr is not None
+        assert "no memory cgroup" in process.stderr.read()
+    finally:
+        end(process.pid)
+    nothing_is_left(mounted)
+
+
+def test_the_name_is_taken(lab: Lab) -> None:
+    mounted = lab.mount()
+    with running(mounted):
+        one_line(blockstore("run", *on(mounted), "vm", "--memory", "64M", "--", *QEMU), 3, mounted.path / "vm")
+        assert mounted.status()["volumes"]["vm"]["controller"] is not None
