@@ -52,8 +52,8 @@ class Controller:
         reports = {str(number): each.report() for number, each in self._controlled.items()}
         answer = control.ask(self._state, {"do": "control", "reports": reports}, ASK_S)
         mount = mounts.lookup(self._mountpoint)
-        if mount is None:
-            return
+        if mount is None or mount.state != self._state:
+            return  # ours is detached from the tree, and another one may be in its place
         wanted = {each["volume"]: Attachment(**each) for each in answer["attachments"]}
         volumes: dict[int, dict[str, Any]] = {int(number): counts for number, counts in answer["volumes"].items()}
         for number, attachment in wanted.items():

@@ -15,7 +15,7 @@ import click
 from guestlab.errors import GuestLabError
 from rich.console import Console
 
-from benchlab import busy, clone, dirty, engine, faults, images, machine, memory, mounts, patch, start
+from benchlab import busy, clone, dirty, engine, faults, machine, memory, mounts, patch, resident, start
 from benchlab.bench import Bench, Group
 from benchlab.errors import BenchError
 from benchlab.figures import Figure, table
@@ -29,6 +29,7 @@ GROUPS: dict[str, tuple[Group, ...]] = {
     "patch": (patch.measure,),
     "clone": (clone.measure,),
     "start": (start.measure,),
+    "resident": (resident.measure,),
 }
 
 
@@ -53,6 +54,7 @@ def bench(groups: tuple[str, ...], json_path: Path | None, quick: bool, image_fo
     patch    what patches save on three guests
     clone    cp of 1 GiB
     start    a start on existing state, up to 4 GiB of logical memory, and a restart after kill -9
+    resident what the controller gives back of guests, and what that costs them
 
     Each figure is a ratio within one run where it can be one. Needs root and /dev/fuse, gcc and libfuse3-dev.
 
@@ -69,9 +71,8 @@ def bench(groups: tuple[str, ...], json_path: Path | None, quick: bool, image_fo
     figures: list[Figure] = []
     failures: list[str] = []
     chosen = groups or tuple(GROUPS)
-    found = images.find(image_folder)
     with mounts.workspace() as workspace:
-        context = Bench(found, workspace, noise, quick)
+        context = Bench(image_folder, workspace, noise, quick)
         for name in chosen:
             for measure in GROUPS[name]:
                 try:
