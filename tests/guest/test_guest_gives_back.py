@@ -1,0 +1,54 @@
+"""A real guest under `blockstore run`: what it does not use and what it frees comes back to the host."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import pytest
+from guestlab import work
+from guestlab.guest import Guest
+
+from tests.daemon.lab import Lab, until
+
+pytestmark = [
+    pytest.mark.mount(timeout_s=300),
+    pytest.mark.guest,
+    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64"),
+]
+
+MIB = 1 << 20
+MEMORY_BYTES = 192 * MIB
+WORK_MIB = 32
+FREED_MIB = 40
+
+
+def test_a_guest_gives_back_what_it_does_not_use_and_what_it_frees(lab: Lab) -> None:
+    mounted = lab.mount()
+    run = [sys.executable, "-m", "blockstore", "run", "vm", "--mount", str(mounted.path), "--memory", "192M", "--"]
+
+    def volume(key: str) -> int:
+        return int(mounted.status()["volumes"]["vm"][key])
+
+    with Guest("vm", MEMORY_BYTES, mounted.path / "vm", runner=run) as guest:
+        guest.wait_ready(120)
+        work.fill_mixed(guest, WORK_MIB)
+        until(lambda: volume("resident") < 24 * MIB, "an idle guest keeps little", 90)
+        assert volume("touched") > WORK_MIB * MIB
+        assert work.verify(guest) == [], "and has lost nothing"
+
+        guest.command(f"dd if=/dev/urandom of=/work/freed bs=1M count={FREED_MIB} 2>/dev/null", 120)
+        until(lambda: volume("resident") < 24 * MIB, "it is idle again", 90)
+        touched, stored, pool = volume("touched"), volume("stored"), volume("pool")
+        guest.command("rm /work/freed")
+        until(lambda: volume("touched") < touched - FREED_MIB * MIB * 0.95, "free page reporting", 15)
+        assert volume("stored") < stored - FREED_MIB * MIB * 0.9, "rows are freed"
+        until(lambda: volume("pool") < pool - FREED_MIB * MIB * 0.8, "and segments are the host's again", 15)
+
+        touched = volume("touched")
+        guest.qmp("balloon", {"value": MEMORY_BYTES // 2})
+        until(lambda: volume("touched") < touched, "the balloon's pages are freed", 30)
+        guest.qmp("balloon", {"value": MEMORY_BYTES})
+        assert work.verify(guest) == []
+    until(lambda: not list(mounted.path.iterdir()), "the file is deleted")
+    assert mounted.umount().returncode == 0
