@@ -134,8 +134,12 @@ def rate_ticks(low: float, high: float) -> list[tuple[float, str]]:
 
 
 def percent_ticks(low: float, high: float) -> list[tuple[float, str]]:
-    """From 0 or, where something is below it, from -100; up to 100. What is lower still lies on the bottom."""
-    return [(float(tick), f"{tick} %".replace("-", "\N{MINUS SIGN}")) for tick in range(-100 if low < 0 else 0, 101, 25)]
+    """Up to 100, from 0 or a round number below it."""
+    ticks = [0, 25, 50, 75, 100]
+    if low < 0:
+        step = int(_round_step(-low, least=50.0))
+        ticks = [*range(-step * math.ceil(-low / step), 0, step), 0, *([50] if step == 50 else []), 100]
+    return [(float(tick), f"{tick} %".replace("-", "\N{MINUS SIGN}")) for tick in ticks]
 
 
 SIZES: Final = Unit("bytes", size_ticks)
@@ -232,9 +236,9 @@ def _mark(plot: _Plot, time_s: float) -> str:
 
 
 def _legend(chart: Chart) -> str:
-    """In the order in which the eye meets them: lines, then areas from top to bottom. One thing alone needs none."""
+    """In the order in which the eye meets them: lines, then areas from top to bottom. One line alone has the title."""
     entries = [(series, "stroke") for series in chart.lines] + [(series, "swatch") for series in chart.stacked[::-1]]
-    if len(entries) < 2:
+    if len(entries) == len(chart.lines) == 1:
         return ""
     items = "".join(
         f'<li title="{escape(printable(series.name))}"><i class="{shape} {series.paint}"></i>'
@@ -256,7 +260,14 @@ def _hover(chart: Chart, plot: _Plot) -> str:
         "bottom": HEIGHT - BOTTOM,
         "names": [printable(each.name) for each in series],
         "paints": [each.paint for each in series],
-        "values": [[None if value is None else float(f"{value:.6g}") for value in each.values] for each in series],
+        "values": [[_short(value) for value in each.values] for each in series],
     }
-    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace(".0,", ",").replace(".0]", "]")
-    return f'data-chart="{escape(text)}"'
+    return f'data-chart="{escape(json.dumps(data, separators=(",", ":"), ensure_ascii=False))}"'
+
+
+def _short(value: float | None) -> float | None:
+    """Six digits are more than is shown."""
+    if value is None:
+        return None
+    rounded = float(f"{value:.6g}")
+    return int(rounded) if rounded.is_integer() else rounded

@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "mount": Entry("blockstore.cli.mount:mount", "Serve VM memory files in a directory."),
     "umount": Entry("blockstore.cli.umount:umount", "End a mount, without losing a block."),
     "status": Entry("blockstore.cli.status:status", "What a mount saves, by VM and mechanism, and what it costs."),
+    "report": Entry("blockstore.cli.report:report", "A page about a mount: where the memory is, and was."),
     "top": Entry("blockstore.cli.top:top", "Watch a mount, live: its VMs, faults and savings."),
     "set": Entry("blockstore.cli.set:set_options", "Change the limits of a running mount."),
     "verify": Entry("blockstore.cli.verify:verify", "Check that everything stored is whole; mend what can be."),

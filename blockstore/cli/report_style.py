@@ -39,6 +39,7 @@ p { margin: 4px 0; } .soft, dd { color: var(--soft); }
 svg .area { fill: var(--paint); stroke: var(--paper); stroke-width: .7; }
 svg .line { fill: none; stroke: var(--paint); stroke-width: 2; stroke-linejoin: round; }
 svg .piece { fill: var(--paint); }
+.bar .piece { stroke: var(--paper); vector-effect: non-scaling-stroke; }
 svg text { fill: var(--soft); font-size: 12px; } svg .value { text-anchor: end; } svg .time { text-anchor: middle; }
 svg .grid { stroke: var(--faint); } svg .axis { stroke: var(--soft); }
 svg .mark { stroke: var(--ink); stroke-dasharray: 2 4; } svg .pointer { stroke: var(--soft); }
@@ -58,7 +59,8 @@ caption { padding-bottom: 6px; text-align: left; color: var(--soft); font-size: 
 th, td { padding: 3px 6px; border-bottom: 1px solid var(--faint); text-align: right; white-space: nowrap; }
 th { font-weight: 600; } thead th { color: var(--soft); vertical-align: bottom; } .group { text-align: center; }
 th[scope=row] { text-align: left; white-space: normal; overflow-wrap: anywhere; }
-.volumes th[scope=row] { min-width: 9em; max-width: 16em; font-weight: 400; }
+.volumes th[scope=row] { min-width: 11em; max-width: 16em; font-weight: 400; }
+.volumes bdi { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden; }
 .volumes .first { border-left: 1px solid var(--faint); } .all > * { font-weight: 600 !important; }
 .mini { width: 110px; } .mini svg { display: block; width: 100px; height: 7px; margin: 2px 0; }
 .loss { color: #d55e00; }
@@ -107,10 +109,10 @@ SCRIPT: Final = """
     const leave = () => { box.hidden = true; line.style.display = "none"; };
     const show = (event) => {
       const frame = svg.getBoundingClientRect();
-      const share = ((event.clientX - frame.left) / frame.width * chart.width - chart.left) / (chart.right - chart.left);
+      const at = (event.clientX - frame.left) / frame.width * chart.width;
+      const wanted = times[0] + (at - chart.left) / (chart.right - chart.left) * span;
       let nearest = 0;
       times.forEach((time, place) => {
-        const wanted = times[0] + share * span;
         if (Math.abs(time - wanted) < Math.abs(times[nearest] - wanted)) nearest = place;
       });
       const x = chart.left + (times[nearest] - times[0]) / span * (chart.right - chart.left);
