@@ -70,8 +70,8 @@ dd { margin: 0 0 8px; break-inside: avoid; }
   border-radius: 4px; background: var(--paper); font-size: 12.5px; pointer-events: none; box-shadow: 0 2px 8px #0004; }
 #hover div { display: flex; align-items: center; gap: 6px; } #hover span { margin-left: auto; padding-left: 14px; }
 #hover bdi { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; } #hover span { white-space: nowrap; }
-@media (max-width: 800px) { body { padding: 16px; } .charts { grid-template-columns: minmax(0, 1fr); }
-  dl { columns: 1; } }
+@media screen and (max-width: 800px) { body { padding: 16px; } .chart.wide { overflow-x: auto; }
+  .chart.wide svg { width: 760px; } .charts { grid-template-columns: minmax(0, 1fr); } dl { columns: 1; } }
 @media print { @page { size: A4 landscape; margin: 12mm; } body { max-width: none; padding: 0; font-size: 11px; }
   .volumes { font-size: 8.5px; } th, td { padding: 2px 3px; } .scroll { overflow: visible; } tr, .bar, .card
   { break-inside: avoid; } h2 { break-after: avoid; } .mini, .mini svg { width: 70px; } #hover { display: none; } }
