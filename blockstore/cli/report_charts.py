@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import tzinfo
 from itertools import pairwise
@@ -56,7 +57,8 @@ def _saved(times_s: Sequence[float], totals: Sequence[Figures]) -> Chart:
     """A mount with next to nothing in it costs thousands of per cent: where that is not the rule, it is left out."""
     shares = [100 * saved(each.touched, each.footprint) if each.touched else None for each in totals]
     known = [share for share in shares if share is not None]
-    floor = min(sorted(known)[len(known) // 4], known[-1], LOSS_PERCENT) if known else LOSS_PERCENT
+    usual = min(sorted(known)[len(known) // 4], known[-1]) if known else 0.0
+    floor = min(math.floor(1.5 * usual / 100) * 100.0, LOSS_PERCENT)
     title = "Saved"
     if min(known, default=0.0) < floor:
         title += f" (less than {floor:.0f} % is not shown)".replace("-", "\N{MINUS SIGN}")

@@ -73,8 +73,9 @@ dd { margin: 0 0 8px; break-inside: avoid; }
 @media screen and (max-width: 800px) { body { padding: 16px; } .chart.wide { overflow-x: auto; }
   .chart.wide svg { width: 760px; } .charts { grid-template-columns: minmax(0, 1fr); } dl { columns: 1; } }
 @media print { @page { size: A4 landscape; margin: 12mm; } body { max-width: none; padding: 0; font-size: 11px; }
-  .volumes { font-size: 8.5px; } th, td { padding: 2px 3px; } .scroll { overflow: visible; } tr, .bar, .card
-  { break-inside: avoid; } h2 { break-after: avoid; } .mini, .mini svg { width: 70px; } #hover { display: none; } }
+  .volumes { font-size: 8.5px; } th, td { padding: 2px 3px; } .scroll { overflow: visible; }
+  .mini, .mini svg { width: 70px; } tr, .bar, .card, table:not(.volumes) { break-inside: avoid; }
+  h2 { break-after: avoid; } #hover { display: none; } }
 """
 
 SCRIPT: Final = """
