@@ -53,7 +53,10 @@ class Controller:
         answer = control.ask(self._state, {"do": "control", "reports": reports}, ASK_S)
         mount = mounts.lookup(self._mountpoint)
         if mount is None or mount.state != self._state:
-            return  # ours is detached from the tree, and another one may be in its place
+            # Ours is detached from the tree, and another one may be in its place. It ends when nobody has a file open.
+            while self._controlled:
+                self._controlled.popitem()[1].close()
+            return
         wanted = {each["volume"]: Attachment(**each) for each in answer["attachments"]}
         volumes: dict[int, dict[str, Any]] = {int(number): counts for number, counts in answer["volumes"].items()}
         for number, attachment in wanted.items():

@@ -82,8 +82,12 @@ class Clock:
             return 0
         offset = number * CHUNK_BYTES
         found = resident.of_descriptor(self._descriptor, offset, CHUNK_BYTES)
-        if found.dirty or found.written_back or found.resident <= self._left[number]:
-            return 0  # what is dirty cannot leave; when it was written back its turn comes again
+        if found.dirty or found.written_back:
+            return 0  # that cannot leave; when it was written back its turn comes again
+        if found.resident <= self._left[number]:
+            if found.resident:  # it would not leave last time: later perhaps
+                self._skips[number], self._left[number] = MAXIMUM_SKIPS, 0
+            return 0
         came_back = self._patience[number] > 1 and found.resident - self._left[number] > HOT_SHARE * CHUNK_BYTES
         if came_back and not any_page:
             self._skips[number] = self._patience[number]

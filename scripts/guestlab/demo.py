@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -25,6 +26,9 @@ from guestlab.guest import Guest
 
 GUEST_BYTES: Final = 256 << 20
 WORK_MIB: Final = 96
+LEFT_ALONE_S: Final = 40
+"""Time for the controller to take back what an idle guest does not use."""
+
 COMMAND_S: Final = 180.0
 """The longest that one blockstore command may take; an unmount writes back what is dirty."""
 
@@ -65,11 +69,18 @@ def _demonstrate(accel: str) -> int:
         pool = stack.enter_context(_threads())
         guests = []
         for name in ("vm1", "vm2"):
-            _say(f"booting {name}: {GUEST_BYTES >> 20} MiB, its memory is {mountpoint / name}")
-            guest = Guest(name, GUEST_BYTES, mountpoint / name, accel="kvm" if accel == "kvm" else "tcg")
+            run = ["run", name, "--mount", str(mountpoint), "--memory", f"{GUEST_BYTES >> 20}M", "--"]
+            print("$ blockstore", *run, "qemu-system-x86_64 ...", flush=True)
+            guest = Guest(
+                name,
+                GUEST_BYTES,
+                mountpoint / name,
+                accel="kvm" if accel == "kvm" else "tcg",
+                runner=[*BLOCKSTORE, *run],
+            )
             guests.append(stack.enter_context(guest))
         stack.callback(_ignore_interrupts)  # first of all: taking away is not to be interrupted
-        wrong = _work_and_check(guests, mountpoint, pool)
+        wrong = _work_and_check(guests, pool)
         _blockstore("status", str(mountpoint))
         for guest in guests:
             guest.close()
@@ -82,14 +93,14 @@ def _demonstrate(accel: str) -> int:
         return 0
 
 
-def _work_and_check(guests: list[Guest], mountpoint: Path, pool: Executor) -> list[str]:
-    """Let the guests work, evict their memory, check it inside of them; the files that are wrong."""
+def _work_and_check(guests: list[Guest], pool: Executor) -> list[str]:
+    """Let the guests work, leave them alone, check their memory inside of them; the files that are wrong."""
     for guest in guests:
         guest.wait_ready()
     _say("both guests are up; they fill files in tmpfs, sort, compress and sum them up")
     list(pool.map(lambda guest: work.fill_mixed(guest, WORK_MIB), guests))
-    _blockstore("evict", str(mountpoint))
-    _say("now the memory is in the store; the guests check all their files, which brings it back")
+    _leave_alone()
+    _say("the guests check all their files, which brings them back")
     wrong = [
         f"{guest.name}:{name}"
         for guest, names in zip(guests, pool.map(work.verify, guests), strict=True)
@@ -97,8 +108,13 @@ def _work_and_check(guests: list[Guest], mountpoint: Path, pool: Executor) -> li
     ]
     for guest in guests:
         _say(f"{guest.name}: {work.verified_files(guest)} files checked inside the guest")
-    _blockstore("evict", str(mountpoint))
+    _leave_alone()
     return wrong
+
+
+def _leave_alone() -> None:
+    _say(f"nobody does anything for {LEFT_ALONE_S} s: what the guests do not use goes into the store")
+    time.sleep(LEFT_ALONE_S)
 
 
 @contextmanager

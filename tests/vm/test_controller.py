@@ -166,6 +166,18 @@ def test_the_end_of_a_vm_ends_its_control(lab: Lab) -> None:
     assert mounted.umount().returncode == 0
 
 
+def test_a_detached_mount_ends_with_its_vm(lab: Lab) -> None:
+    mounted = lab.mount()
+    with vm(mounted) as process:
+        attach(process, "--resident", "8M")
+        until(lambda: figures(mounted)["controller"]["mechanism"] is not None, "the controller knows it")
+        supervisor = mounted.supervisor_pid()
+        assert mounted.umount("--force").returncode == 0
+        ask(process, "touch 0 100")
+        assert not ended(supervisor, 3)
+    assert ended(supervisor, 10), "the controller has let go of the file"
+
+
 def test_control_goes_on_with_the_next_daemon(lab: Lab) -> None:
     mounted = lab.mount()
     with vm(mounted) as process:
