@@ -15,13 +15,19 @@ from typing import Final
 OOM_SCORE_ADJUSTMENT: Final = -900
 """Almost everything else is killed before it; not -1000, so that a leak in it has an end."""
 
+LARGEST_HEAP_PIECE_BYTES: Final = 1 << 20
+"""Larger pieces go back to the host when they are freed. By default the C library keeps up to 32 MiB of them: the buffers
+of a burst of writes stayed for ever."""
+
 PR_SET_IO_FLUSHER: Final = 57  # include/uapi/linux/prctl.h, prctl(2)
+_M_MMAP_THRESHOLD: Final = -3  # mallopt(3)
 _MADV_PAGEOUT: Final = 21  # Linux 5.4
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4  # mlockall(2)
 
 
 def prepare() -> list[str]:
     """Take all measures for this process, before it has threads; a sentence about those that are not to be had."""
+    _libc.mallopt(_M_MMAP_THRESHOLD, LARGEST_HEAP_PIECE_BYTES)
     missing = []
     if not _lock_memory():
         missing.append("swapped out (mlockall)")

@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 RETRY_S: Final = 0.05
 """How soon a request that found no room is tried again."""
 
-QUIET_S: Final = 10.0
-"""When nothing was stored for so long, garbage is compacted that would not be worth it otherwise."""
+QUIET_S: Final = 3.0
+"""When less than a segment was stored in so long, garbage is compacted that would not be worth it otherwise."""
 
 MAXIMUM_WAITING: Final = 32
 """Of those that change a file's size and find no room, so many wait; the next ones fail with ENOSPC. pyfuse3 serves
@@ -72,11 +72,11 @@ class Stepper:
         lane does it. Never returns."""
         pool = self._store.pool
         while True:
-            end = pool.head, pool.tail
+            head = pool.head
             with trio.move_on_after(QUIET_S):
                 await self._changed.wait()
             quiet = not self._changed.is_set()
-            if quiet and end != (pool.head, pool.tail):
+            if quiet and head != pool.head:
                 continue  # somebody writes
             self._changed = trio.Event()
             went_on = True

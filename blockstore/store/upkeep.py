@@ -28,6 +28,7 @@ GARBAGE_SHARE: Final = 0.15
 """Compact when more than this share of the pool is garbage; a lower share moves each record more often."""
 
 GARBAGE_FLOOR_BYTES: Final = 4 * SEGMENT_BYTES
+QUIET_GARBAGE_FLOOR_BYTES: Final = SEGMENT_BYTES
 """Less garbage than this is left alone, however small the pool."""
 
 WORTH_MOVING: Final = 0.9
@@ -58,8 +59,10 @@ class Upkeep:
         """Is a segment half emptied, or so much garbage there that one should be? `quiet`: while nobody writes."""
         if self._victim >= 0:
             return True
-        garbage_bytes, share = self._pool.garbage_bytes, QUIET_GARBAGE_SHARE if quiet else GARBAGE_SHARE
-        return garbage_bytes > GARBAGE_FLOOR_BYTES and garbage_bytes > share * self._pool.allocated_bytes
+        garbage_bytes, pool_bytes = self._pool.garbage_bytes, self._pool.allocated_bytes
+        if quiet:
+            return garbage_bytes > max(QUIET_GARBAGE_FLOOR_BYTES, QUIET_GARBAGE_SHARE * pool_bytes)
+        return garbage_bytes > max(GARBAGE_FLOOR_BYTES, GARBAGE_SHARE * pool_bytes)
 
     def step(self, *, quiet: bool = False) -> bool:
         """Do a bounded piece of work; False when there was nothing worth doing, or no room to do it."""

@@ -23,6 +23,12 @@ from blockstore.vm.policy import Auto, Fixed, Policy
 from blockstore.vm.refault_cost import RefaultCost
 from blockstore.vm.write_back import WriteBack
 
+LARGEST_COST: Final = 0.008
+"""Of a core, for one VM: after a look that took long, or took much away, the next one comes so much later."""
+
+LONGEST_PAUSE_S: Final = 15.0
+"""But no later than that."""
+
 KEEP_TRYING: Final = 3
 """Failures in a row after which a mechanism is given up for the next one."""
 
@@ -56,26 +62,24 @@ class Controlled:
         self._resident_bytes = 0
         self._counts: Fields[str, Any] | None = None
         self._at = time.monotonic()
+        self._due = 0.0
 
     def fileno(self) -> int:
         """Readable when the VM has ended (select(2))."""
         return self._pidfd
 
     def tick(self, counts: Fields[str, Any], *, may_write: bool) -> None:
-        """Look, write back, reclaim. `counts` are the daemon's of this volume; `may_write` is false while the pool has
-        no room. Raises Ended; OSError when the file cannot be looked at."""
+        """Look, write back, reclaim, if it is time to. `counts` are the daemon's of this volume; `may_write` is false
+        while the pool has no room. Raises Ended; OSError when the file cannot be looked at."""
         if select.select([self._pidfd], [], [], 0)[0]:
             raise Ended
         now = time.monotonic()
-        elapsed_s, self._at = now - self._at, now
-        before, self._counts = self._counts, counts
-        waited_s = self._cost.waited_s(before, counts) if before is not None else 0.0
-        if may_write:
-            self._write_back.go_on(elapsed_s)
-        self._resident_bytes = resident.of_descriptor(self._descriptor).resident
-        wanted = self._policy.reclaim_bytes(self._resident_bytes, waited_s, elapsed_s)
-        if wanted and may_write:
-            self._reclaim(wanted)
+        if now < self._due:
+            return
+        began_s = time.thread_time()
+        self._look(counts, now - self._at, may_write=may_write)
+        self._at = now
+        self._due = now + min((time.thread_time() - began_s) / LARGEST_COST, LONGEST_PAUSE_S)
 
     def report(self) -> dict[str, Any]:
         """For `status`."""
@@ -92,6 +96,16 @@ class Controlled:
         """The VM has ended."""
         os.close(self._descriptor)
         os.close(self._pidfd)
+
+    def _look(self, counts: Fields[str, Any], elapsed_s: float, *, may_write: bool) -> None:
+        before, self._counts = self._counts, counts
+        waited_s = self._cost.waited_s(before, counts) if before is not None else 0.0
+        if may_write:
+            self._write_back.go_on(elapsed_s)
+        self._resident_bytes = resident.of_descriptor(self._descriptor).resident
+        wanted = self._policy.reclaim_bytes(self._resident_bytes, waited_s, elapsed_s)
+        if wanted and may_write:
+            self._reclaim(wanted)
 
     def _reclaim(self, wanted_bytes: int) -> None:
         try:
