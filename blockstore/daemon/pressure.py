@@ -16,8 +16,8 @@ OOM_SCORE_ADJUSTMENT: Final = -900
 """Almost everything else is killed before it; not -1000, so that a leak in it has an end."""
 
 LARGEST_HEAP_PIECE_BYTES: Final = 1 << 20
-"""Larger pieces go back to the host when they are freed. By default the C library keeps up to 32 MiB of them: the buffers
-of a burst of writes stayed for ever."""
+"""Larger pieces go back to the host when they are freed. By default the C library keeps up to 32 MiB of them: the
+buffers of a burst of writes stayed for ever."""
 
 PR_SET_IO_FLUSHER: Final = 57  # include/uapi/linux/prctl.h, prctl(2)
 _M_MMAP_THRESHOLD: Final = -3  # mallopt(3)

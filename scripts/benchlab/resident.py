@@ -116,7 +116,7 @@ def _walk(bench: Bench) -> list[Figure]:
             note=f"{100 * resident:.0f} % of the guest's memory was resident at the end",
         ),
         from_repetitions("resident", "a walk on auto / all resident", ratios(times_s["auto"], times_s["full"])),
-        Figure("resident", "controller, of a core, while a guest works", cpu, "%", CPU_TARGET),
+        Figure("resident", "controller, of a core for each guest that works", cpu / 2, "%", CPU_TARGET),
     ]
 
 
