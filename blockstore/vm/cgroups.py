@@ -59,6 +59,10 @@ class Cgroup:
         fields = dict(line.split() for line in (self.path / "memory.stat").read_text().splitlines())
         return int(fields["file" if self.version == V2 else "total_cache"])
 
+    def charged_bytes(self) -> int:
+        """All memory that is charged to it. Raises OSError."""
+        return int((self.path / ("memory.current" if self.version == V2 else "memory.usage_in_bytes")).read_text())
+
     def kill(self) -> None:
         """End all its processes, if it is there. Raises OSError."""
         deadline = time.monotonic() + END_S
@@ -99,7 +103,7 @@ class Cgroup:
     def _reclaim_v1(self, size_bytes: int) -> bool:
         limit = self.path / "memory.limit_in_bytes"
         before = limit.read_text().strip()
-        usage = int((self.path / "memory.usage_in_bytes").read_text())
+        usage = self.charged_bytes()
         try:
             limit.write_text(str(max(usage - size_bytes, 0)))
         except OSError as error:
