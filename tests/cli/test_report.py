@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,7 @@ def test_where_it_cannot_go(lab: Lab) -> None:
         one_line(blockstore("report", str(mounted.path), "-o", name), 2, name, "should end in .html")
     one_line(blockstore("report", str(mounted.path)), 2, "--output")
     one_line(blockstore("report", str(lab.path), "-o", "-"), 1, lab.path)
-    full = run(["sh", "-c", 'exec "$@" > /dev/full', "sh", "blockstore", "report", str(mounted.path), "-o", "-"])
+    command = [sys.executable, "-m", "blockstore", "report", str(mounted.path), "-o", "-"]
+    full = run(["sh", "-c", 'exec "$@" > /dev/full', "sh", *command])
     one_line(full, 1, "No space left")
     assert not list(Path(lab.path).glob(".*"))
