@@ -68,12 +68,18 @@ def attach(pid: int, resident: int | str, target: float, off: bool, mountpoint: 
 def _files_of(pid: int, candidates: list[mounts.Mount]) -> list[tuple[mounts.Mount, int]]:
     """The volumes that the process has mapped."""
     try:
-        found = {(mount, each.inode) for mount in candidates for each in mounts.mappings_of(pid, mount)}
+        mapped = [(mount, each) for mount in candidates for each in mounts.mappings_of(pid, mount)]
     except (FileNotFoundError, ProcessLookupError):
         raise InputError(f"there is no process {pid}") from None
     except OSError as error:
         raise InputError(f"process {pid} cannot be looked at: {error.strerror}; do it as root") from None
+    found = {(mount, each.inode) for mount, each in mapped if each.is_shared}
+    if mapped and not found:
+        raise InputError(
+            f"process {pid} maps {mapped[0][1].path} privately: what the VM writes never comes to the file; start it "
+            "with share=on"
+        )
     if not found:
         places = ", ".join(str(mount.path) for mount in candidates) or "any blockstore mount"
-        raise InputError(f"process {pid} maps no file of {places}; is it the VM's own process, with share=on?")
+        raise InputError(f"process {pid} maps no file of {places}; is it the VM's own process?")
     return sorted(found)

@@ -90,9 +90,9 @@ def cli() -> None:
     Example:
       blockstore analyze /var/tmp/*.ram        what would it save here?
       blockstore mount /run/vm-memory          serve
-      qemu-system-x86_64 -m 2G -machine memory-backend=ram0 \\
-        -object memory-backend-file,id=ram0,size=2G,share=on,mem-path=/run/vm-memory/vm1 ...
+      blockstore run vm1 --memory 2G -- qemu-system-x86_64 -nographic disk.qcow2
       blockstore status /run/vm-memory         what does it save?
+      blockstore top                           and now?
 
     \b
     Exit codes:

@@ -14,7 +14,8 @@ from blockstore.errors import InputError
 from blockstore.vm import qemu_arguments, runner
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+# No -h: it would be found in -nographic, where the -- before QEMU is forgotten.
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
 @click.argument("name")
 @click.option("--memory", type=SIZE, required=True, help="Memory of the guest (1G).")
 @click.option(
@@ -59,7 +60,10 @@ def run(
     if place.is_absolute() or ".." in place.parts or not place.parts or name.endswith("/"):
         raise InputError(f"{name!r} is no name of a file below the mount; write it as vm1 or blue/vm1")
     if not memory or memory % (1 << 20):
-        raise InputError(f"--memory must be a whole number of MiB, not {memory} bytes")
+        hint = f"; did you mean {memory}M?" if 0 < memory < 1 << 20 else ""
+        raise InputError(f"--memory must be a whole number of MiB, and not 0; it is {memory} bytes{hint}")
+    if command[0].startswith("-"):
+        raise InputError(f"{command[0]!r} is no program: is the NAME missing before {name!r}, or the -- behind it?")
     if isinstance(resident, int) and resident > memory:
         raise InputError(f"--resident is more than the {memory >> 20} MiB of --memory; name a smaller size, or auto")
     mount = mounts.find(mountpoint)

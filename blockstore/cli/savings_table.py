@@ -94,8 +94,9 @@ def new_table(title: str, first_heading: str, headings: Iterable[str]) -> Table:
 
 
 def format_share(fraction: float) -> Text:
-    """A saved share in per cent: green when it is one, red when it is a loss."""
-    return Text(f"{100 * fraction:.1f} %", style="green" if fraction > 0 else "red" if fraction < 0 else "")
+    """A saved share in per cent: green when it is one, red when it is a loss. A loss of many times is just that."""
+    text = f"{100 * fraction:.1f} %" if fraction > -10 else "< -999 %"
+    return Text(text, style="green" if fraction > 0 else "red" if fraction < 0 else "")
 
 
 def printable(name: str) -> Text:

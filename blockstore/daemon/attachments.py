@@ -1,8 +1,8 @@
 """Attachments: which VM belongs to which file, and how its resident part is to be controlled.
 
 The daemon only keeps them, for the controller (vm/controller.py), which asks for them every second and tells how its
-work goes. They are in the file `daemon.attachments` of the state directory, so that they outlive the daemon; they
-belong to one mount, and are forgotten with it.
+work goes. They are in the file `daemon.attachments` of the state directory, so that they outlive the daemon. What an
+unmount has left there is of VMs that have ended: the controller of the next mount finds that, and cleans up after them.
 """
 
 from __future__ import annotations
@@ -46,14 +46,13 @@ class Attachment(NamedTuple):
 class Attachments:
     """Of one mount, by volume number; `reports` are the controller's last words about each."""
 
-    def __init__(self, state: Path, *, inherited: bool) -> None:
+    def __init__(self, state: Path) -> None:
         self._path = state / NAME
         self._by_volume: dict[int, Attachment] = {}
         self._reports: dict[int, dict[str, Any]] = {}
         self._reported_at = 0.0
-        if inherited:
-            with contextlib.suppress(OSError, ValueError, TypeError):
-                self._by_volume = {each["volume"]: Attachment(**each) for each in json.loads(self._path.read_text())}
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            self._by_volume = {each["volume"]: Attachment(**each) for each in json.loads(self._path.read_text())}
 
     def all(self) -> list[dict[str, Any]]:
         """All, as JSON has them."""

@@ -31,7 +31,8 @@ class Mount(NamedTuple):
 
 
 class Mapping(NamedTuple):
-    """A range of a process's address space that shows a file of a mount, from `offset` of the file on."""
+    """A range of a process's address space that shows a file of a mount, from `offset` of the file on. What is written
+    to it comes to the file if it `is_shared`."""
 
     pid: int
     start: int
@@ -39,6 +40,7 @@ class Mapping(NamedTuple):
     offset: int
     inode: int
     path: str
+    is_shared: bool
 
 
 class User(NamedTuple):
@@ -112,7 +114,8 @@ def mappings_of(pid: int, mount: Mount) -> Iterator[Mapping]:
             if _device(fields[3].decode()) == mount.device and len(fields) == 6:
                 start, end = (int(part, 16) for part in fields[0].split(b"-"))
                 path = os.fsdecode(fields[5].rstrip(b"\n"))
-                yield Mapping(pid, start, end - start, int(fields[2], 16), int(fields[4]), path)
+                is_shared = fields[1].endswith(b"s")
+                yield Mapping(pid, start, end - start, int(fields[2], 16), int(fields[4]), path, is_shared)
 
 
 def users(mount: Mount) -> list[User]:

@@ -58,8 +58,10 @@ class Operations(pyfuse3.Operations):
         stepper: Stepper,
         state_free_bytes: Callable[[], int],
         is_in_use: Callable[[int], bool],
+        is_attached: Callable[[int], bool],
     ) -> None:
-        """`is_in_use(inode)` asks the kernel whether it holds the inode; it is called in threads of its own."""
+        """`is_in_use(inode)` asks the kernel whether it holds the inode; it is called in threads of its own.
+        `is_attached(inode)` says whether the file is known to be the memory of a VM that runs."""
         super().__init__()
         self._names = names
         self._store = store
@@ -67,6 +69,7 @@ class Operations(pyfuse3.Operations):
         self._stepper = stepper
         self._state_free_bytes = state_free_bytes
         self._is_in_use = is_in_use
+        self._is_attached = is_attached
         self._handles = names.handles()  # fh -> (inode, may it write?)
         self._writers: dict[int, set[int]] = {}  # inode -> fhs that may write
         for handle, (inode, may_write) in self._handles.items():
@@ -125,6 +128,7 @@ class Operations(pyfuse3.Operations):
             if fields.update_atime:
                 changed["atime_ns"] = attr.st_atime_ns
             if fields.update_size:
+                self._check_not_cut_off(inode, attr.st_size)
                 await self._stepper.change(self._store.resize_steps(self._volume(inode), attr.st_size), may_fail=True)
             if fields.update_mtime:
                 if found.is_file:
@@ -133,6 +137,11 @@ class Operations(pyfuse3.Operations):
                     changed["mtime_ns"] = attr.st_mtime_ns
             self._names.set(inode, **changed)
             return self._attributes(self._names.get(inode))
+
+    def _check_not_cut_off(self, inode: int, size_bytes: int) -> None:
+        """A VM would be killed (SIGBUS) by a look at memory that is not there any more."""
+        if size_bytes < self._volume(inode).size_bytes and self._is_attached(inode):
+            raise pyfuse3.FUSEError(errno.ETXTBSY)
 
     async def mknod(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: pyfuse3.RequestContext
@@ -208,6 +217,7 @@ class Operations(pyfuse3.Operations):
         with _errors():
             volume = self._volume(inode)
             if flags & os.O_TRUNC:  # libfuse asks the kernel to leave it to us (FUSE_ATOMIC_O_TRUNC)
+                self._check_not_cut_off(inode, 0)
                 await self._stepper.change(self._store.resize_steps(volume, 0))
             return self._opened(inode, flags, ctx)
 

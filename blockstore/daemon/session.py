@@ -72,9 +72,11 @@ class Session:
         self.names = names
         self.door = Door()
         self.stepper = Stepper(store, self.door)
-        self.operations = Operations(names, store, self.door, self.stepper, self.state_free_bytes, self._is_in_use)
+        self.operations = Operations(
+            names, store, self.door, self.stepper, self.state_free_bytes, self._is_in_use, self._is_attached
+        )
         self.lane: Lane | None = None
-        self.attachments = Attachments(Path(options.state), inherited=bool(inherited))
+        self.attachments = Attachments(Path(options.state))
         self.companion = Companion(options)
         self._is_kept = bool(inherited)
         self._state = Path(options.state)
@@ -278,6 +280,9 @@ class Session:
                 log.error("%s stays mounted (%s), used by %s; end these first", mount.path, failure, users)
             return
         log.error("the mount is detached from the tree; it ends with the last who uses its files")
+
+    def _is_attached(self, inode: int) -> bool:
+        return self.attachments.describe(inode) is not None
 
     def _is_in_use(self, inode: int) -> bool:
         return kernel.knows_inode(self._device_fd, inode)

@@ -25,31 +25,22 @@ MIB = 1 << 20
 QEMU = ("qemu-system-x86_64", "-nodefaults", "-display", "none", "-accel", "tcg", "-S")
 """A machine that does not start: QEMU has its memory and waits."""
 
+NAME = f"vm{os.getpid()}"
+"""Of all VMs here; others on this machine may have VMs too."""
+
 
 def on(mounted: Mounted) -> tuple[str, str]:
     """Options: other mounts may be there too."""
     return "--mount", str(mounted.path)
 
 
-_before: set[str] = set()
-
-
-@pytest.fixture(autouse=True)
-def look_at_cgroups() -> None:
-    """What another test has left is not this one's fault."""
-    _before.clear()
-    _before.update(cgroups_left())
-
-
 def cgroups_left() -> list[str]:
-    """Those of VMs, below ours and beside it, that were not there before the test."""
+    """Those of VMs of these tests, below our own cgroup and beside it."""
     try:
         own = cgroups.of_process("self").path
     except LookupError:
         return []
-    return [
-        str(path) for folder in (own, own.parent) for path in folder.glob("blockstore-*") if "test" not in path.name
-    ]
+    return [str(path) for folder in (own, own.parent) for path in folder.glob(f"blockstore-*{NAME}-*")]
 
 
 def processes_with(text: str) -> list[int]:
@@ -73,7 +64,7 @@ def nothing_is_left(mounted: Mounted) -> None:
 
 @contextlib.contextmanager
 def running(
-    mounted: Mounted, *options: str, name: str = "vm", command: tuple[str, ...] = QEMU
+    mounted: Mounted, *options: str, name: str = NAME, command: tuple[str, ...] = QEMU
 ) -> Iterator[subprocess.Popen[str]]:
     """`blockstore run`, with a pipe as its terminal; given when QEMU has its memory mapped."""
     process = subprocess.Popen(
@@ -99,7 +90,7 @@ def qemu_of(mounted: Mounted) -> list[int]:
     return [pid for pid in processes_with(str(mounted.path)) if "qemu" in Path(f"/proc/{pid}/comm").read_text()]
 
 
-@pytest.mark.parametrize("name", ["vm", "blue/vm"])
+@pytest.mark.parametrize("name", [NAME, f"blue/{NAME}"])
 def test_a_vm_comes_and_goes(lab: Lab, name: str) -> None:
     mounted = lab.mount()
     with running(mounted, "--resident", "32M", name=name) as process:
@@ -131,7 +122,7 @@ def test_terminal_and_exit_code_are_passed_on(lab: Lab) -> None:
         "blockstore",
         "run",
         *on(mounted),
-        "vm",
+        NAME,
         "--memory",
         "8M",
         "--no-balloon",
@@ -174,17 +165,17 @@ def test_keep(lab: Lab) -> None:
     with running(mounted, "--keep") as process:
         process.terminate()
         assert process.wait(20) in (0, 128 + signal.SIGTERM)
-    assert (mounted.path / "vm").stat().st_size == 64 * MIB and not cgroups_left()
-    again = blockstore("run", *on(mounted), "vm", "--memory", "64M", "--", *QEMU)
-    one_line(again, 3, mounted.path / "vm", "is there already")
-    assert (mounted.path / "vm").exists()
+    assert (mounted.path / NAME).stat().st_size == 64 * MIB and not cgroups_left()
+    again = blockstore("run", *on(mounted), NAME, "--memory", "64M", "--", *QEMU)
+    one_line(again, 3, mounted.path / NAME, "is there already")
+    assert (mounted.path / NAME).exists()
 
 
 def test_a_daemon_that_dies_meanwhile_hurts_nobody(lab: Lab) -> None:
     mounted = lab.mount()
     with running(mounted) as process:
         mounted.kill_daemon()
-        assert mounted.status()["volumes"]["vm"]["controller"]["pid"] == process.pid
+        assert mounted.status()["volumes"][NAME]["controller"]["pid"] == process.pid
         process.terminate()
         assert process.wait(20) in (0, 128 + signal.SIGTERM)
     nothing_is_left(mounted)
@@ -193,21 +184,21 @@ def test_a_daemon_that_dies_meanwhile_hurts_nobody(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["vm", "--memory", "64M", "--", "no-such-qemu"], 2, "no-such-qemu"),
-        (["vm", "--memory", "64M", "--", *QEMU, "-m", "128M"], 2, "-m 128M"),
-        (["vm", "--memory", "64M", "--", *QEMU, "-machine", "q35,memory-backend=x"], 2, "given twice"),
-        (["vm", "--memory", "64M", "--", *QEMU, "-object", "memory-backend-ram,id=x,size=64M"], 2, "given twice"),
-        (["vm", "--memory", "lots", "--", *QEMU], 2, "lots"),
-        (["vm", "--memory", "1000", "--", *QEMU], 2, "MiB"),
-        (["vm", "--memory", "0", "--", *QEMU], 2, "MiB"),
-        (["vm", "--", *QEMU], 2, "--memory"),
-        (["vm", "--memory", "64M"], 2, "COMMAND"),
+        ([NAME, "--memory", "64M", "--", "no-such-qemu"], 2, "no-such-qemu"),
+        ([NAME, "--memory", "64M", "--", *QEMU, "-m", "128M"], 2, "-m 128M"),
+        ([NAME, "--memory", "64M", "--", *QEMU, "-machine", "q35,memory-backend=x"], 2, "given twice"),
+        ([NAME, "--memory", "64M", "--", *QEMU, "-object", "memory-backend-ram,id=x,size=64M"], 2, "given twice"),
+        ([NAME, "--memory", "lots", "--", *QEMU], 2, "lots"),
+        ([NAME, "--memory", "1000", "--", *QEMU], 2, "MiB"),
+        ([NAME, "--memory", "0", "--", *QEMU], 2, "MiB"),
+        ([NAME, "--", *QEMU], 2, "--memory"),
+        ([NAME, "--memory", "64M"], 2, "COMMAND"),
         (["../vm", "--memory", "64M", "--", *QEMU], 2, "../vm"),
         (["/vm", "--memory", "64M", "--", *QEMU], 2, "/vm"),
         (["a/b/vm", "--memory", "64M", "--", *QEMU], 2, "mkdir -p"),
-        (["vm", "--memory", "64M", "--resident", "65M", "--", *QEMU], 2, "--resident"),
-        (["vm", "--memory", "64M", "--resident", "some", "--", *QEMU], 2, "some"),
-        (["vm", "--memory", "64M", "--mount", "/nowhere", "--", *QEMU], 1, "/nowhere"),
+        ([NAME, "--memory", "64M", "--resident", "65M", "--", *QEMU], 2, "--resident"),
+        ([NAME, "--memory", "64M", "--resident", "some", "--", *QEMU], 2, "some"),
+        ([NAME, "--memory", "64M", "--mount", "/nowhere", "--", *QEMU], 1, "/nowhere"),
         (["x" * 300, "--memory", "64M", "--", *QEMU], 1, "cannot be made"),
     ],
 )
@@ -219,7 +210,7 @@ def test_bad_input(lab: Lab, arguments: list[str], code: int, words: str) -> Non
 
 def test_a_qemu_that_dies_at_once(lab: Lab) -> None:
     mounted = lab.mount()
-    result = blockstore("run", *on(mounted), "vm", "--memory", "64M", "--", *QEMU, "-device", "no-such-device")
+    result = blockstore("run", *on(mounted), NAME, "--memory", "64M", "--", *QEMU, "-device", "no-such-device")
     first, *_, last = result.stderr.splitlines()
     assert result.returncode == 1 and "no-such-device" in first, result
     assert last.startswith("blockstore: ") and "exit code 1" in last and "Traceback" not in result.stderr
@@ -231,9 +222,8 @@ def test_without_permission_for_cgroups(lab: Lab) -> None:
     mounted = lab.mount()
     places = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if "cgroup" in line.split()[2]]
     hide = " && ".join(f"mount -o remount,bind,ro {place}" for place in places)
-    command = (
-        f"{hide} && exec {sys.executable} -m blockstore run {' '.join(on(mounted))} vm --memory 64M -- {' '.join(QEMU)}"
-    )
+    arguments = " ".join((*on(mounted), NAME, "--memory", "64M", "--", *QEMU))
+    command = f"{hide} && exec {sys.executable} -m blockstore run {arguments}"
     process = subprocess.Popen(
         ["unshare", "--mount", "sh", "-c", command],
         stderr=subprocess.PIPE,
@@ -244,7 +234,7 @@ def test_without_permission_for_cgroups(lab: Lab) -> None:
     try:
         until(lambda: process.poll() is not None or bool(qemu_of(mounted)), "QEMU runs")
         until(
-            lambda: mounted.status()["volumes"]["vm"]["controller"]["mechanism"] == "madvise", "the controller knows it"
+            lambda: mounted.status()["volumes"][NAME]["controller"]["mechanism"] == "madvise", "the controller knows it"
         )
         process.terminate()
         assert process.wait(20) in (0, 128 + signal.SIGTERM) and process.stderr is not None
@@ -257,5 +247,6 @@ def test_without_permission_for_cgroups(lab: Lab) -> None:
 def test_the_name_is_taken(lab: Lab) -> None:
     mounted = lab.mount()
     with running(mounted):
-        one_line(blockstore("run", *on(mounted), "vm", "--memory", "64M", "--", *QEMU), 3, mounted.path / "vm")
-        assert mounted.status()["volumes"]["vm"]["controller"] is not None
+        one_line(blockstore("run", *on(mounted), NAME, "--memory", "64M", "--", *QEMU), 3, mounted.path / NAME)
+        assert mounted.status()["volumes"][NAME]["controller"] is not None
+    nothing_is_left(mounted)

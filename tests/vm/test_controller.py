@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -14,7 +15,22 @@ import pytest
 
 from blockstore.vm import cgroups
 from blockstore.vm.cgroups import Cgroup
-from tests.daemon.lab import Lab, Mounted, ask, blockstore, drop, end, ended, noisy, put, said, sha256, spawn, until
+from tests.daemon.lab import (
+    Lab,
+    Mounted,
+    ask,
+    blockstore,
+    drop,
+    end,
+    ended,
+    noisy,
+    one_line,
+    put,
+    said,
+    sha256,
+    spawn,
+    until,
+)
 
 pytestmark = pytest.mark.mount
 
@@ -164,6 +180,32 @@ def test_the_end_of_a_vm_ends_its_control(lab: Lab) -> None:
     until(lambda: figures(mounted)["controller"] is None, "it is forgotten")
     assert (mounted.path / "vm").exists(), "the file is whoever's who made it"
     assert mounted.umount().returncode == 0
+
+
+def test_the_file_of_a_vm_is_not_cut_off_under_it(lab: Lab) -> None:
+    mounted = lab.mount()
+    with vm(mounted) as process:
+        attach(process)
+        for cut_off in (lambda: os.truncate(mounted.path / "vm", MIB), lambda: (mounted.path / "vm").open("wb")):
+            with pytest.raises(OSError) as refused:
+                cut_off()
+            assert refused.value.errno == errno.ETXTBSY
+        ask(process, "touch 0 8192")
+        os.truncate(mounted.path / "vm", 33 * MIB)
+    until(lambda: figures(mounted)["controller"] is None, "the VM has ended")
+    os.truncate(mounted.path / "vm", MIB)
+
+
+def test_private_memory_is_refused(lab: Lab) -> None:
+    mounted = lab.mount()
+    put(mounted.path / "vm", noisy(MIB, 1))
+    private = VM.replace("mmap.mmap(descriptor, 0)", "mmap.mmap(descriptor, 0, mmap.MAP_PRIVATE)")
+    process = spawn(private, str(mounted.path / "vm"))
+    try:
+        assert said(process) == "ready"
+        one_line(blockstore("attach", str(process.pid)), 2, process.pid, "share=on")
+    finally:
+        end(process.pid)
 
 
 def test_a_detached_mount_ends_with_its_vm(lab: Lab) -> None:
