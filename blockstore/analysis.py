@@ -35,7 +35,7 @@ from blockstore.store.geometry import (
 )
 from blockstore.store.home import MemoryHome
 from blockstore.store.ingest import RAW_FROM_BYTES
-from blockstore.store.pool import MINIMUM_LIMIT_BYTES
+from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
 from blockstore.store.report import Report, describe
 from blockstore.store.store import Store, check_size, run
 from blockstore.store.volume import Volume

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from blockstore.cli.paths import DIRECTORY
-from blockstore.cli.resident_size import RESIDENT, TARGET
+from blockstore.cli.resident_size import RESIDENT, TARGET, check_target
 from blockstore.daemon import control, mounts
+from blockstore.daemon.attachments import own_pid_namespace
 from blockstore.errors import InputError
 from blockstore.vm.controlled import start_time
 from blockstore.vm.mechanism import own_cgroup
@@ -20,6 +21,7 @@ from blockstore.vm.mechanism import own_cgroup
 @click.option(
     "--target",
     type=TARGET,
+    callback=check_target,
     default=1.0,
     show_default=True,
     metavar="PERCENT",
@@ -38,11 +40,11 @@ def attach(pid: int, resident: int | str, target: float, off: bool, mountpoint: 
       blockstore attach $(pgrep -f guest=vm1) --resident 256M
     """
     found = _files_of(pid, [mounts.find(mountpoint)] if mountpoint is not None else mounts.all_mounts())
-    cgroup, version = "", ""
+    cgroup, version, limit_bytes = "", "", -1
     if not off:
         try:
             own = own_cgroup(pid)
-            cgroup, version = str(own.path), own.version
+            cgroup, version, limit_bytes = str(own.path), own.version, own.limit_bytes()
         except (LookupError, OSError) as error:
             click.echo(
                 f"blockstore: warning: process {pid} has no memory cgroup of its own ({error.args[0]}); its pages are "
@@ -61,6 +63,8 @@ def attach(pid: int, resident: int | str, target: float, off: bool, mountpoint: 
             "target_share": target / 100,
             "cgroup": cgroup,
             "cgroup_version": version,
+            "cgroup_limit_bytes": limit_bytes,
+            "pid_namespace": own_pid_namespace(),
         }
         control.ask(mount.state, {"do": "attach", **attachment})
 

@@ -78,8 +78,15 @@ class LazyGroup(click.Group):
         return names + click.Command.shell_complete(self, ctx, incomplete)
 
 
+def _print_version(ctx: click.Context, parameter: click.Parameter, is_wanted: bool) -> None:
+    """Looked up only when asked for: that takes as long as many commands take."""
+    if is_wanted and not ctx.resilient_parsing:
+        click.echo(f"blockstore, version {version()}")
+        ctx.exit()
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version(), prog_name="blockstore")
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show it.")
 def cli() -> None:
     """Memory for virtual machines that costs less than memory.
 

@@ -14,9 +14,9 @@ from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.sizes import SIZE, format_size
 from blockstore.daemon import launch, mounts
 from blockstore.daemon.options import MountOptions
-from blockstore.daemon.serve import default_states
+from blockstore.daemon.states import default_states
 from blockstore.store.home import SECTOR_BYTES, free_bytes_under
-from blockstore.store.pool import MINIMUM_LIMIT_BYTES, check_limit
+from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES, check_limit
 
 DEFAULT_LIMIT_SHARE: Final = 0.5
 """Of the host's memory, for the pool: the other half is for what is resident, and for everything else."""

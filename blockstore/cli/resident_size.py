@@ -28,5 +28,12 @@ class ResidentType(click.ParamType):  # type: ignore[type-arg]  # older releases
 
 RESIDENT = ResidentType()
 
-TARGET = click.FloatRange(min=0, max=50, min_open=True)
+TARGET = click.FloatRange(min=0.01, max=50)
 """Per cent of a VM's time."""
+
+
+def check_target(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
+    """click.FloatRange lets nan pass."""
+    if value != value:
+        raise click.BadParameter("nan is no number of per cent")
+    return value

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import click
 
 from blockstore.cli.paths import DIRECTORY
-from blockstore.cli.resident_size import RESIDENT, TARGET
+from blockstore.cli.resident_size import RESIDENT, TARGET, check_target
 from blockstore.cli.sizes import SIZE
 from blockstore.daemon import mounts
 from blockstore.errors import InputError
@@ -28,6 +28,7 @@ from blockstore.vm import qemu_arguments, runner
 @click.option(
     "--target",
     type=TARGET,
+    callback=check_target,
     default=1.0,
     show_default=True,
     metavar="PERCENT",

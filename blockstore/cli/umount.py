@@ -13,7 +13,7 @@ import click
 
 from blockstore.cli.paths import DIRECTORY
 from blockstore.daemon import control, mounts, phase
-from blockstore.daemon.serve import remove_state
+from blockstore.daemon.states import remove_state
 from blockstore.daemon.unmount import unmount, unmount_unused
 from blockstore.errors import BusyError, MountError
 

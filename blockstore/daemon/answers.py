@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from blockstore.daemon import bill, control_server
+from blockstore.daemon.attachments import own_pid_namespace
 from blockstore.daemon.control import Answer
 from blockstore.daemon.notify import RELOAD_EXIT_CODE
 from blockstore.daemon.verification import OnlineVerification
@@ -128,7 +129,10 @@ class Answers:
 
     async def attach(self, request: Request) -> Answer:
         """A VM's resident part is to be controlled: the fields of an Attachment (attachments.py)."""
-        session, fields = self._session, {key: value for key, value in request.items() if key != "do"}
+        session = self._session
+        fields = {key: value for key, value in request.items() if key not in ("do", "pid_namespace")}
+        if request.get("pid_namespace") != own_pid_namespace():
+            return {"error": "the VM's process is not in the pid name space of the mount; start both in the same one"}
         if fields.get("volume") not in session.store.volumes:
             return {"error": f"the mount has no file with the number {fields.get('volume')!r}", "code": 2}
         try:
@@ -138,21 +142,25 @@ class Answers:
         return {}
 
     async def detach(self, request: Request) -> Answer:
-        """The VM of this `volume` has ended, or is to be left alone."""
-        self._session.attachments.detach(int(request.get("volume", 0)))
+        """The VM of this `volume` has `ended`, or is to be left alone."""
+        session, number = self._session, int(request.get("volume", 0))
+        if request.get("ended"):
+            session.attachments.detach(number)
+        elif number in session.store.volumes:
+            session.attachments.let_alone(number, session.store.volumes[number].size_bytes)
         return {}
 
     async def control(self, request: Request) -> Answer:
         """The controller's: `reports` by volume; the answer is all that it has to know."""
         session = self._session
         session.attachments.report(request.get("reports", {}))
-        names = session.names.files()
+        names, nameless = session.names.files(), set(session.names.nameless())
         return {
             "attachments": session.attachments.all(),
             "stalled": session.stalled,
             "volumes": {
                 volume.number: {
-                    "name": names.get(volume.number),
+                    "name": None if volume.number in nameless else names.get(volume.number),
                     "refaults": volume.refaults,
                     "range_refaults": volume.range_refaults,
                     "range_requests": volume.range_requests,

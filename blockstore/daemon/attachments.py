@@ -28,8 +28,9 @@ class Attachment(NamedTuple):
     """`pid` is the VM's process and `started` its start time in clock ticks, so that no later process is taken for it.
 
     `resident` is the size in bytes to hold, or AUTO, with `target_share` of the VM's time for refaults. `cgroup` and
-    `cgroup_version` name the memory cgroup to take pages from, empty if there is none. `owned`: the VM was made by
-    `blockstore run`; the file (unless `kept`), the cgroup and processes in it are taken away when `pid` has ended.
+    `cgroup_version` name the memory cgroup to take pages from, empty if there is none, and `cgroup_limit_bytes` its own
+    limit (-1: none). `owned`: the VM was made by `blockstore run`; the file (unless `kept`), the cgroup and processes
+    in it are taken away when `pid` has ended.
     """
 
     volume: int
@@ -39,6 +40,7 @@ class Attachment(NamedTuple):
     target_share: float
     cgroup: str = ""
     cgroup_version: str = ""
+    cgroup_limit_bytes: int = -1
     owned: bool = False
     kept: bool = False
 
@@ -65,12 +67,24 @@ class Attachments:
         except TypeError as error:
             raise InputError(f"this is no attachment: {error}") from None
         before = dict(self._by_volume)
+        there = before.get(attachment.volume)
+        if there is not None and there.owned and not attachment.owned:
+            # How much stays may be changed; whose VM it is, and what is to be taken away after it, may not.
+            attachment = there._replace(resident=attachment.resident, target_share=attachment.target_share)
         self._by_volume[attachment.volume] = attachment
         try:
             self._save()
         except OSError as error:
             self._by_volume = before
             raise lack_of_room(error, str(self._path.parent)) from None
+
+    def let_alone(self, volume: int, size_bytes: int) -> None:
+        """Control it no longer: one less, or, for a VM that is to be cleaned up after, all of it may stay resident."""
+        there = self._by_volume.get(volume)
+        if there is not None and there.owned:
+            self.attach(there._replace(resident=size_bytes)._asdict())
+        else:
+            self.detach(volume)
 
     def detach(self, volume: int) -> None:
         """One less; it need not be there."""
@@ -102,3 +116,8 @@ class Attachments:
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def own_pid_namespace() -> str:
+    """Process numbers mean the same where this is the same (pid_namespaces(7))."""
+    return str(Path("/proc/self/ns/pid").readlink())

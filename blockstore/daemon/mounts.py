@@ -59,7 +59,7 @@ def source_for(state: Path) -> str:
 def all_mounts() -> list[Mount]:
     """All blockstore mounts in this mount namespace, in the order in which they were made."""
     mounts = []
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").split("\n")[:-1]:
         fields = line.split(" ")
         kind, source = fields[fields.index("-") + 1 : fields.index("-") + 3]
         if kind == FILE_SYSTEM_TYPE and source.startswith(_SOURCE_PREFIX):
@@ -165,7 +165,7 @@ def _links(process: Path) -> Iterator[str]:
 
 def _command(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     except OSError:
         return "a process"
 

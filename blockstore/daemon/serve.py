@@ -6,7 +6,6 @@ nobody has any more.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import sqlite3
@@ -20,7 +19,8 @@ from blockstore.daemon.names_copy import copied_names
 from blockstore.daemon.notify import Service
 from blockstore.daemon.options import MountOptions
 from blockstore.daemon.session import Session
-from blockstore.errors import InputError, MountError, OutOfRoom, StateError
+from blockstore.daemon.states import remove_state
+from blockstore.errors import MountError, OutOfRoom, StateError
 from blockstore.store.home import DirectoryHome, no_room_under
 from blockstore.store.store import Store, run
 from blockstore.store.volume import file_name, read_header
@@ -60,25 +60,6 @@ def serve(options: MountOptions, service: Service) -> None:
         store.close()
     if empty and options.remove_empty_state:
         remove_state(state)
-
-
-def remove_state(state: Path) -> None:
-    """Delete a state directory that no daemon holds, file by file."""
-    foreign = [entry.name for entry in state.iterdir() if entry.is_dir()]
-    for entry in state.iterdir():
-        if entry.name not in foreign:
-            entry.unlink(missing_ok=True)
-    if foreign:
-        raise InputError(f"{state} holds a directory that is not blockstore's ({foreign[0]}); remove it yourself")
-    state.rmdir()
-    with contextlib.suppress(OSError):
-        if state.parent.name == default_states().name:
-            state.parent.rmdir()
-
-
-def default_states() -> Path:
-    """Where state directories are made for mounts that name none: memory, one folder for each user."""
-    return Path(f"/dev/shm/blockstore-{os.geteuid()}")
 
 
 def _inherit(service: Service, state: Path) -> tuple[int, Handover] | None:

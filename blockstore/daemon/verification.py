@@ -18,7 +18,7 @@ from blockstore.daemon.names_copy import copied_names
 from blockstore.errors import InputError
 from blockstore.store import verify
 from blockstore.store.home import CopiedHome, DirectoryHome, Home
-from blockstore.store.pool import MINIMUM_LIMIT_BYTES
+from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
 from blockstore.store.store import Store
 from blockstore.store.superblock import check_version
 from blockstore.store.verify import Finding, Verification

@@ -32,6 +32,9 @@ SEGMENT_BYTES: Final = 1 << SEGMENT_SHIFT
 """The unit in which the pool takes memory from the host and gives it back. 1 MiB holds about 700 records, so
 that the unused tail (at most one record) is under 0.4 %, and emptying one for compaction takes under a millisecond."""
 
+ROW_BYTES: Final = 28
+"""Of all columns of a block row together (rows.py)."""
+
 HOLE: Final = 0
 ZERO: Final = 1
 LOST: Final = 2

@@ -24,15 +24,10 @@ from blockstore.errors import InputError, OutOfRoom
 from blockstore.store.codec import Buffer
 from blockstore.store.geometry import SEGMENT_BYTES, WHERE_SEGMENT_SHIFT
 from blockstore.store.home import Home, lack_of_room, no_room_under, punch
+from blockstore.store.pool_limit import check_limit
 
 COMPACTION_RESERVE_SEGMENTS: Final = 2
 """Kept free of new records, so that compaction can always move the live records of one segment somewhere."""
-
-MINIMUM_LIMIT_BYTES: Final = 8 * SEGMENT_BYTES
-"""Below this the reserve and the head would be most of the pool."""
-
-MAXIMUM_LIMIT_BYTES: Final = 1 << 44
-"""16 TiB, more than any host has; the pool is mapped whole, and addresses end."""
 
 
 class Pool:
@@ -218,18 +213,6 @@ class Pool:
         """Let go of the memory; the file stays."""
         self.view = memoryview(b"")
         os.close(self._fd)
-
-
-def check_limit(limit_bytes: int) -> None:
-    """Raises InputError for a limit that no pool can have."""
-    if limit_bytes < MINIMUM_LIMIT_BYTES:
-        raise InputError(
-            f"--pool-limit {limit_bytes} bytes is too small; the least is {MINIMUM_LIMIT_BYTES} bytes (8M)"
-        )
-    if limit_bytes > MAXIMUM_LIMIT_BYTES:
-        raise InputError(
-            f"--pool-limit {limit_bytes} bytes is too large; the most is {MAXIMUM_LIMIT_BYTES} bytes (16T)"
-        )
 
 
 def _read_only_map(fd: int, length: int) -> mmap.mmap:

@@ -24,8 +24,6 @@ from blockstore.store.geometry import ENCODING_MASK, FIRST_ROW, PATCHED
 from blockstore.store.home import Home
 from blockstore.store.shared_array import SharedArray
 
-ROW_BYTES: Final = 28
-
 MAXIMUM_DEPENDENTS: Final = 60_000
 """Patches against one row, below what its 16-bit column can count. A busier reference is no candidate any more."""
 

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from blockstore.errors import InputError, StateError
-from blockstore.store.geometry import BLOCK_BYTES, FORMAT_VERSION, SEGMENT_BYTES
+from blockstore.store.geometry import BLOCK_BYTES, FORMAT_VERSION, ROW_BYTES, SEGMENT_BYTES
 from blockstore.store.home import Home, allocate
-from blockstore.store.rows import ROW_BYTES
 
 LAYOUT: Final = struct.Struct("<16sIIII16s")
 NAME: Final = "superblock"

@@ -31,16 +31,19 @@ _NO_LIMIT_BYTES: Final = 1 << 62
 
 
 class Cgroup:
-    """One memory cgroup; `path` is its directory, `version` V1 or V2."""
+    """One memory cgroup; `path` is its directory, `version` V1 or V2, `limit_bytes` what its limit is to be set back to
+    (version 1; -1 is none)."""
 
-    def __init__(self, path: Path, version: str) -> None:
+    def __init__(self, path: Path, version: str, limit_bytes: int = -1) -> None:
         self.path = path
+        self._limit_bytes = limit_bytes
         self.version = version
         self._knows_swappiness = True
 
     def pids(self) -> list[int]:
-        """Its processes. Raises OSError."""
-        return [int(line) for line in (self.path / "cgroup.procs").read_text().split()]
+        """Its processes, and those of cgroups below it, which are under its limit too. Raises OSError."""
+        files = [self.path / "cgroup.procs", *self.path.glob("*/**/cgroup.procs")]
+        return [int(line) for file in files for line in file.read_text().split()]
 
     def enter(self, pid: int) -> None:
         """Move a process into it. Raises OSError."""
@@ -101,9 +104,7 @@ class Cgroup:
         return True
 
     def _reclaim_v1(self, size_bytes: int) -> bool:
-        limit = self.path / "memory.limit_in_bytes"
-        before = limit.read_text().strip()
-        usage = self.charged_bytes()
+        limit, usage = self.path / "memory.limit_in_bytes", self.charged_bytes()
         try:
             limit.write_text(str(max(usage - size_bytes, 0)))
         except OSError as error:
@@ -111,13 +112,26 @@ class Cgroup:
                 return False
             raise
         finally:
-            limit.write_text("-1" if int(before) > _NO_LIMIT_BYTES else before)
+            self.restore_limit()
         return True
+
+    def restore_limit(self) -> None:
+        """Set the limit of version 1 back: after each reclaim, and at a controller's start, because the one before may
+        have been killed while the limit was down. Raises OSError."""
+        if self.version == V1:
+            (self.path / "memory.limit_in_bytes").write_text(str(self._limit_bytes))
+
+    def limit_bytes(self) -> int:
+        """The limit of version 1; -1 if there is none. Raises OSError."""
+        if self.version == V2:
+            return -1
+        found = int((self.path / "memory.limit_in_bytes").read_text())
+        return -1 if found > _NO_LIMIT_BYTES else found
 
 
 def of_process(pid: int | str) -> Cgroup:
     """The memory cgroup of a process ("self" is ours). Raises LookupError with a reason where none can be seen."""
-    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    lines = Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape").split("\n")[:-1]
     paths = {name: path for line in lines for names, path in [line.split(":", 2)[1:]] for name in names.split(",")}
     for version, name in ((V1, "memory"), (V2, "")):
         mount = _mount(version)
@@ -176,7 +190,7 @@ def _is_usable(cgroup: Cgroup) -> bool:
 
 def _mount(version: str) -> tuple[Path, str] | None:
     """Where the hierarchy is mounted, and which of its directories is there."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").split("\n")[:-1]:
         fields = line.split(" ")
         dash = fields.index("-")
         if version == V2:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import threading
 import time
+from collections.abc import Callable
 from collections.abc import Mapping as Fields
 from pathlib import Path
 from typing import Any, Final
 
 from blockstore.daemon.attachments import AUTO, Attachment
-from blockstore.daemon.mounts import Mapping, Mount, mappings, mappings_of
+from blockstore.daemon.mounts import Mapping, Mount, mappings_of
 from blockstore.vm import resident
 from blockstore.vm.cgroups import Cgroup
 from blockstore.vm.mechanism import ByCgroup, Clock, Mechanism
@@ -29,34 +31,37 @@ LARGEST_COST: Final = 0.008
 LONGEST_PAUSE_S: Final = 15.0
 """But no later than that."""
 
+RECLAIM_S: Final = 2.0
+"""How long the controller waits for the kernel to take pages back before it goes on with the next VM."""
+
 KEEP_TRYING: Final = 3
 """Failures in a row after which a mechanism is given up for the next one."""
 
 
 class Ended(Exception):
-    """The VM has ended, or its file is gone."""
+    """The VM's process has ended. Nothing else is the end of a VM: its file may be renamed, deleted or out of sight."""
 
 
 class Controlled:
     """Made when the VM is attached; `tick` it every second, `close` it when it raised Ended."""
 
     def __init__(self, mount: Mount, name: str, attachment: Attachment) -> None:
-        """Raises Ended, OSError."""
+        """Raises Ended; OSError when the file cannot be opened, which may be different the next time."""
         self.attachment = attachment
         self._mount = mount
-        self._path = mount.path / name
-        self._pidfd = _open_process(attachment)
+        self._pidfd = open_process(attachment)
         try:
-            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
+            self._descriptor = _open_file(mount, name, attachment.volume)
+        except BaseException:
             os.close(self._pidfd)
-            raise Ended from None
+            raise
         self._write_back = WriteBack(self._descriptor)
         self._cost = RefaultCost(self._descriptor)
         self._policy: Policy = (
             Auto(attachment.target_share) if attachment.resident == AUTO else Fixed(int(attachment.resident))
         )
         self._mechanism = self._choose(attachment.cgroup)
+        self._reclaiming = Reclaiming()
         self._failures = 0
         self._reclaimed_bytes = 0
         self._resident_bytes = 0
@@ -71,15 +76,16 @@ class Controlled:
     def tick(self, counts: Fields[str, Any], *, may_write: bool) -> None:
         """Look, write back, reclaim, if it is time to. `counts` are the daemon's of this volume; `may_write` is false
         while the pool has no room. Raises Ended; OSError when the file cannot be looked at."""
-        if select.select([self._pidfd], [], [], 0)[0]:
+        if has_ended(self._pidfd):
             raise Ended
         now = time.monotonic()
         if now < self._due:
             return
-        began_s = time.thread_time()
+        began_s, reclaimed_s = time.thread_time(), self._reclaiming.processor_s
         self._look(counts, now - self._at, may_write=may_write)
         self._at = now
-        self._due = now + min((time.thread_time() - began_s) / LARGEST_COST, LONGEST_PAUSE_S)
+        cost_s = time.thread_time() - began_s + self._reclaiming.processor_s - reclaimed_s
+        self._due = now + min(cost_s / LARGEST_COST, LONGEST_PAUSE_S)
 
     def report(self) -> dict[str, Any]:
         """For `status`."""
@@ -108,57 +114,86 @@ class Controlled:
             self._reclaim(wanted)
 
     def _reclaim(self, wanted_bytes: int) -> None:
-        try:
-            self._mechanism.reclaim(wanted_bytes, must=self._policy.must)
-            self._failures = 0
-        except OSError:
-            self._failures += 1
-            if self._failures >= KEEP_TRYING and not isinstance(self._mechanism, Clock):
-                self._mechanism = self._choose("")  # somebody has taken the cgroup away
-            return
+        failure = self._reclaiming.run(lambda: self._mechanism.reclaim(wanted_bytes, must=self._policy.must))
+        self._failures = self._failures + 1 if failure else 0
+        if self._failures >= KEEP_TRYING and not isinstance(self._mechanism, Clock):
+            self._mechanism = self._choose("")  # somebody has taken the cgroup away
         after_bytes = resident.of_descriptor(self._descriptor).resident
         self._reclaimed_bytes += max(self._resident_bytes - after_bytes, 0)
         self._resident_bytes = after_bytes
 
-    def _choose(self, cgroup: str) -> Mechanism:
-        if cgroup:
-            return ByCgroup(Cgroup(Path(cgroup), self.attachment.cgroup_version))
-        return Clock(self._descriptor, os.fstat(self._descriptor).st_size, self._mapping)
+    def _choose(self, path: str) -> Mechanism:
+        if path:
+            cgroup = cgroup_of(self.attachment)
+            with contextlib.suppress(OSError):
+                cgroup.restore_limit()
+            return ByCgroup(cgroup)
+        return Clock(self._descriptor, os.fstat(self._descriptor).st_size, self._mappings)
 
-    def _mapping(self) -> Mapping | None:
-        """The VM's mapping of the file. A VM that `run` has made is a child of the attached process."""
-        inode = os.fstat(self._descriptor).st_ino
+    def _mappings(self) -> list[Mapping]:
+        """The VM's mappings of the file. A VM that `run` has made is a child of the attached process."""
+        found: list[Mapping] = []
         for pid in (self.attachment.pid, *_children(self.attachment.pid)):
             with contextlib.suppress(OSError, ValueError):
-                for mapping in mappings_of(pid, self._mount):
-                    if mapping.inode == inode:
-                        return mapping
-        return None
+                found += [each for each in mappings_of(pid, self._mount) if each.inode == self.attachment.volume]
+        return found
+
+
+class Reclaiming:
+    """Runs one reclaim at a time, in a thread that nobody waits for longer than RECLAIM_S: version 1 cgroups wait for
+    pages that are being written back, and while the pool is full that may be for ever."""
+
+    def __init__(self) -> None:
+        self.processor_s = 0.0
+        self._thread: threading.Thread | None = None
+        self._failed = False
+
+    def run(self, reclaim: Callable[[], None]) -> bool:
+        """Do it, unless the last one still goes on; True if it failed."""
+        if self._thread is not None and self._thread.is_alive():
+            return False
+        self._failed = False
+        self._thread = threading.Thread(target=self._run, args=(reclaim,), name="reclaim", daemon=True)
+        self._thread.start()
+        self._thread.join(RECLAIM_S)
+        return self._failed
+
+    def _run(self, reclaim: Callable[[], None]) -> None:
+        try:
+            reclaim()
+        except OSError:
+            self._failed = True
+        finally:
+            self.processor_s += time.thread_time()
+
+
+def cgroup_of(attachment: Attachment) -> Cgroup:
+    """The cgroup to take pages from."""
+    return Cgroup(Path(attachment.cgroup), attachment.cgroup_version, attachment.cgroup_limit_bytes)
 
 
 def end(mount: Mount, name: str | None, attachment: Attachment) -> None:
-    """Take away what is left of a VM that `run` has made: what of it still runs, its cgroup, its file.
+    """Take away what is left of a VM that `run` has made and whose process has ended: what of it still runs in its
+    cgroup, which is nobody else's, the cgroup, and its file.
 
     `run` does that itself, unless it was killed. Raises OSError.
     """
     if not attachment.owned:
         return
     if attachment.cgroup:
-        cgroup = Cgroup(Path(attachment.cgroup), attachment.cgroup_version)
-        if cgroup.path.exists():
-            cgroup.kill()
-            cgroup.remove()
-    if name is None:
+        cgroup = cgroup_of(attachment)
+        cgroup.kill()
+        cgroup.remove()
+    if name is None or attachment.kept:
         return
-    for mapping in mappings(mount):
-        if mapping.inode == attachment.volume:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(mapping.pid, 9)
-    if not attachment.kept:
-        (mount.path / name).unlink(missing_ok=True)
+    path = mount.path / name
+    with contextlib.suppress(FileNotFoundError):
+        if _is_file(path.lstat(), mount, attachment.volume):
+            path.unlink()
 
 
-def _open_process(attachment: Attachment) -> int:
+def open_process(attachment: Attachment) -> int:
+    """A pidfd of the attached process. Raises Ended."""
     try:
         pidfd = os.pidfd_open(attachment.pid)
     except OSError:
@@ -169,10 +204,31 @@ def _open_process(attachment: Attachment) -> int:
     return pidfd
 
 
+def has_ended(pidfd: int) -> bool:
+    """Not by select(2), which knows a thousand descriptors only."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _open_file(mount: Mount, name: str, volume: int) -> int:
+    """The VM's file, and no other that may have its name, or may lie over the mount. Raises OSError."""
+    descriptor = os.open(mount.path / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not _is_file(os.fstat(descriptor), mount, volume):
+        os.close(descriptor)
+        raise OSError(f"{name} is another file by now")
+    return descriptor
+
+
+def _is_file(found: os.stat_result, mount: Mount, volume: int) -> bool:
+    device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
+    return device == mount.device and found.st_ino == volume
+
+
 def start_time(pid: int) -> int | None:
     """When a process was started, in clock ticks since the machine's start (proc_pid_stat(5)); None if it has ended."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
     except OSError:
         return None
 

@@ -9,6 +9,7 @@ that run. When its stdin ends, so has the daemon, and so does it.
 
 from __future__ import annotations
 
+import os
 import select
 import sys
 import time
@@ -18,7 +19,7 @@ from typing import Any, Final
 from blockstore.daemon import control, mounts
 from blockstore.daemon.attachments import Attachment
 from blockstore.errors import MountError
-from blockstore.vm.controlled import Controlled, Ended, end
+from blockstore.vm.controlled import Controlled, Ended, end, open_process
 from blockstore.vm.history import Recorder
 
 TICK_S: Final = 1.0
@@ -35,6 +36,7 @@ class Controller:
         self._mountpoint = mountpoint
         self._controlled: dict[int, Controlled] = {}
         self._history = Recorder(state)
+        self._complaint = ""
 
     def run(self) -> int:
         """The exit code: 0 when the daemon has ended."""
@@ -43,9 +45,12 @@ class Controller:
             try:
                 self._tick()
             except MountError as error:
-                _log(str(error))
+                self._complain(str(error))
             left_s = max(TICK_S - (time.monotonic() - started), 0.05)
-            if sys.stdin in select.select([sys.stdin, *self._controlled.values()], [], [], left_s)[0]:
+            poll = select.poll()
+            for waited_for in (sys.stdin, *self._controlled.values()):
+                poll.register(waited_for, select.POLLIN)
+            if sys.stdin.fileno() in dict(poll.poll(left_s * 1000)):
                 return 0
 
     def _tick(self) -> None:
@@ -80,15 +85,17 @@ class Controller:
             if controlled is not None and controlled.attachment != attachment:
                 self._controlled.pop(number).close()
                 controlled = None
-            if counts is None or name is None or name.startswith("("):
-                raise Ended
+            if controlled is None and (counts is None or name is None):
+                os.close(open_process(attachment))  # deleted under a VM that may run on
+                return
             if controlled is None:
-                controlled = self._controlled[number] = Controlled(mount, name, attachment)
-            controlled.tick(counts, may_write=may_write)
+                controlled = self._controlled[number] = Controlled(mount, str(name), attachment)
+            if counts is not None:
+                controlled.tick(counts, may_write=may_write)
         except Ended:
             self._let_go(mount, number, name, attachment)
-        except OSError as error:
-            _log(f"{name}: {error}")
+        except Exception as error:  # of one VM, and no reason to leave the others
+            self._complain(f"{name}: {error!r}")
 
     def _let_go(self, mount: mounts.Mount, number: int, name: str | None, attachment: Attachment) -> None:
         controlled = self._controlled.pop(number, None)
@@ -97,8 +104,14 @@ class Controller:
         try:
             end(mount, name, attachment)
         except OSError as error:
-            _log(f"{name}: what is left of its VM cannot be taken away: {error}")
-        control.ask(self._state, {"do": "detach", "volume": number}, ASK_S)
+            self._complain(f"{name}: what is left of its VM cannot be taken away: {error}")
+        control.ask(self._state, {"do": "detach", "volume": number, "ended": True}, ASK_S)
+
+    def _complain(self, text: str) -> None:
+        """Once, not every second."""
+        if text != self._complaint:
+            self._complaint = text
+            _log(text)
 
 
 def _log(text: str) -> None:

@@ -6,7 +6,7 @@ chooses. All of them take clean pages only; writing back is write_back.py's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -17,7 +17,8 @@ from blockstore.vm.cgroups import Cgroup
 MADVISE: Final = "madvise"
 
 CHUNK_BYTES: Final = 256 << 10
-"""What Clock looks at and pages out at once."""
+MAXIMUM_CHUNKS: Final = 1 << 16
+"""What Clock looks at and pages out at once; of a file above 16 GiB more, so that its notes stay small."""
 
 HOT_SHARE: Final = 0.25
 """A chunk of which so much has come back since it was paged out is in use."""
@@ -51,52 +52,56 @@ class Clock:
     """process_madvise(2) with MADV_PAGEOUT, chunk by chunk in turn.
 
     A chunk of which much is resident again when its turn comes is in use, and is passed over for a number of rounds
-    that doubles each time. `descriptor` is the file's; `mapping` is asked for the VM's mapping of it.
+    that doubles each time. `descriptor` is the file's; `mappings` is asked for the VM's mappings of it.
     """
 
     name = MADVISE
 
-    def __init__(self, descriptor: int, size_bytes: int, mapping: Callable[[], Mapping | None]) -> None:
+    def __init__(self, descriptor: int, size_bytes: int, mappings: Callable[[], Sequence[Mapping]]) -> None:
         self._descriptor = descriptor
-        self._mapping = mapping
-        self._chunks = max(-(-size_bytes // CHUNK_BYTES), 1)
+        self._mappings = mappings
+        self._chunk_bytes = CHUNK_BYTES
+        while size_bytes > self._chunk_bytes * MAXIMUM_CHUNKS:
+            self._chunk_bytes *= 2
+        self._chunks = max(-(-size_bytes // self._chunk_bytes), 1)
         self._hand = 0
         self._left = [0] * self._chunks  # resident bytes right after the last time; what it had then does not count
         self._skips = [0] * self._chunks  # rounds to pass it over
         self._patience = [1] * self._chunks
 
     def reclaim(self, size_bytes: int, *, must: bool) -> None:
-        mapping = self._mapping()
-        if mapping is None:
-            return
+        mappings = self._mappings()
         for count in range(2 * self._chunks if must else self._chunks):
             if size_bytes <= 0:
                 return
             number, self._hand = self._hand, (self._hand + 1) % self._chunks
-            size_bytes -= self._visit(number, mapping, any_page=count >= self._chunks)
+            size_bytes -= self._visit(number, mappings, any_page=count >= self._chunks)
 
-    def _visit(self, number: int, mapping: Mapping, *, any_page: bool) -> int:
+    def _visit(self, number: int, mappings: Sequence[Mapping], *, any_page: bool) -> int:
         """Page out one chunk, if it seems cold; how many bytes have left."""
         if self._skips[number] and not any_page:
             self._skips[number] -= 1
             return 0
-        offset = number * CHUNK_BYTES
-        found = resident.of_descriptor(self._descriptor, offset, CHUNK_BYTES)
+        offset = number * self._chunk_bytes
+        found = resident.of_descriptor(self._descriptor, offset, self._chunk_bytes)
         if found.dirty or found.written_back:
             return 0  # that cannot leave; when it was written back its turn comes again
         if found.resident <= self._left[number]:
             if found.resident:  # it would not leave last time: later perhaps
                 self._skips[number], self._left[number] = MAXIMUM_SKIPS, 0
             return 0
-        came_back = self._patience[number] > 1 and found.resident - self._left[number] > HOT_SHARE * CHUNK_BYTES
+        came_back = self._patience[number] > 1 and found.resident - self._left[number] > HOT_SHARE * self._chunk_bytes
         if came_back and not any_page:
             self._skips[number] = self._patience[number]
             self._patience[number] = min(self._patience[number] * 2, MAXIMUM_SKIPS)
             self._left[number] = 0
             return 0
-        start = mapping.start + offset - mapping.offset
-        page_out.page_out(mapping.pid, start, min(CHUNK_BYTES, mapping.start + mapping.length - start))
-        self._left[number] = resident.of_descriptor(self._descriptor, offset, CHUNK_BYTES).resident
+        for mapping in mappings:
+            first = max(offset, mapping.offset)
+            length = min(offset + self._chunk_bytes, mapping.offset + mapping.length) - first
+            if length > 0:
+                page_out.page_out(mapping.pid, mapping.start + first - mapping.offset, length)
+        self._left[number] = resident.of_descriptor(self._descriptor, offset, self._chunk_bytes).resident
         self._patience[number] = max(self._patience[number], 2)
         return found.resident - self._left[number]
 

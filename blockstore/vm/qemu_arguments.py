@@ -36,6 +36,10 @@ def with_memory(arguments: Sequence[str], path: str, size_bytes: int, *, balloon
 
 def _check(arguments: Sequence[str], size_bytes: int) -> None:
     for option, value in _options(arguments):
+        if option == "-daemonize":
+            raise InputError(
+                "-daemonize cannot be used: `blockstore run` waits for QEMU; put `run` into the background"
+            )
         if option in _OWN_MEMORY:
             raise InputError(f"{option} is what `blockstore run` sets by itself; leave it out")
         if option in ("-machine", "-M") and "memory-backend=" in value:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from blockstore.daemon import control
+from blockstore.daemon.attachments import own_pid_namespace
 from blockstore.daemon.mounts import Mount
 from blockstore.errors import BusyError, InputError, MountError, OutOfRoom
 from blockstore.vm import cgroups, huge_pages
@@ -28,13 +29,17 @@ EARLY_S: Final = 3
 
 SHELL: Final = "/bin/sh"
 
-# Arguments: file to delete, folder to delete if nothing is in it, cgroup (each may be empty), the cgroup that we come
-# from, seconds of EARLY_S; then QEMU's command. Stdin is passed by a descriptor, because a shell gives /dev/null to
-# what it starts in the background. `wait` ends at each signal, hence the loop.
+# Arguments: file to delete and its device:inode, because another file may have its name by then; folder to delete if
+# nothing is in it, cgroup (each may be empty), the cgroup that we come from, seconds of EARLY_S; then QEMU's command.
+# Stdin is passed by a descriptor, because a shell gives /dev/null to what it starts in the background. QEMU dies with
+# the shell, however that dies. `wait` ends at each signal, hence the loop.
 _SCRIPT: Final = r"""
-file=$1 folder=$2 cgroup=$3 home=$4 early=$5
-shift 5
+file=$1 inode=$2 folder=$3 cgroup=$4 home=$5 early=$6
+shift 6
+[ -e /proc/self/fd/0 ] || exec </dev/null
 started=$(date +%s)
+program=$1
+if command -v setpriv >/dev/null; then set -- setpriv --pdeathsig KILL -- "$@"; fi
 exec 3<&0
 "$@" <&3 3<&- &
 vm=$!
@@ -45,12 +50,12 @@ while :; do
     kill -0 $vm 2>/dev/null || break
 done
 if [ $code -ne 0 ] && [ $code -lt 128 ] && [ $(($(date +%s) - started)) -lt $early ]; then
-    echo "blockstore: $1 ended at once, with exit code $code; what it said stands above" >&2
+    echo "blockstore: $program ended at once, with exit code $code; what it said stands above" >&2
 fi
-if [ -n "$file" ]; then rm -f -- "$file"; fi
+if [ -n "$cgroup" ]; then echo $$ >"$home/cgroup.procs"; fi
+if [ -n "$file" ] && [ "$(stat -c %d:%i -- "$file" 2>/dev/null)" = "$inode" ]; then rm -f -- "$file"; fi
 if [ -n "$folder" ]; then rmdir -- "$folder" 2>/dev/null; fi
 if [ -n "$cgroup" ]; then
-    echo $$ >"$home/cgroup.procs"
     for try in 1 2 3 4 5 6 7 8 9 10; do rmdir -- "$cgroup" 2>/dev/null && break; sleep 0.1; done
 fi
 exit $code
@@ -88,6 +93,7 @@ def run(
             "target_share": target_share,
             "cgroup": str(cgroup.path) if cgroup else "",
             "cgroup_version": cgroup.version if cgroup else "",
+            "pid_namespace": own_pid_namespace(),
             "owned": True,
             "kept": keep,
         }
@@ -102,7 +108,9 @@ def run(
             cgroup.enter(os.getpid())
             undo.callback(_leave, home)
         script = [SHELL, "-c", _SCRIPT, "blockstore-run"]
-        what = ["" if keep else str(path), str(folder or ""), str(cgroup.path) if cgroup else "", home, str(EARLY_S)]
+        made = path.stat()
+        what = ["" if keep else str(path), f"{made.st_dev}:{made.st_ino}", str(folder or "")]
+        what += [str(cgroup.path) if cgroup else "", home, str(EARLY_S)]
         os.execv(SHELL, [*script, *what, program, *command[1:]])
 
 
@@ -161,7 +169,7 @@ def _leave(home: str) -> None:
 
 def _detach(mount: Mount, path: Path) -> None:
     with contextlib.suppress(MountError, OSError):
-        control.ask(mount.state, {"do": "detach", "volume": path.stat().st_ino})
+        control.ask(mount.state, {"do": "detach", "volume": path.stat().st_ino, "ended": True})
 
 
 def _remove_folder(folder: Path) -> None:

@@ -14,7 +14,7 @@ from benchlab.engine import WRITE_BYTES
 from benchlab.figures import Figure
 from benchlab.mounts import StoreMount
 from blockstore.store.home import MemoryHome
-from blockstore.store.pool import MINIMUM_LIMIT_BYTES
+from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
 from blockstore.store.store import Store, run
 
 TABLES_TARGET_PERCENT: Final = 1.5

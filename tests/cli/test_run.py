@@ -8,13 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from blockstore.vm import cgroups
-from tests.daemon.lab import PROJECT, Lab, Mounted, blockstore, end, ended, one_line, until
+from tests.daemon.lab import PROJECT, Lab, Mounted, blockstore, end, ended, one_line, run, said, spawn, until
 
 pytestmark = [
     pytest.mark.mount,
@@ -24,6 +25,14 @@ pytestmark = [
 MIB = 1 << 20
 QEMU = ("qemu-system-x86_64", "-nodefaults", "-display", "none", "-accel", "tcg", "-S")
 """A machine that does not start: QEMU has its memory and waits."""
+
+LOOKER = """
+import mmap, os, sys, time
+mapping = mmap.mmap(os.open(sys.argv[1], os.O_RDONLY), 0, prot=mmap.PROT_READ)
+print("mapped", flush=True)
+time.sleep(60)
+"""
+"""Maps the memory of a VM, as other servers of the VM or a dump do."""
 
 NAME = f"vm{os.getpid()}"
 """Of all VMs here; others on this machine may have VMs too."""
@@ -68,7 +77,7 @@ def running(
 ) -> Iterator[subprocess.Popen[str]]:
     """`blockstore run`, with a pipe as its terminal; given when QEMU has its memory mapped."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "blockstore", "run", *on(mounted), name, "--memory", "64M", *options, "--", *command],
+        [sys.executable, "-m", "blockstore", "run", *on(mounted), "--memory", "64M", *options, "--", name, *command],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -160,6 +169,74 @@ def test_killed(lab: Lab, victim: str) -> None:
     nothing_is_left(mounted)
 
 
+@pytest.mark.parametrize("name", [f"({NAME})", f"({NAME} 1)", f"-{NAME} a,b'"])
+def test_strange_names(lab: Lab, name: str) -> None:
+    mounted = lab.mount()
+    with running(mounted, name=name) as process:
+        time.sleep(2.5)
+        assert process.poll() is None and (mounted.path / name).exists(), "the controller leaves it alone"
+        process.terminate()
+        assert process.wait(20) in (0, 128 + signal.SIGTERM)
+    nothing_is_left(mounted)
+
+
+def test_a_file_that_is_renamed_or_deleted_is_no_end_of_its_vm(lab: Lab) -> None:
+    mounted = lab.mount()
+    with running(mounted) as first:
+        (first_qemu,) = qemu_of(mounted)
+        (mounted.path / NAME).rename(mounted.path / "elsewhere")
+        with running(mounted) as second:
+            until(lambda: len(qemu_of(mounted)) == 2, "both run")
+            first.terminate()
+            first.wait(20)
+            assert ended(first_qemu, 5)
+            until(lambda: not (mounted.path / "elsewhere").exists(), "its own file is deleted, wherever it is", 10)
+            assert (mounted.path / NAME).exists(), "and no other one"
+            (mounted.path / NAME).unlink()
+            time.sleep(2.5)
+            assert second.poll() is None, "a VM does not need the name of its memory"
+            second.terminate()
+            second.wait(20)
+    nothing_is_left(mounted)
+
+
+def test_whoever_else_looks_at_the_memory_lives_on(lab: Lab) -> None:
+    mounted = lab.mount()
+    with running(mounted) as process:
+        looker = spawn(LOOKER, str(mounted.path / NAME))
+        try:
+            assert said(looker) == "mapped"
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait(20)
+            until(lambda: not qemu_of(mounted) and not cgroups_left(), "the VM has gone")
+            time.sleep(1.5)
+            assert looker.poll() is None
+        finally:
+            end(looker.pid)
+    nothing_is_left(mounted)
+
+
+def test_attach_changes_how_much_stays_of_a_vm_of_run(lab: Lab) -> None:
+    mounted = lab.mount()
+    with running(mounted) as process:
+        (qemu,) = qemu_of(mounted)
+        for options, wanted in ((("--resident", "32M"), 32 * MIB), (("--off",), 64 * MIB)):
+            assert blockstore("attach", str(qemu), *options).returncode == 0
+            control = mounted.status()["volumes"][NAME]["controller"]
+            assert control["pid"] == process.pid and control["wanted"] == wanted
+        os.kill(process.pid, signal.SIGKILL)
+        assert ended(qemu, 20)
+    nothing_is_left(mounted)
+
+
+def test_without_stdin(lab: Lab) -> None:
+    mounted = lab.mount()
+    command = f"{sys.executable} -m blockstore run {' '.join(on(mounted))} {NAME} --memory 8M -- true <&-"
+    result = run(["sh", "-c", command])
+    assert result.returncode == 0 and "descriptor" not in result.stderr, result
+    nothing_is_left(mounted)
+
+
 def test_keep(lab: Lab) -> None:
     mounted = lab.mount()
     with running(mounted, "--keep") as process:
@@ -192,6 +269,9 @@ def test_a_daemon_that_dies_meanwhile_hurts_nobody(lab: Lab) -> None:
         ([NAME, "--memory", "1000", "--", *QEMU], 2, "MiB"),
         ([NAME, "--memory", "0", "--", *QEMU], 2, "MiB"),
         ([NAME, "--", *QEMU], 2, "--memory"),
+        ([NAME, "--memory", "64M", "--", *QEMU, "-daemonize"], 2, "-daemonize"),
+        ([NAME, "--memory", "64M", "--target", "nan", "--", *QEMU], 2, "nan"),
+        (["--memory", "64M", "--", "qemu-system-x86_64", "-version"], 2, "NAME"),
         ([NAME, "--memory", "64M"], 2, "COMMAND"),
         (["../vm", "--memory", "64M", "--", *QEMU], 2, "../vm"),
         (["/vm", "--memory", "64M", "--", *QEMU], 2, "/vm"),

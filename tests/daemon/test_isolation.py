@@ -8,7 +8,7 @@ import pytest
 from blockstore.daemon.names_copy import copied_names
 from blockstore.store.geometry import ENCODING_MASK, PATCHED
 from blockstore.store.home import CopiedHome, DirectoryHome
-from blockstore.store.pool import MINIMUM_LIMIT_BYTES
+from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
 from blockstore.store.store import Store
 from blockstore.store.volume import ids_of
 from tests.daemon.lab import Lab, blockstore, mixed_blocks, put

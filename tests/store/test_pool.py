@@ -11,7 +11,8 @@ import pytest
 from blockstore.errors import InputError, OutOfRoom
 from blockstore.store.geometry import RAW, SEGMENT_BYTES, pack_where
 from blockstore.store.home import DirectoryHome, MemoryHome
-from blockstore.store.pool import COMPACTION_RESERVE_SEGMENTS, MAXIMUM_LIMIT_BYTES, MINIMUM_LIMIT_BYTES, Pool
+from blockstore.store.pool import COMPACTION_RESERVE_SEGMENTS, Pool
+from blockstore.store.pool_limit import MAXIMUM_LIMIT_BYTES, MINIMUM_LIMIT_BYTES
 from blockstore.store.store import Store, run
 from tests.store.invariants import check_store
 from tests.store.material import contents, half, noise, put

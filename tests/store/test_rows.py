@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blockstore.store.geometry import COMPRESSED, FIRST_ROW, PATCHED, pack_where
+from blockstore.store.geometry import COMPRESSED, FIRST_ROW, PATCHED, ROW_BYTES, pack_where
 from blockstore.store.home import DirectoryHome, MemoryHome
-from blockstore.store.rows import MAXIMUM_DEPENDENTS, ROW_BYTES, Rows
+from blockstore.store.rows import MAXIMUM_DEPENDENTS, Rows
 
 
 def test_layout() -> None:

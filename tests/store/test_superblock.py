@@ -10,9 +10,8 @@ import pytest
 
 from blockstore.errors import StateError
 from blockstore.store import superblock
-from blockstore.store.geometry import BLOCK_BYTES, FIRST_ROW, FORMAT_VERSION, SEGMENT_BYTES
+from blockstore.store.geometry import BLOCK_BYTES, FIRST_ROW, FORMAT_VERSION, ROW_BYTES, SEGMENT_BYTES
 from blockstore.store.home import DirectoryHome
-from blockstore.store.rows import ROW_BYTES
 from blockstore.store.store import Store
 from tests.store.material import contents, noise, put
 

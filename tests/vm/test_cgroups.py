@@ -64,6 +64,33 @@ def test_pages_are_taken_back(cgroup: Cgroup, tmp_path: Path) -> None:
         end(process.pid)
 
 
+def test_a_limit_that_a_dead_controller_left_is_set_back(cgroup: Cgroup) -> None:
+    if cgroup.version != V1:
+        pytest.skip("version 2 has memory.reclaim")
+    limit = cgroup.path / "memory.limit_in_bytes"
+    limit.write_text(str(64 * MIB))
+    assert cgroup.limit_bytes() == 64 * MIB
+    Cgroup(cgroup.path, V1, 96 * MIB).restore_limit()
+    assert cgroup.limit_bytes() == 96 * MIB
+    cgroup.restore_limit()
+    assert cgroup.limit_bytes() == -1
+
+
+def test_children_count(cgroup: Cgroup) -> None:
+    child = cgroup.path / "child"
+    child.mkdir()
+    process, stranger = spawn(READER, "/dev/null"), spawn(READER, "/dev/null")
+    try:
+        cgroup.enter(process.pid)
+        Cgroup(child, cgroup.version).enter(stranger.pid)
+        with pytest.raises(LookupError, match="other processes too"):
+            own_cgroup(process.pid)
+    finally:
+        end(process.pid)
+        end(stranger.pid)
+        child.rmdir()
+
+
 def test_kill_and_remove(cgroup: Cgroup) -> None:
     process = spawn(READER, "/dev/null")
     assert said(process) == "ready"
