@@ -253,10 +253,12 @@ def apart(function: Callable[[], None], timeout_s: float) -> None:
     reader, writer = os.pipe()
     pid = os.fork()
     if not pid:
-        os.close(reader)
-        os.setsid()
-        os.write(writer, pickle.dumps(_outcome(function)))
-        os._exit(0)
+        try:
+            os.close(reader)
+            os.setsid()
+            os.write(writer, pickle.dumps(_outcome(function)))
+        finally:
+            os._exit(0)  # whatever happened: a child that went on would be a second run of all tests
     os.close(writer)
     try:
         answer = _read_all(reader, timeout_s)
