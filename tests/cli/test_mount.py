@@ -40,14 +40,15 @@ def refused(lab: Lab, code: int, *named: object, mountpoint: Path, options: tupl
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    """What is in the folder; mounts in it are not entered, nor what a daemon writes when a file was closed."""
+    """What is in the folder; mounts in it are not entered, nor what a daemon or controller writes by itself."""
     found = {}
     for root, directories, files in os.walk(folder):
         here = Path(root)
         directories[:] = [name for name in directories if here / name not in mounts_below(folder)]
         found[root] = b""
         found.update({str(here / name): (here / name).read_bytes() for name in files if (here / name).is_file()})
-        found.pop(str(here / "names.sqlite-wal"), None)
+        for name in ("names.sqlite-wal", "daemon.history"):
+            found.pop(str(here / name), None)
     return found
 
 

@@ -153,9 +153,15 @@ def test_signals_are_passed_on(lab: Lab, number: signal.Signals) -> None:
     mounted = lab.mount()
     with running(mounted) as process:
         # QEMU may not have come to its handlers yet: until then a shell's background process ignores SIGINT.
-        until(lambda: process.send_signal(number) or process.poll() is not None, "QEMU ends", 20)
+        until(lambda: signalled(process, number), "QEMU ends", 20)
         assert process.wait(5) in (0, 128 + number)
     nothing_is_left(mounted)
+
+
+def signalled(process: subprocess.Popen[str], number: signal.Signals) -> bool:
+    """Send it once more; has it ended?"""
+    process.send_signal(number)
+    return process.poll() is not None
 
 
 @pytest.mark.parametrize("victim", ["run", "qemu", "both"])
