@@ -175,7 +175,7 @@ def test_help_has_examples_exit_codes_and_keys() -> None:
 def test_version_and_completion() -> None:
     assert process("--version").stdout.startswith("blockstore, version ")
     completed = process(_BLOCKSTORE_COMPLETE="bash_complete", COMP_WORDS="blockstore a", COMP_CWORD="1", PYTHONUTF8="1")
-    assert completed.stdout.strip() == "plain,analyze"
+    assert completed.stdout.strip() == "plain,attach\nplain,analyze"
 
 
 def test_analyze_imports_no_fuse_and_no_trio(images: list[str]) -> None:
