@@ -7,26 +7,18 @@ from pathlib import Path
 import click
 
 from blockstore.cli.paths import DIRECTORY
-from blockstore.cli.resident_size import RESIDENT, TARGET, check_target
+from blockstore.cli.resident_size import RESIDENT, target_option
 from blockstore.daemon import control, mounts
-from blockstore.daemon.attachments import own_pid_namespace
+from blockstore.daemon.attachments import Attachment, ask_to_attach
 from blockstore.errors import InputError
-from blockstore.vm.controlled import start_time
 from blockstore.vm.mechanism import own_cgroup
+from blockstore.vm.process_stat import start_time
 
 
 @click.command()
 @click.argument("pid", type=click.IntRange(min=1))
 @click.option("--resident", type=RESIDENT, default="auto", show_default=True, help="A size to hold, or auto.")
-@click.option(
-    "--target",
-    type=TARGET,
-    callback=check_target,
-    default=1.0,
-    show_default=True,
-    metavar="PERCENT",
-    help="With auto: how much of its time the VM may wait for memory to come back.",
-)
+@target_option
 @click.option("--off", is_flag=True, help="Leave this VM alone from now on.")
 @click.option("--mount", "mountpoint", type=DIRECTORY, help="The mount. Default: the one whose file it has mapped.")
 def attach(pid: int, resident: int | str, target: float, off: bool, mountpoint: Path | None) -> None:
@@ -55,18 +47,10 @@ def attach(pid: int, resident: int | str, target: float, off: bool, mountpoint: 
         if off:
             control.ask(mount.state, {"do": "detach", "volume": number})
             continue
-        attachment = {
-            "volume": number,
-            "pid": pid,
-            "started": start_time(pid),
-            "resident": resident,
-            "target_share": target / 100,
-            "cgroup": cgroup,
-            "cgroup_version": version,
-            "cgroup_limit_bytes": limit_bytes,
-            "pid_namespace": own_pid_namespace(),
-        }
-        control.ask(mount.state, {"do": "attach", **attachment})
+        ask_to_attach(
+            mount.state,
+            Attachment(number, pid, start_time(pid), resident, target / 100, cgroup, version, limit_bytes),
+        )
 
 
 def _files_of(pid: int, candidates: list[mounts.Mount]) -> list[tuple[mounts.Mount, int]]:

@@ -28,12 +28,20 @@ class ResidentType(click.ParamType):  # type: ignore[type-arg]  # older releases
 
 RESIDENT = ResidentType()
 
-TARGET = click.FloatRange(min=0.01, max=50)
-"""Per cent of a VM's time."""
 
-
-def check_target(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
+def _check_target(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
     """click.FloatRange lets nan pass."""
     if value != value:
         raise click.BadParameter("nan is no number of per cent")
     return value
+
+
+target_option = click.option(
+    "--target",
+    type=click.FloatRange(min=0.01, max=50),
+    callback=_check_target,
+    default=1.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="With auto: how much of its time the VM may wait for memory to come back.",
+)

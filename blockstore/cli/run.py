@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import click
 
 from blockstore.cli.paths import DIRECTORY
-from blockstore.cli.resident_size import RESIDENT, TARGET, check_target
+from blockstore.cli.resident_size import RESIDENT, target_option
 from blockstore.cli.sizes import SIZE
 from blockstore.daemon import mounts
 from blockstore.errors import InputError
@@ -25,15 +25,7 @@ from blockstore.vm import qemu_arguments, runner
     show_default=True,
     help="How much of it stays uncompressed: a size, or as little as it can do with.",
 )
-@click.option(
-    "--target",
-    type=TARGET,
-    callback=check_target,
-    default=1.0,
-    show_default=True,
-    metavar="PERCENT",
-    help="With auto: how much of its time the VM may wait for memory to come back.",
-)
+@target_option
 @click.option("--mount", "mountpoint", type=DIRECTORY, help="The mount. Default: the only one there is.")
 @click.option("--keep", is_flag=True, help="Leave the memory file when the VM has ended.")
 @click.option("--no-balloon", is_flag=True, help="Add no balloon: memory that the guest frees does not come back.")

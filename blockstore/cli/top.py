@@ -116,8 +116,7 @@ def _judge(mount: mounts.Mount, error: MountError) -> str | MountError:
 
 def _check_there(mount: mounts.Mount) -> None:
     """Raises MountError if there is none any more, or another one."""
-    found = mounts.lookup(mount.path)
-    if found is None or found.state != mount.state:
+    if mounts.served_by(mount.state, mount.path) is None:
         raise MountError(f"the mount at {mount.path} has gone")
 
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from blockstore.daemon import control
 from blockstore.errors import InputError
 from blockstore.store.home import lack_of_room
 
@@ -35,7 +36,7 @@ class Attachment(NamedTuple):
 
     volume: int
     pid: int
-    started: int
+    started: int | None
     resident: int | str
     target_share: float
     cgroup: str = ""
@@ -98,6 +99,10 @@ class Attachments:
         self._reports = {int(volume): dict(each) for volume, each in reports.items()}
         self._reported_at = time.monotonic()
 
+    def __contains__(self, volume: int) -> bool:
+        """Is this the memory of a VM that is attached?"""
+        return volume in self._by_volume
+
     def describe(self, volume: int) -> dict[str, Any] | None:
         """What `status` shows of a volume's control; None if nobody controls it."""
         attachment = self._by_volume.get(volume)
@@ -116,6 +121,11 @@ class Attachments:
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def ask_to_attach(state: Path, attachment: Attachment) -> None:
+    """Ask the daemon with this state, from another process. Raises MountError, or what it refuses with."""
+    control.ask(state, {"do": "attach", "pid_namespace": own_pid_namespace(), **attachment._asdict()})
 
 
 def own_pid_namespace() -> str:

@@ -59,13 +59,31 @@ def source_for(state: Path) -> str:
 def all_mounts() -> list[Mount]:
     """All blockstore mounts in this mount namespace, in the order in which they were made."""
     mounts = []
+    for line in mount_lines():
+        if line.kind == FILE_SYSTEM_TYPE and line.source.startswith(_SOURCE_PREFIX):
+            state = Path(os.fsdecode(unquote(line.source[len(_SOURCE_PREFIX) :], errors="surrogateescape")))
+            mounts.append(Mount(line.path, line.device, state))
+    return mounts
+
+
+class MountLine(NamedTuple):
+    """Of any file system: `root` is the directory of it that is mounted at `path`."""
+
+    device: str
+    root: str
+    path: Path
+    kind: str
+    source: str
+    options: list[str]
+
+
+def mount_lines() -> Iterator[MountLine]:
+    """Those of /proc/self/mountinfo, in which only a newline ends a line (proc_pid_mountinfo(5))."""
     for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").split("\n")[:-1]:
         fields = line.split(" ")
-        kind, source = fields[fields.index("-") + 1 : fields.index("-") + 3]
-        if kind == FILE_SYSTEM_TYPE and source.startswith(_SOURCE_PREFIX):
-            state = Path(os.fsdecode(unquote(unescape(source[len(_SOURCE_PREFIX) :]), errors="surrogateescape")))
-            mounts.append(Mount(Path(unescape(fields[4])), fields[2], state))
-    return mounts
+        kind, source, options = fields[fields.index("-") + 1 : fields.index("-") + 4]
+        root, path = _unescape(fields[3]), Path(_unescape(fields[4]))
+        yield MountLine(fields[2], root, path, kind, _unescape(source), options.split(","))
 
 
 def find(path: Path | None) -> Mount:
@@ -95,6 +113,12 @@ def lookup(path: Path) -> Mount | None:
             if mount.path == candidate:
                 return mount
     return None
+
+
+def served_by(state: Path, path: Path) -> Mount | None:
+    """The mount with this state at `path`: it may be detached, and another one in its place."""
+    found = lookup(path)
+    return found if found is not None and found.state == state else None
 
 
 def mappings(mount: Mount) -> Iterator[Mapping]:
@@ -183,6 +207,6 @@ def _device(hexadecimal: str) -> str:
     return f"{int(major, 16)}:{int(minor, 16)}"
 
 
-def unescape(field: str) -> str:
+def _unescape(field: str) -> str:
     r"""Undo the \040 of mountinfo."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)

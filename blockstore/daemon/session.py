@@ -282,7 +282,7 @@ class Session:
         log.error("the mount is detached from the tree; it ends with the last who uses its files")
 
     def _is_attached(self, inode: int) -> bool:
-        return self.attachments.describe(inode) is not None
+        return inode in self.attachments
 
     def _is_in_use(self, inode: int) -> bool:
         return kernel.knows_inode(self._device_fd, inode)

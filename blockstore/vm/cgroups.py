@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from blockstore.daemon.mounts import unescape
+from blockstore.daemon.mounts import mount_lines
 
 V1, V2 = "cgroup v1", "cgroup v2"
 
@@ -36,8 +36,8 @@ class Cgroup:
 
     def __init__(self, path: Path, version: str, limit_bytes: int = -1) -> None:
         self.path = path
-        self._limit_bytes = limit_bytes
         self.version = version
+        self._limit_bytes = limit_bytes
         self._knows_swappiness = True
 
     def pids(self) -> list[int]:
@@ -190,13 +190,8 @@ def _is_usable(cgroup: Cgroup) -> bool:
 
 def _mount(version: str) -> tuple[Path, str] | None:
     """Where the hierarchy is mounted, and which of its directories is there."""
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").split("\n")[:-1]:
-        fields = line.split(" ")
-        dash = fields.index("-")
-        if version == V2:
-            found = fields[dash + 1] == "cgroup2"
-        else:
-            found = fields[dash + 1] == "cgroup" and "memory" in fields[dash + 3].split(",")
+    for line in mount_lines():
+        found = line.kind == "cgroup2" if version == V2 else line.kind == "cgroup" and "memory" in line.options
         if found:
-            return Path(unescape(fields[4])), unescape(fields[3])
+            return line.path, line.root
     return None

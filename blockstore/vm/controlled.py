@@ -22,6 +22,7 @@ from blockstore.vm import resident
 from blockstore.vm.cgroups import Cgroup
 from blockstore.vm.mechanism import ByCgroup, Clock, Mechanism
 from blockstore.vm.policy import Auto, Fixed, Policy
+from blockstore.vm.process_stat import start_time
 from blockstore.vm.refault_cost import RefaultCost
 from blockstore.vm.write_back import WriteBack
 
@@ -70,7 +71,7 @@ class Controlled:
         self._due = 0.0
 
     def fileno(self) -> int:
-        """Readable when the VM has ended (select(2))."""
+        """Readable when the VM has ended (poll(2))."""
         return self._pidfd
 
     def tick(self, counts: Fields[str, Any], *, may_write: bool) -> None:
@@ -223,14 +224,6 @@ def _open_file(mount: Mount, name: str, volume: int) -> int:
 def _is_file(found: os.stat_result, mount: Mount, volume: int) -> bool:
     device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
     return device == mount.device and found.st_ino == volume
-
-
-def start_time(pid: int) -> int | None:
-    """When a process was started, in clock ticks since the machine's start (proc_pid_stat(5)); None if it has ended."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
-    except OSError:
-        return None
 
 
 def _children(pid: int) -> list[int]:

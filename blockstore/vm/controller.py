@@ -21,6 +21,7 @@ from blockstore.daemon.attachments import Attachment
 from blockstore.errors import MountError
 from blockstore.vm.controlled import Controlled, Ended, end, open_process
 from blockstore.vm.history import Recorder
+from blockstore.vm.log_line import log
 
 TICK_S: Final = 1.0
 
@@ -56,8 +57,8 @@ class Controller:
     def _tick(self) -> None:
         reports = {str(number): each.report() for number, each in self._controlled.items()}
         answer = control.ask(self._state, {"do": "control", "reports": reports}, ASK_S)
-        mount = mounts.lookup(self._mountpoint)
-        if mount is None or mount.state != self._state:
+        mount = mounts.served_by(self._state, self._mountpoint)
+        if mount is None:
             # Ours is detached from the tree, and another one may be in its place. It ends when nobody has a file open.
             while self._controlled:
                 self._controlled.popitem()[1].close()
@@ -111,11 +112,7 @@ class Controller:
         """Once, not every second."""
         if text != self._complaint:
             self._complaint = text
-            _log(text)
-
-
-def _log(text: str) -> None:
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} controller: {text}", file=sys.stderr, flush=True)
+            log("controller", text)
 
 
 def main(arguments: list[str]) -> int:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
@@ -24,6 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from blockstore.daemon.mounts import Mount
 from blockstore.errors import MountError
+from blockstore.vm.log_line import log
 from blockstore.vm.observe import observe
 
 NAME: Final = "daemon.history"
@@ -112,7 +112,7 @@ class Recorder:
         """Once, not every few seconds."""
         if text != self._complaint:
             self._complaint = text
-            print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} history: {text}", file=sys.stderr, flush=True)
+            log("history", text)
 
 
 def sample_of(report: Mapping[str, Any], time_s: float) -> Sample:

@@ -7,12 +7,12 @@ chooses. All of them take clean pages only; writing back is write_back.py's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final, Protocol
 
 from blockstore.daemon.mounts import Mapping
 from blockstore.vm import cgroups, page_out, resident
 from blockstore.vm.cgroups import Cgroup
+from blockstore.vm.process_stat import parent
 
 MADVISE: Final = "madvise"
 
@@ -121,11 +121,9 @@ def own_cgroup(pid: int) -> Cgroup:
 
 
 def _descends(pid: int, ancestor: int) -> bool:
-    while pid > 1:
-        if pid == ancestor:
+    ancestry: int | None = pid
+    while ancestry is not None and ancestry > 1:
+        if ancestry == ancestor:
             return True
-        try:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            return True  # it has gone
-    return False
+        ancestry = parent(ancestry)
+    return ancestry is None  # it has gone

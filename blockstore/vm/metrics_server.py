@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from prometheus_client.exposition import choose_encoder
 from blockstore import version
 from blockstore.daemon import mounts
 from blockstore.errors import MountError
+from blockstore.vm.log_line import log
 from blockstore.vm.metrics import Observation, families
 from blockstore.vm.observe import observe
 
@@ -85,14 +85,14 @@ class Observer:
 
     def _observe(self) -> Observation | None:
         try:
-            mount = mounts.lookup(self._mountpoint)
-            if mount is None or mount.state != self._state:
+            mount = mounts.served_by(self._state, self._mountpoint)
+            if mount is None:
                 return None
             return Observation(*observe(mount))
         except (MountError, OSError):
             return None
         except Exception as error:  # an answer of other code, in the moment of a reload; this thread must go on
-            _log(f"the metrics cannot be made: {type(error).__name__}: {error}")
+            log("metrics", f"the metrics cannot be made: {type(error).__name__}: {error}")
             return None
 
 
@@ -205,7 +205,3 @@ def start(listener_fd: int, state: Path, mountpoint: Path) -> None:
     """Serve in threads of this process, as long as it lives."""
     server = Server(socket.socket(fileno=listener_fd), Observer(state, mountpoint))
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
-
-
-def _log(text: str) -> None:
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} metrics: {text}", file=sys.stderr, flush=True)

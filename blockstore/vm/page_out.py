@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from typing import Final
 
@@ -29,7 +30,7 @@ def page_out(pid: int, start: int, length: int) -> None:
         part = _Iovec(start, length)
         if _libc.syscall(_SYS_PROCESS_MADVISE, process, ctypes.byref(part), 1, _MADV_PAGEOUT, 0) < 0:
             code = ctypes.get_errno()
-            if code != 3:  # ESRCH: it has ended meanwhile
+            if code != errno.ESRCH:  # it has ended meanwhile
                 raise OSError(code, f"process {pid}: {os.strerror(code)}")
     finally:
         os.close(process)

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from blockstore.daemon import control
-from blockstore.daemon.attachments import own_pid_namespace
+from blockstore.daemon.attachments import Attachment, ask_to_attach
 from blockstore.daemon.mounts import Mount
 from blockstore.errors import BusyError, InputError, MountError, OutOfRoom
 from blockstore.vm import cgroups, huge_pages
 from blockstore.vm.cgroups import Cgroup
-from blockstore.vm.controlled import start_time
+from blockstore.vm.process_stat import start_time
 
 EARLY_S: Final = 3
 """A QEMU that fails within so many seconds has not begun to run a guest: that is said, below its own words."""
@@ -85,19 +85,19 @@ def run(
         folder = _make_folder(mount, path, undo)
         _make_file(path, size_bytes, undo)
         cgroup, home = _make_cgroup(name, undo, warn)
-        attachment = {
-            "volume": path.stat().st_ino,
-            "pid": os.getpid(),
-            "started": start_time(os.getpid()),
-            "resident": resident,
-            "target_share": target_share,
-            "cgroup": str(cgroup.path) if cgroup else "",
-            "cgroup_version": cgroup.version if cgroup else "",
-            "pid_namespace": own_pid_namespace(),
-            "owned": True,
-            "kept": keep,
-        }
-        control.ask(mount.state, {"do": "attach", **attachment})
+        made, pid = path.stat(), os.getpid()
+        attachment = Attachment(
+            made.st_ino,
+            pid,
+            start_time(pid),
+            resident,
+            target_share,
+            cgroup=str(cgroup.path) if cgroup else "",
+            cgroup_version=cgroup.version if cgroup else "",
+            owned=True,
+            kept=keep,
+        )
+        ask_to_attach(mount.state, attachment)
         undo.callback(_detach, mount, path)
         if not huge_pages.refuse():
             warn(
@@ -105,12 +105,11 @@ def run(
                 "that refused"
             )
         if cgroup is not None:
-            cgroup.enter(os.getpid())
+            cgroup.enter(pid)
             undo.callback(_leave, home)
         script = [SHELL, "-c", _SCRIPT, "blockstore-run"]
-        made = path.stat()
         what = ["" if keep else str(path), f"{made.st_dev}:{made.st_ino}", str(folder or "")]
-        what += [str(cgroup.path) if cgroup else "", home, str(EARLY_S)]
+        what += [attachment.cgroup, home, str(EARLY_S)]
         os.execv(SHELL, [*script, *what, program, *command[1:]])
 
 

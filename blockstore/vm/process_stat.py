@@ -1,0 +1,28 @@
+"""What /proc/PID/stat says of a process (proc_pid_stat(5)). Its name in there may be cut within a character."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+_PARENT, _STARTED = 1, 19
+"""Places among the fields behind the name."""
+
+_NAME_END: Final = b")"
+
+
+def start_time(pid: int) -> int | None:
+    """When a process was started, in clock ticks since the machine's start; None if it has ended."""
+    return _field(pid, _STARTED)
+
+
+def parent(pid: int) -> int | None:
+    """The process that it is a child of; None if it has ended."""
+    return _field(pid, _PARENT)
+
+
+def _field(pid: int, place: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(_NAME_END)[2].split()[place])
+    except OSError:
+        return None
