@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from benchlab import images
 from benchlab.figures import Figure
@@ -22,11 +23,20 @@ class Bench:
     workspace: Workspace
     noise: Noise
     quick: bool
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What plots are made of, by the name of its group: whatever JSON can say."""
+    not_measured: list[str] = field(default_factory=list)
+    """Peers that could not be had here, each with the reason; the rest was measured all the same."""
 
     @cached_property
     def images(self) -> dict[str, Path]:
         """Of three guests; recorded when first asked for, if there are none yet. Raises BenchError."""
         return images.find(self.image_folder)
+
+    def leave_out(self, what: str, reason: str) -> None:
+        """A peer is not installed, or not permitted: say so, now and in the results."""
+        self.not_measured.append(f"{what}: {reason}")
+        self.say(f"not measured: {self.not_measured[-1]}")
 
     def say(self, line: str) -> None:
         """Tell the person at the terminal what goes on."""

@@ -81,9 +81,11 @@ def bench(groups: tuple[str, ...], json_path: Path | None, quick: bool, image_fo
                     failures.append(f"{name}: {error}")
                     context.say(failures[-1])
     surroundings = {**machine.describe(), **noise.report(), "seconds": time.monotonic() - start_s, "quick": quick}
-    _show(figures, failures, surroundings)
+    failures_and_left_out = failures + context.not_measured
+    _show(figures, failures_and_left_out, surroundings)
     if json_path is not None:
-        report = {"machine": surroundings, "figures": [figure.as_json() for figure in figures], "failures": failures}
+        report = {"machine": surroundings, "figures": [figure.as_json() for figure in figures], "data": context.kept}
+        report |= {"failures": failures, "not_measured": context.not_measured}
         json_path.write_text(json.dumps(report, indent=2) + "\n")
     return 1 if failures else 0
 
