@@ -15,10 +15,26 @@ import click
 from guestlab.errors import GuestLabError
 from rich.console import Console
 
-from benchlab import busy, clone, dirty, engine, faults, machine, memory, mounts, patch, resident, start
+from benchlab import (
+    busy,
+    clone,
+    dirty,
+    engine,
+    faults,
+    growth,
+    machine,
+    mechanisms,
+    memory,
+    mounts,
+    patch,
+    resident,
+    results,
+    slowdown,
+    start,
+)
 from benchlab.bench import Bench, Group
 from benchlab.errors import BenchError
-from benchlab.figures import Figure, table
+from benchlab.figures import table
 from blockstore.errors import BlockstoreError
 
 GROUPS: dict[str, tuple[Group, ...]] = {
@@ -30,12 +46,16 @@ GROUPS: dict[str, tuple[Group, ...]] = {
     "clone": (clone.measure,),
     "start": (start.measure,),
     "resident": (resident.measure,),
+    "mechanisms": (mechanisms.measure,),
+    "slowdown": (slowdown.measure,),
+    "growth": (growth.measure,),
 }
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("groups", metavar="[GROUP]...", nargs=-1, type=click.Choice(list(GROUPS)))
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all figures to this file too.")
+@click.option("--redraw", is_flag=True, help="Measure nothing; make table, plots and page from the last results.")
+@click.option("--publish", is_flag=True, help="Put a dated copy of table and plots into docs/bench/ as well.")
 @click.option("--quick", is_flag=True, help="Less data and fewer repetitions: to try the bench, not to quote.")
 @click.option(
     "--images",
@@ -43,7 +63,7 @@ GROUPS: dict[str, tuple[Group, ...]] = {
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder with web.ram, compile.ram, db.ram. Default: the cache, recorded there if missing.",
 )
-def bench(groups: tuple[str, ...], json_path: Path | None, quick: bool, image_folder: Path | None) -> int:
+def bench(groups: tuple[str, ...], redraw: bool, publish: bool, quick: bool, image_folder: Path | None) -> int:
     """Measure what is promised, on the memory of real guests; all groups, or those that are named.
 
     \b
@@ -55,8 +75,12 @@ def bench(groups: tuple[str, ...], json_path: Path | None, quick: bool, image_fo
     clone    cp of 1 GiB
     start    a start on existing state, up to 4 GiB of logical memory, and a restart after kill -9
     resident what the controller gives back of guests, and what that costs them
+    mechanisms  sharing, breaking, (un)compressing and (un)patching, by the block; the paper's figures beside them
+    slowdown what work in a guest on the store takes, against a guest on plain memory
+    growth   ingest, faults, tables and a restart from 256 MiB to 16 GiB
 
-    Each figure is a ratio within one run where it can be one. Needs root and /dev/fuse, gcc and libfuse3-dev.
+    Each figure is a ratio within one run where it can be one. Results, table, plots and a page with all of them go to
+    build/bench/. Needs root and /dev/fuse, gcc and libfuse3-dev.
 
     \b
     Example:
@@ -66,38 +90,59 @@ def bench(groups: tuple[str, ...], json_path: Path | None, quick: bool, image_fo
     \b
     Exit codes: 0 measured, met or short; 1 something could not be measured; 130 interrupted.
     """
+    if redraw:
+        report = _last_report()
+    else:
+        report = _measure(groups or tuple(GROUPS), quick=quick, image_folder=image_folder)
+        _show(report)
+    written = results.write(report)
+    print(f"bench: {written[-1]}", file=sys.stderr)
+    if publish:
+        print(f"bench: {results.publish(report)}", file=sys.stderr)
+    return 1 if report["failures"] else 0
+
+
+def _measure(chosen: tuple[str, ...], *, quick: bool, image_folder: Path | None) -> dict[str, Any]:
+    """The report: everything that is known of this run, saved after each group."""
     noise = machine.Noise()
-    start_s = time.monotonic()
-    figures: list[Figure] = []
-    failures: list[str] = []
-    chosen = groups or tuple(GROUPS)
+    began_s = time.monotonic()
+    report: dict[str, Any] = {"machine": {}, "seconds": {}, "figures": [], "failures": []}
     with mounts.workspace() as workspace:
         context = Bench(image_folder, workspace, noise, quick)
+        report |= {"data": context.kept, "not_measured": context.not_measured}
         for name in chosen:
+            group_began_s = time.monotonic()
             for measure in GROUPS[name]:
                 try:
-                    figures += measure(context)
+                    report["figures"] += [figure.as_json() for figure in measure(context)]
                 except (BenchError, BlockstoreError, GuestLabError) as error:
-                    failures.append(f"{name}: {error}")
-                    context.say(failures[-1])
-    surroundings = {**machine.describe(), **noise.report(), "seconds": time.monotonic() - start_s, "quick": quick}
-    failures_and_left_out = failures + context.not_measured
-    _show(figures, failures_and_left_out, surroundings)
-    if json_path is not None:
-        report = {"machine": surroundings, "figures": [figure.as_json() for figure in figures], "data": context.kept}
-        report |= {"failures": failures, "not_measured": context.not_measured}
-        json_path.write_text(json.dumps(report, indent=2) + "\n")
-    return 1 if failures else 0
+                    report["failures"].append(f"{name}: {error}")
+                    context.say(report["failures"][-1])
+            report["seconds"][name] = time.monotonic() - group_began_s
+            seconds = time.monotonic() - began_s
+            report["machine"] = {**machine.describe(), **noise.report(), "seconds": seconds, "quick": quick}
+            results.save(report)
+    return report
 
 
-def _show(figures: list[Figure], failures: list[str], surroundings: dict[str, Any]) -> None:
+def _last_report() -> dict[str, Any]:
+    path = results.FOLDER / "results.json"
+    try:
+        report: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BenchError(f"there are no results to draw in {path} ({error}); measure first: scripts/bench") from None
+    return report
+
+
+def _show(report: dict[str, Any]) -> None:
+    figures, surroundings = report["figures"], report["machine"]
     # A table in a pipe or a log should not be folded to 80 columns.
     console = Console(width=None if sys.stdout.isatty() else max(shutil.get_terminal_size((200, 24)).columns, 200))
     console.print(table(figures))
-    for failure in failures:
+    for failure in (*report["failures"], *report["not_measured"]):
         console.print(f"not measured: {failure}", style="red")
-    short = sum(figure.verdict == "short" for figure in figures)
-    met = sum(figure.verdict == "met" for figure in figures)
+    short = sum(figure["verdict"] == "short" for figure in figures)
+    met = sum(figure["verdict"] == "met" for figure in figures)
     console.print(f"{met} met, {short} short" + (", --quick: not to be quoted" if surroundings["quick"] else ""))
     console.print(
         f"{surroundings['cpu']}, {surroundings['cores']} cores, {surroundings['memory_bytes'] / 2**30:.0f} GiB, "

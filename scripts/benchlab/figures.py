@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -60,8 +60,8 @@ def ratios(upper: Sequence[float], lower: Sequence[float]) -> list[float]:
     return [above / below for above, below in zip(upper, lower, strict=True)]
 
 
-def table(figures: Sequence[Figure]) -> Table:
-    """All figures; one section a group."""
+def table(figures: Sequence[Mapping[str, Any]]) -> Table:
+    """All figures (`as_json`) for a terminal; one section a group."""
     result = Table(title="blockstore: measured, and promised", title_justify="left")
     result.add_column("figure")
     result.add_column("measured", justify="right")
@@ -71,26 +71,28 @@ def table(figures: Sequence[Figure]) -> Table:
     result.add_column("note", style="dim", overflow="fold")
     group = ""
     for figure in figures:
-        if group and figure.group != group:
+        if group and figure["group"] != group:
             result.add_section()
-        group = figure.group
-        spread = ""
-        if figure.low is not None and figure.high is not None:
-            spread = f"{_number(figure.low)} - {_number(figure.high)}"
-        target = "" if figure.target is None else f"{figure.direction} {_number(figure.target)} {figure.unit}".strip()
-        style = {"met": "green", "short": "red"}.get(figure.verdict, "")
-        result.add_row(
-            f"{figure.group}: {figure.name}",
-            f"{_number(figure.value)} {figure.unit}".strip(),
-            spread,
-            target,
-            f"[{style}]{figure.verdict}[/]" if style else "",
-            figure.note,
-        )
+        group = figure["group"]
+        *texts, verdict, note = cells(figure)
+        style = {"met": "green", "short": "red"}.get(verdict, "")
+        result.add_row(*texts, f"[{style}]{verdict}[/]" if style else "", note)
     return result
 
 
-def _number(value: float) -> str:
+def cells(figure: Mapping[str, Any]) -> tuple[str, str, str, str, str, str]:
+    """What a table says of a figure (`as_json`): name, measured, range, target, verdict, note."""
+    unit = f" {figure['unit']}" if figure["unit"] else ""
+    spread = target = ""
+    if figure["low"] is not None and figure["high"] is not None:
+        spread = f"{number(figure['low'])} to {number(figure['high'])}"
+    if figure["target"] is not None:
+        target = f"{'at most' if figure['direction'] == AT_MOST else 'at least'} {number(figure['target'])}{unit}"
+    name, measured = f"{figure['group']}: {figure['name']}", f"{number(figure['value'])}{unit}"
+    return name, measured, spread, target, figure["verdict"], figure["note"]
+
+
+def number(value: float) -> str:
     """Three or four digits that count."""
     size = abs(value)
     if size >= 10_000:

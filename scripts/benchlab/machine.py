@@ -97,6 +97,7 @@ def describe() -> dict[str, Any]:
         "cpu": model,
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "date": time.strftime("%Y-%m-%d"),
         "kernel": platform.release(),
         "python": platform.python_version(),
     }

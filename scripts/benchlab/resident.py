@@ -32,11 +32,11 @@ LANE_TARGET: Final = 1.1
 """Of p99 with the controller to p99 without: no more than noise."""
 
 _MIB: Final = 1 << 20
-_GUEST_BYTES: Final = 512 * _MIB
+GUEST_BYTES: Final = 512 * _MIB
 _IDLE_S: Final = 120
 _WALKS: Final = 60
 _FREED_BYTES: Final = 60 * _MIB
-_BOOT_S: Final = 300.0
+BOOT_S: Final = 300.0
 _COMMAND_S: Final = 300.0
 _CALM_BYTES: Final = 32 * _MIB
 _FAULTS: Final = 2000
@@ -53,9 +53,9 @@ def _idle(bench: Bench) -> list[Figure]:
     bench.say(f"resident: two idle Debian guests on auto for {idle_s} s")
     disk = debian.debian_image()
     with StoreMount(bench.workspace, "idle") as mount, ExitStack() as stack:
-        guests = [stack.enter_context(_guest(mount, name, "auto", disk=disk)) for name in ("vm1", "vm2")]
+        guests = [stack.enter_context(controlled_guest(mount, name, "auto", disk=disk)) for name in ("vm1", "vm2")]
         for guest in guests:
-            guest.wait_ready(_BOOT_S)
+            guest.wait_ready(BOOT_S)
         time.sleep(idle_s / 2)
         controller_pid = int(mount.status()["total"]["controller_pid"])
         before_s, began = _processor_s(controller_pid), time.monotonic()
@@ -66,9 +66,9 @@ def _idle(bench: Bench) -> list[Figure]:
         if not bench.quick:
             bench.say(f"resident: and four more, for {idle_s} s")
             for number in range(3, 7):
-                guests.append(stack.enter_context(_guest(mount, f"vm{number}", "auto", disk=disk)))
+                guests.append(stack.enter_context(controlled_guest(mount, f"vm{number}", "auto", disk=disk)))
             for guest in guests:
-                guest.wait_ready(_BOOT_S)
+                guest.wait_ready(BOOT_S)
             time.sleep(idle_s)
         six = mount.status()["total"]
     return [
@@ -89,12 +89,12 @@ def _footprint(how_many: str, total: dict[str, Any], target: float | None) -> Fi
 def _walk(bench: Bench) -> list[Figure]:
     pairs = _WALKS >> (3 if bench.quick else 0)
     bench.say(f"resident: {pairs} pairs of walks over half of a guest's memory, on auto and all resident")
-    working_mib = _GUEST_BYTES // _MIB // 2
+    working_mib = GUEST_BYTES // _MIB // 2
     with StoreMount(bench.workspace, "walk") as mount, ExitStack() as stack:
-        auto = stack.enter_context(_guest(mount, "auto", "auto"))
-        full = stack.enter_context(_guest(mount, "full", f"{_GUEST_BYTES // _MIB}M"))
+        auto = stack.enter_context(controlled_guest(mount, "auto", "auto"))
+        full = stack.enter_context(controlled_guest(mount, "full", f"{GUEST_BYTES // _MIB}M"))
         for guest in (auto, full):
-            guest.wait_ready(_BOOT_S)
+            guest.wait_ready(BOOT_S)
             # The guest's own pages are part of what it works on; the other file is what it does not.
             guest.command(_file("walked", working_mib - 16), _COMMAND_S)
             guest.command(_file("left", working_mib // 2), _COMMAND_S)
@@ -103,10 +103,10 @@ def _walk(bench: Bench) -> list[Figure]:
         times_s: dict[str, list[float]] = {"auto": [], "full": []}
         for number in range(pairs):
             for guest in (auto, full) if number % 2 else (full, auto):
-                times_s[guest.name].append(_seconds(guest, "dd if=/work/walked of=/dev/null bs=64k 2>/dev/null"))
+                times_s[guest.name].append(seconds_of(guest, "dd if=/work/walked of=/dev/null bs=64k 2>/dev/null"))
         cpu = 100 * (_processor_s(controller_pid) - before_s) / (time.monotonic() - began)
         volume = mount.status()["volumes"]["auto"]
-    resident = volume["resident"] / _GUEST_BYTES
+    resident = volume["resident"] / GUEST_BYTES
     return [
         Figure(
             "resident",
@@ -122,8 +122,8 @@ def _walk(bench: Bench) -> list[Figure]:
 
 def _freed(bench: Bench) -> list[Figure]:
     bench.say(f"resident: {_FREED_BYTES // _MIB} MiB are freed in a guest")
-    with StoreMount(bench.workspace, "freed") as mount, _guest(mount, "vm", "auto") as guest:
-        guest.wait_ready(_BOOT_S)
+    with StoreMount(bench.workspace, "freed") as mount, controlled_guest(mount, "vm", "auto") as guest:
+        guest.wait_ready(BOOT_S)
         guest.command(_file("file", _FREED_BYTES // _MIB), _COMMAND_S)
         time.sleep(30)
         before = int(mount.status()["total"]["footprint"])
@@ -144,8 +144,8 @@ def _lane(bench: Bench) -> list[Figure]:
     bench.say("resident: faults beside the controller")
     core = machine.cores()[0]
     source = faults.write_source(bench, _CALM_BYTES)
-    with StoreMount(bench.workspace, "beside", core=core) as mount, _guest(mount, "vm", "auto") as guest:
-        guest.wait_ready(_BOOT_S)
+    with StoreMount(bench.workspace, "beside", core=core) as mount, controlled_guest(mount, "vm", "auto") as guest:
+        guest.wait_ready(BOOT_S)
         server = faults.Server(mount, mount.path / "calm")
         faults.fill(server, source)
         controller_pid = int(mount.status()["total"]["controller_pid"])
@@ -162,11 +162,11 @@ def _lane(bench: Bench) -> list[Figure]:
 
 
 @contextmanager
-def _guest(mount: StoreMount, name: str, resident: str, disk: Path | None = None) -> Iterator[Guest]:
+def controlled_guest(mount: StoreMount, name: str, resident: str, disk: Path | None = None) -> Iterator[Guest]:
     """One that `blockstore run` has started."""
     run = [sys.executable, "-m", "blockstore", "run", name, "--mount", str(mount.path)]
-    run += ["--memory", f"{_GUEST_BYTES // _MIB}M", "--resident", resident, "--"]
-    with Guest(name, _GUEST_BYTES, mount.path / name, disk=disk, runner=run) as guest:
+    run += ["--memory", f"{GUEST_BYTES // _MIB}M", "--resident", resident, "--"]
+    with Guest(name, GUEST_BYTES, mount.path / name, disk=disk, runner=run) as guest:
         yield guest
 
 
@@ -174,14 +174,14 @@ def _file(name: str, size_mib: int) -> str:
     return f"dd if=/dev/urandom of=/work/{name} bs=1M count={size_mib} 2>/dev/null"
 
 
-def _seconds(guest: Guest, command: str) -> float:
+def seconds_of(guest: Guest, command: str) -> float:
     began = time.perf_counter()
     guest.command(command, _COMMAND_S)
     return time.perf_counter() - began
 
 
 def _answer_s(guest: Guest) -> float:
-    return _seconds(guest, "ps ax | wc -l")
+    return seconds_of(guest, "ps ax | wc -l")
 
 
 def _processor_s(pid: int) -> float:

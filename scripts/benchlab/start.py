@@ -54,7 +54,7 @@ def measure(bench: Bench) -> list[Figure]:
         target = START_TARGET_S if size == full else None
         figures.append(from_repetitions("start", f"tables read, {size >> 20} MiB logical", seconds, "s", target))
     with StoreMount(bench.workspace, "restart", "--pool-limit", str(int(full * POOL_SHARE))) as mount:
-        stalls = [_restart_s(mount) for _ in range(REPETITIONS)]
+        stalls = [restart_s(mount) for _ in range(REPETITIONS)]
     name = f"kill -9 to the next answer, {full >> 20} MiB logical"
     figures.append(Figure("start", name, statistics.median(stalls), "s", STALL_TARGET_S, high=max(stalls)))
     return figures
@@ -108,7 +108,8 @@ def _start_s(state: Path, size_bytes: int) -> float:
     return seconds
 
 
-def _restart_s(mount: StoreMount) -> float:
+def restart_s(mount: StoreMount) -> float:
+    """Kill the daemon; seconds until its successor answers."""
     pid = int(mount.status()["total"]["daemon_pid"])
     os.kill(pid, signal.SIGKILL)
     before = time.perf_counter()
