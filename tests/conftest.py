@@ -6,6 +6,7 @@ Whatever touches a mount may hang in the kernel when the daemon does. So a test 
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -13,6 +14,12 @@ import pytest
 from tests.daemon.lab import Lab, Mounted, apart
 
 TEST_S = 120.0
+
+
+def pytest_configure() -> None:
+    """Whoever starts the tests in the background has these ignored, and so would all that the tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(tryfirst=True)

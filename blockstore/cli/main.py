@@ -120,6 +120,7 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; its exit code. An error that is written for the user is one line on stderr."""
+    _open_standard_streams()
     try:
         result = cli.main(arguments, prog_name="blockstore", standalone_mode=False)
         sys.stdout.flush()
@@ -147,6 +148,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno != errno.EPIPE:
             _complain(f"the output cannot be written: {error.strerror}")
         return 1
+
+
+def _open_standard_streams() -> None:
+    """Whoever has closed them does not want to read; but no file of ours may get their numbers."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            setattr(sys, name, os.fdopen(number, mode))
 
 
 def _complain(message: str) -> None:

@@ -58,11 +58,13 @@ def umount(mountpoint: Path, force: bool, discard: bool) -> None:
         failure = unmount(str(mount.path), lazy=True)
         if failure:
             raise MountError(f"{mount.path} cannot be unmounted: {failure}")
-        click.echo(
-            f"blockstore: {mount.path} is detached; what serves it (process {last_pid}) goes on until the last of "
-            f"these has closed its files: {mounts.describe_users(found)}",
-            err=True,
+        detached = (
+            f"{mount.path} is detached; what serves it (process {last_pid}) goes on until the last of these has closed "
+            f"its files: {mounts.describe_users(found)}"
         )
+        if discard:
+            raise BusyError(f"{detached}; its state could not be deleted: do that then: rm -r {mount.state}")
+        click.echo(f"blockstore: {detached}", err=True)
         return
     if supervising is not None:
         with contextlib.suppress(ProcessLookupError):

@@ -30,8 +30,8 @@ class Attachment(NamedTuple):
 
     `resident` is the size in bytes to hold, or AUTO, with `target_share` of the VM's time for refaults. `cgroup` and
     `cgroup_version` name the memory cgroup to take pages from, empty if there is none, and `cgroup_limit_bytes` its own
-    limit (-1: none). `owned`: the VM was made by `blockstore run`; the file (unless `kept`), the cgroup and processes
-    in it are taken away when `pid` has ended.
+    limit (-1: none). `owned`: the VM was made by `blockstore run`; the file (unless `kept`), the folder of the file (if
+    `made_folder`), the cgroup and processes in it are taken away when `pid` has ended.
     """
 
     volume: int
@@ -44,6 +44,7 @@ class Attachment(NamedTuple):
     cgroup_limit_bytes: int = -1
     owned: bool = False
     kept: bool = False
+    made_folder: bool = False
 
 
 class Attachments:

@@ -175,7 +175,7 @@ def cgroup_of(attachment: Attachment) -> Cgroup:
 
 def end(mount: Mount, name: str | None, attachment: Attachment) -> None:
     """Take away what is left of a VM that `run` has made and whose process has ended: what of it still runs in its
-    cgroup, which is nobody else's, the cgroup, and its file.
+    cgroup, which is nobody else's, the cgroup, its file, and the folder that was made for it.
 
     `run` does that itself, unless it was killed. Raises OSError.
     """
@@ -191,6 +191,9 @@ def end(mount: Mount, name: str | None, attachment: Attachment) -> None:
     with contextlib.suppress(FileNotFoundError):
         if _is_file(path.lstat(), mount, attachment.volume):
             path.unlink()
+    if attachment.made_folder and path.parent != mount.path:
+        with contextlib.suppress(OSError):  # somebody else has a file there, or has taken it away
+            path.parent.rmdir()
 
 
 def open_process(attachment: Attachment) -> int:

@@ -96,6 +96,7 @@ def run(
             cgroup_version=cgroup.version if cgroup else "",
             owned=True,
             kept=keep,
+            made_folder=folder is not None and not keep,
         )
         ask_to_attach(mount.state, attachment)
         undo.callback(_detach, mount, path)

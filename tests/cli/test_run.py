@@ -167,7 +167,7 @@ def signalled(process: subprocess.Popen[str], number: signal.Signals) -> bool:
 @pytest.mark.parametrize("victim", ["run", "qemu", "both"])
 def test_killed(lab: Lab, victim: str) -> None:
     mounted = lab.mount()
-    with running(mounted) as process:
+    with running(mounted, name=f"blue/{NAME}") as process:
         (qemu,) = qemu_of(mounted)
         for pid in [process.pid] * (victim != "qemu") + [qemu] * (victim != "run"):
             os.kill(pid, signal.SIGKILL)

@@ -243,3 +243,10 @@ def test_output_that_cannot_be_written(mounted: Mounted) -> None:
     with Path("/dev/full").open("w") as full:
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     one_line(subprocess.CompletedProcess(command, result.returncode, "", result.stderr), 1, "No space left")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(mounted: Mounted, closed: str) -> None:
+    result = run(["sh", "-c", f"{sys.executable} -m blockstore status {mounted.path} {closed}"])
+    assert result.returncode == 0 and not result.stderr, result
+    assert ("total" in result.stdout) == (">&-" not in closed.replace("2>&-", ""))

@@ -64,9 +64,11 @@ def test_refused_while_mapped_and_forced(lab: Lab, lane: bool, how: str) -> None
         assert mounts_below(lab.path) == [mounted.path] and ask(process, "sum") == wanted
         assert sha256(path) == wanted
         daemon = mounted.daemon_pid()
-        forced = mounted.umount("--force")
-        assert forced.returncode == 0 and not mounts_below(lab.path), forced
+        discard = how == "close"
+        forced = mounted.umount("--force", *["--discard"] * discard)
+        assert forced.returncode == (3 if discard else 0) and not mounts_below(lab.path), forced
         assert forced.stderr.count("\n") == 1 and f"process {mounted.supervisor_pid()}" in forced.stderr
+        assert (f"rm -r {mounted.state}" in forced.stderr) == discard
         assert ask(process, "sum") == wanted and daemons_of(mounted.state) == [daemon]
         changed = ask(process, "write 7")
         assert changed != wanted and ask(process, "sum") == changed

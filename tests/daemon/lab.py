@@ -208,7 +208,7 @@ def spawn(script: str, *arguments: str) -> subprocess.Popen[str]:
 def said(process: subprocess.Popen[str], timeout_s: float = COMMAND_S) -> str:
     """The next line that the program printed."""
     assert process.stdout is not None
-    assert select.select([process.stdout], [], [], timeout_s)[0], "the program says nothing"
+    assert readable(process.stdout.fileno(), timeout_s), "the program says nothing"
     return process.stdout.readline().strip()
 
 
@@ -235,9 +235,16 @@ def ended(pid: int, timeout_s: float) -> bool:
     except ProcessLookupError:
         return True
     try:
-        return bool(select.select([descriptor], [], [], timeout_s)[0])
+        return readable(descriptor, timeout_s)
     finally:
         os.close(descriptor)
+
+
+def readable(descriptor: int, timeout_s: float) -> bool:
+    """Does the descriptor become readable within this time? Not by select(2), which knows a thousand of them only."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
 
 
 def until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
@@ -288,7 +295,7 @@ def _outcome(function: Callable[[], None]) -> tuple[str, str]:
 def _read_all(reader: int, timeout_s: float) -> bytes:
     """Everything up to the end of the pipe; nothing if that does not come in time."""
     data, deadline = b"", time.monotonic() + timeout_s
-    while select.select([reader], [], [], max(deadline - time.monotonic(), 0))[0]:
+    while readable(reader, max(deadline - time.monotonic(), 0)):
         part = os.read(reader, 1 << 16)
         if not part:
             return data
