@@ -13,7 +13,7 @@ import click
 from blockstore import version
 from blockstore.cli import health
 from blockstore.cli.paths import DIRECTORY
-from blockstore.cli.report_charts import MINIMUM_SAMPLES
+from blockstore.cli.report_charts import MINIMUM_SAMPLES, ending_with
 from blockstore.cli.report_page import Facts, page
 from blockstore.daemon import mounts
 from blockstore.errors import InputError
@@ -51,8 +51,8 @@ def _make(mount: mounts.Mount) -> str:
     found, answer = observe(mount)
     now_s = time.time()
     samples = history.read(mount.state, found["total"]["mounted_at"])
-    if len(samples) >= MINIMUM_SAMPLES:  # the charts end with what the page says of now
-        samples = [*(sample for sample in samples if sample.time_s < now_s), history.sample_of(found, now_s)]
+    if len(samples) >= MINIMUM_SAMPLES:
+        samples = ending_with(samples, history.sample_of(found, now_s))
     facts = Facts(
         mountpoint=str(mount.path),
         machine=os.uname().nodename,

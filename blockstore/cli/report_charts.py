@@ -22,6 +22,11 @@ NAMED_VMS: Final = 8
 """As many as there are colours that can be told apart; all others are one area."""
 
 
+def ending_with(samples: Sequence[Sample], now: Sample) -> list[Sample]:
+    """The charts end with what the page says of now. A sample just before goes: there is no rate over an instant."""
+    return [*(sample for sample in samples if sample.time_s <= now.time_s - samples[-1].interval_s / 2), now]
+
+
 def charts(samples: Sequence[Sample], zone: tzinfo | None) -> Iterator[str]:
     """Each as a figure; there must be two samples."""
     times_s = [sample.time_s for sample in samples]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockstore.cli.charts import PERCENT, RATES, SIZES, Chart, Series, Unit, draw, time_ticks
-from blockstore.cli.report_charts import _refault_rates, _saved, charts
+from blockstore.cli.report_charts import _refault_rates, _saved, charts, ending_with
 from blockstore.cli.report_page import Facts, page
 from blockstore.vm.history import Figures, Sample
 
@@ -88,6 +88,16 @@ def test_refaults_of_daemons_and_of_vms_that_went() -> None:
         sample(5, figures(refaults=0), 1),
     ]
     assert _refault_rates(samples) == [None, 10.0, 2.0, 5.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(("after_s", "kept"), [(0.1, 2), (2.4, 2), (2.5, 3), (60, 3)])
+def test_the_last_rate_is_over_more_than_an_instant(after_s: float, kept: int) -> None:
+    """The curve of refaults fell to zero at its end, because none had come since the sample just before."""
+    samples = [sample(number, figures(refaults=1000 * number)) for number in range(3)]
+    now = samples[-1]._replace(time_s=samples[-1].time_s + after_s)
+    found = ending_with(samples, now)
+    assert found == [*samples[:kept], now]
+    assert (_refault_rates(found)[-1] == 0) == (kept == 3), "zero only if nothing came for half an interval"
 
 
 def test_savings_of_an_empty_mount_do_not_flatten_the_chart() -> None:
