@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import trio
 
@@ -97,7 +97,7 @@ class Companion:
             environment = dict(os.environ)
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
-        with (Path(self._options.state) / "daemon.controller").open("ab") as errors:
+        with _open_log(Path(self._options.state) / "daemon.controller") as errors:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -118,3 +118,8 @@ class Companion:
             if self._process is not None:  # the next mount may want the port at once
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(END_S)
+
+
+def _open_log(path: Path) -> BinaryIO:
+    """It names VMs: for nobody else to read, whatever the umask is."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab")

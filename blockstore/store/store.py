@@ -10,8 +10,8 @@ One thread at a time may use a Store; the daemon puts it behind one door (daemon
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing, suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -68,22 +68,27 @@ class Store:
         """
         self._home = home
         existed = superblock.check_or_create(home)
-        self.pool = Pool(home, pool_limit_bytes)
-        self.rows = Rows(home)
-        self.content = ContentIndex(home)
-        self.similarity = SimilarityIndex(home)
-        self.domains = Domains(home)
-        self.decoder = Decoder(self.rows, self.pool)
-        self._ingest = Ingest(self.rows, self.pool, self.content, self.similarity, self.decoder, patching=patching)
-        self.upkeep = Upkeep(self.rows, self.pool)
-        self.volumes: dict[int, Volume] = {}
-        self.lost_blocks = 0
-        self.is_adopted = not look
-        """Are the counts and the pool's books those of the tables? Not with `look`, which takes them as they are."""
-        if existed:
-            self._find_volumes()
-            if not look:
-                self._adopt(mend=mend)
+        with ExitStack() as files:  # those of a state that is refused are not left open
+            self.pool = files.enter_context(closing(Pool(home, pool_limit_bytes)))
+            self.rows = files.enter_context(closing(Rows(home)))
+            self.content = files.enter_context(closing(ContentIndex(home)))
+            self.similarity = files.enter_context(closing(SimilarityIndex(home)))
+            self.domains = files.enter_context(closing(Domains(home)))
+            self.volumes: dict[int, Volume] = {}
+            files.callback(self._close_volumes)
+            self.decoder = Decoder(self.rows, self.pool)
+            self._ingest = Ingest(self.rows, self.pool, self.content, self.similarity, self.decoder, patching=patching)
+            self.upkeep = Upkeep(self.rows, self.pool)
+            self.lost_blocks = 0
+            self.is_adopted = not look
+            """Are counts and the pool's books those of the tables? Not with `look`, which takes them as they are."""
+            if existed:
+                self._find_volumes()
+                if not look:
+                    self._adopt(mend=mend)
+            self._files = ExitStack()
+            self._files.callback(home.close)
+            self._files.enter_context(files.pop_all())
 
     def create_volume(self, number: int, domain_key: int) -> Volume:
         """An empty volume. `number` names it in the state; `domain_key` (not 0) says with whom it shares."""
@@ -218,12 +223,12 @@ class Store:
         )
 
     def close(self) -> None:
-        """Let go of all files. Nothing needs to be written: the state is its files."""
+        """Let go of all files; idempotent. Nothing needs to be written: the state is its files."""
+        self._files.close()
+
+    def _close_volumes(self) -> None:
         for volume in self.volumes.values():
             volume.close()
-        for part in (self.domains, self.similarity, self.content, self.rows, self.pool):
-            part.close()
-        self._home.close()
 
     def _write_slice(self, volume: Volume, position: int, piece: memoryview, reserved_segments: int) -> bool:
         """Write whole blocks, or a part of one; False when there is no room, and then nothing has changed."""
@@ -318,7 +323,7 @@ class Store:
         block, used = volume.size_bytes >> BLOCK_SHIFT, volume.size_bytes & (BLOCK_BYTES - 1)
         if not used or volume.lookup(block) in (HOLE, ZERO_ENTRY):
             return
-        with contextlib.suppress(CorruptBlock):  # whoever reads it is told
+        with suppress(CorruptBlock):  # whoever reads it is told
             content = self.decoder.read_block(volume, block)
             if any(content[used:]):
                 cut = memoryview(content[:used].ljust(BLOCK_BYTES, b"\0"))
