@@ -85,18 +85,26 @@ def running(
         cwd=PROJECT,
         start_new_session=True,
     )
+    before = qemu_of(mounted)
     try:
-        until(lambda: process.poll() is not None or bool(qemu_of(mounted)), "QEMU runs")
+        until(lambda: process.poll() is not None or len(qemu_of(mounted)) > len(before), "QEMU runs")
+        assert process.poll() is None, process.communicate(timeout=10)
         yield process
     finally:
         end(process.pid)
-        for pid in qemu_of(mounted):
+        for pid in set(qemu_of(mounted)) - set(before):
             os.kill(pid, signal.SIGKILL)
 
 
 def qemu_of(mounted: Mounted) -> list[int]:
-    """The processes that are QEMU by now, not the shell that is to become it."""
-    return [pid for pid in processes_with(str(mounted.path)) if "qemu" in Path(f"/proc/{pid}/comm").read_text()]
+    """The processes that are QEMU by now and have their memory; before that QEMU would make a file that it misses."""
+    found = []
+    for pid in processes_with(str(mounted.path)):
+        with contextlib.suppress(OSError):
+            maps = Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape")
+            if "qemu" in Path(f"/proc/{pid}/comm").read_text() and f" {mounted.path}/" in maps:
+                found.append(pid)
+    return found
 
 
 @pytest.mark.parametrize("name", [NAME, f"blue/{NAME}"])
@@ -193,7 +201,7 @@ def test_a_file_that_is_renamed_or_deleted_is_no_end_of_its_vm(lab: Lab) -> None
         (first_qemu,) = qemu_of(mounted)
         (mounted.path / NAME).rename(mounted.path / "elsewhere")
         with running(mounted) as second:
-            until(lambda: len(qemu_of(mounted)) == 2, "both run")
+            assert len(qemu_of(mounted)) == 2, "both run"
             first.terminate()
             first.wait(20)
             assert ended(first_qemu, 5)

@@ -452,13 +452,15 @@ def test_two_mounts_of_one_state_at_once(lab: Lab) -> None:
         starts = [
             subprocess.Popen(
                 [sys.executable, "-m", "blockstore", "mount", str(place), "--state", str(state), "--pool-limit", "64M"],
-                stderr=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
                 cwd=PROJECT,
             )
             for place in places
         ]
-        codes = [start.wait(60) for start in starts]
-        assert sorted(codes) == [0, 3], codes
+        words = [start.communicate(timeout=60)[1] for start in starts]
+        codes = [start.returncode for start in starts]
+        assert sorted(codes) == [0, 3], words
         winner = places[codes.index(0)]
         assert mounts_below(lab.path) == [winner]
         put(winner / "memory", CONTENT)
