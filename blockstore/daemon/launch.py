@@ -166,11 +166,11 @@ def _check_device() -> None:
 def _make_state(state: Path) -> bool:
     """Make the state directory if need be; True if it was not there. Errors are the daemon's to find, but for these."""
     try:
-        if state.is_dir():
-            if not os.access(state, os.W_OK | os.X_OK):
-                raise InputError(f"the state directory {state} cannot be written to; name another with --state")
-            return False
         state.mkdir(mode=0o700, parents=True)
+    except FileExistsError:  # of an earlier mount, or of one that starts at the same moment
+        if not state.is_dir() or os.access(state, os.W_OK | os.X_OK):
+            return False
+        raise InputError(f"the state directory {state} cannot be written to; name another with --state") from None
     except OSError as error:
         raise InputError(
             f"the state directory {state} cannot be made: {error.strerror}; name another with --state"
