@@ -107,7 +107,7 @@ def qemu_of(mounted: Mounted) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("name", [NAME, f"blue/{NAME}"])
+@pytest.mark.parametrize("name", [NAME, f"blue/{NAME}"], ids=["at the top", "in a domain"])
 def test_a_vm_comes_and_goes(lab: Lab, name: str) -> None:
     mounted = lab.mount()
     with running(mounted, "--resident", "32M", name=name) as process:
@@ -184,7 +184,7 @@ def test_killed(lab: Lab, victim: str) -> None:
     nothing_is_left(mounted)
 
 
-@pytest.mark.parametrize("name", [f"({NAME})", f"({NAME} 1)", f"-{NAME} a,b'"])
+@pytest.mark.parametrize("name", [f"({NAME})", f"({NAME} 1)", f"-{NAME} a,b'"], ids=["()", "( )", "- ,'"])
 def test_strange_names(lab: Lab, name: str) -> None:
     mounted = lab.mount()
     with running(mounted, name=name) as process:
