@@ -21,6 +21,7 @@ from benchlab import (
     dirty,
     engine,
     faults,
+    fio,
     growth,
     machine,
     mechanisms,
@@ -49,6 +50,7 @@ GROUPS: dict[str, tuple[Group, ...]] = {
     "mechanisms": (mechanisms.measure,),
     "slowdown": (slowdown.measure,),
     "growth": (growth.measure,),
+    "fio": (fio.measure,),
 }
 
 
@@ -78,6 +80,7 @@ def bench(groups: tuple[str, ...], redraw: bool, publish: bool, quick: bool, ima
     mechanisms  sharing, breaking, (un)compressing and (un)patching, by the block; the paper's figures beside them
     slowdown what work in a guest on the store takes, against a guest on plain memory
     growth   ingest, faults, tables and a restart from 256 MiB to 16 GiB
+    fio      the file itself, beside zram, nbdkit, qemu-storage-daemon and tmpfs; installs what it lacks of them
 
     Each figure is a ratio within one run where it can be one. Results, table, plots and a page with all of them go to
     build/bench/. Needs root and /dev/fuse, gcc and libfuse3-dev.

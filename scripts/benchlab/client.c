@@ -3,26 +3,31 @@
  *     client fill FILE SOURCE              write SOURCE over FILE front to back, write it back; prints seconds
  *     client fault FILE PAGES PACE_US      drop FILE from the page cache, then fault the pages whose numbers are in
  *                                          PAGES (u32 each), one every PACE_US; prints nanoseconds of each, u32, binary
+ *     client check FILE SOURCE             drop FILE from the page cache, then compare it with SOURCE; prints bytes
  *     client load FILE SOURCE SECONDS      `fill` over and over, each time with other content; prints bytes, seconds
  *     client dirty FILE SECONDS SEED       store into random pages; prints stores, seconds, the longest store in ns, and
  *                                          the longest without the time in which it waited for a core (held_ns)
  *     client sync FILE SECONDS             write FILE back every second, 4 MiB at a time, as `blockstore evict` does
  *     client flush FILE SECONDS            have FILE's dirty pages written back all the time, as the kernel's flusher does
  *
- * Nothing else may touch a mount in the bench: when a server hangs, one of these hangs, and can be freed by
- * aborting the connection. Text answers are one JSON object.
+ * FILE may be a block device, which keeps its length. Only this and fio may touch a mount in the bench: when a server
+ * hangs, one of these hangs, and can be freed by aborting the connection. Text answers are one JSON object.
  */
 #define _GNU_SOURCE
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/fs.h>
+#include <linux/magic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -37,6 +42,7 @@ struct mapping {
     int fd;
     uint8_t *bytes;
     size_t length;
+    int is_device;
 };
 
 static uint64_t now_ns(void)
@@ -52,15 +58,37 @@ static void fail(const char *what)
     exit(1);
 }
 
+/* Give the file a length other than 0, and say how long it is then. A block device has its own, which must do. */
+static size_t length_of(int fd, size_t wanted, int *is_device)
+{
+    struct stat status;
+    uint64_t length;
+    if (fstat(fd, &status))
+        fail("fstat");
+    *is_device = S_ISBLK(status.st_mode);
+    length = (uint64_t)status.st_size;
+    if (!*is_device && wanted && wanted != length) {
+        if (ftruncate(fd, (off_t)wanted))
+            fail("ftruncate");
+        length = wanted;
+    }
+    if (*is_device && ioctl(fd, BLKGETSIZE64, &length))
+        fail("BLKGETSIZE64");
+    if (wanted > length) {
+        fprintf(stderr, "client: the device has only %" PRIu64 " bytes\n", length);
+        exit(1);
+    }
+    return wanted ? wanted : (size_t)length;
+}
+
 /* Map a file; a `length` other than 0 is given to it first. */
 static struct mapping map_file(const char *path, int writable, size_t length)
 {
     struct mapping map;
-    struct stat status;
     map.fd = open(path, writable ? O_RDWR | O_CREAT : O_RDONLY, 0600);
-    if (map.fd < 0 || (length && ftruncate(map.fd, (off_t)length)) || fstat(map.fd, &status))
+    if (map.fd < 0)
         fail(path);
-    map.length = (size_t)status.st_size;
+    map.length = length_of(map.fd, length, &map.is_device);
     map.bytes = mmap(NULL, map.length, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, map.fd, 0);
     if (map.bytes == MAP_FAILED)
         fail(path);
@@ -102,13 +130,22 @@ static int load(const char *path, const char *source_path, double seconds)
     return 0;
 }
 
-/* Only clean pages that nobody has mapped can be dropped: write back, page out, drop; then look whether it worked. */
+/* Only clean pages that nobody has mapped can be dropped: write back, page out, drop; then look whether it worked.
+ * A file of tmpfs is its page cache: there is nothing to drop. */
 static void drop(struct mapping map)
 {
     size_t pages = map.length / PAGE, left = 0;
-    unsigned char *there = malloc(pages);
+    unsigned char *there;
+    struct statfs system;
+    if (fstatfs(map.fd, &system))
+        fail("fstatfs");
+    if (!map.is_device && system.f_type == TMPFS_MAGIC)
+        return;
+    there = malloc(pages);
     if (fdatasync(map.fd) || madvise(map.bytes, map.length, MADV_PAGEOUT))
         fail("MADV_PAGEOUT");
+    if (map.is_device && ioctl(map.fd, BLKFLSBUF, 0))
+        fail("BLKFLSBUF");
     if (posix_fadvise(map.fd, 0, 0, POSIX_FADV_DONTNEED) || mincore(map.bytes, map.length, there))
         fail("POSIX_FADV_DONTNEED");
     for (size_t page = 0; page < pages; page++)
@@ -149,6 +186,27 @@ static int fault(const char *path, const char *pages_path, uint64_t pace_ns)
     (void)sink;
     if (fwrite(times, sizeof *times, count, stdout) != count)
         fail("stdout");
+    return 0;
+}
+
+static int check(const char *path, const char *source_path)
+{
+    struct mapping source = map_file(source_path, 0, 0), map = map_file(path, 0, 0);
+    drop(map);
+    if (map.length < source.length) {
+        fprintf(stderr, "client: %s has only %zu bytes\n", path, map.length);
+        return 1;
+    }
+    for (size_t at = 0; at < source.length; at += PAGE) {
+        size_t length = source.length - at < PAGE ? source.length - at : PAGE;
+        if (memcmp(map.bytes + at, source.bytes + at, length)) {
+            while (map.bytes[at] == source.bytes[at])
+                at++;
+            fprintf(stderr, "client: %s: byte %zu is wrong\n", path, at);
+            return 1;
+        }
+    }
+    printf("{\"bytes\": %zu}\n", source.length);
     return 0;
 }
 
@@ -230,6 +288,8 @@ int main(int count, char **arguments)
         return fill(arguments[2], arguments[3]);
     if (count == 5 && !strcmp(command, "fault"))
         return fault(arguments[2], arguments[3], strtoull(arguments[4], NULL, 10) * 1000);
+    if (count == 4 && !strcmp(command, "check"))
+        return check(arguments[2], arguments[3]);
     if (count == 5 && !strcmp(command, "load"))
         return load(arguments[2], arguments[3], atof(arguments[4]));
     if (count == 5 && !strcmp(command, "dirty"))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,16 @@ _FILL_S: Final = 120.0
 Nanoseconds = npt.NDArray[np.uint32]
 
 
+class Touched(Protocol):
+    """What a client may touch: a file, and a way to free who waits for its server."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def abort(self) -> processes.Abort: ...
+
+
 @dataclass
 class Server:
     """A mount with the file that is faulted, and the percentiles of each round in us."""
@@ -41,6 +51,10 @@ class Server:
     path: Path
     p50: list[float] = field(default_factory=list)
     p99: list[float] = field(default_factory=list)
+
+    @property
+    def abort(self) -> processes.Abort:
+        return self.mount.abort
 
 
 def measure(bench: Bench) -> list[Figure]:
@@ -108,19 +122,18 @@ def write_source(bench: Bench, size_bytes: int) -> Path:
     return path
 
 
-def fill(server: Server, source: Path) -> dict[str, float]:
+def fill(file: Touched, source: Path, core: int | None = None, *prefix: str) -> dict[str, float]:
     """Write the file through a mapping, and write it back; bytes and seconds."""
-    result: dict[str, float] = processes.run_json(
-        [programs.client(), "fill", server.path, source], server.mount.abort, _FILL_S
-    )
+    command: list[str | Path] = [*prefix, programs.client(), "fill", file.path, source]
+    result: dict[str, float] = processes.run_json(command, file.abort, _FILL_S, core)
     return result
 
 
 def fault(
-    bench: Bench, server: Server, pages: npt.NDArray[np.uint32], core: int, *prefix: str, pace_us: int = 0
+    bench: Bench, file: Touched, pages: npt.NDArray[np.uint32], core: int, *prefix: str, pace_us: int = 0
 ) -> Nanoseconds:
     """The time of each fault on these pages, after eviction; one every `pace_us`, or one after the other."""
     listed = bench.workspace.states / "pages"
     listed.write_bytes(pages.tobytes())
-    command: list[str | Path] = [*prefix, programs.client(), "fault", server.path, listed, str(pace_us)]
-    return np.frombuffer(processes.run(command, server.mount.abort, _CLIENT_S, core), dtype=np.uint32)
+    command: list[str | Path] = [*prefix, programs.client(), "fault", file.path, listed, str(pace_us)]
+    return np.frombuffer(processes.run(command, file.abort, _CLIENT_S, core), dtype=np.uint32)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -24,6 +24,7 @@ from benchlab.errors import BenchError
 
 PREFIX: Final = "blockstore-bench-"
 _STATES: Final = Path("/dev/shm")
+_CONNECTIONS: Final = Path("/sys/fs/fuse/connections")
 _COMMAND: Final = (sys.executable, "-m", "blockstore")
 _MOUNT_S: Final = 30.0
 _UMOUNT_S: Final = 60.0
@@ -33,10 +34,14 @@ _COMMAND_S: Final = 60.0
 class Mount:
     """A mounted server. `with` unmounts it, ends its process and removes its state, whatever happened."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, on_file: bool = False) -> None:
         self.path = path
         self.pid = 0
-        path.mkdir()
+        self._on_file = on_file
+        if on_file:
+            path.touch()
+        else:
+            path.mkdir()
 
     def __enter__(self) -> Self:
         return self
@@ -51,7 +56,7 @@ class Mount:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
         with contextlib.suppress(OSError):
-            self.path.rmdir()
+            self.path.unlink() if self._on_file else self.path.rmdir()
 
     @property
     def device(self) -> str:
@@ -94,18 +99,28 @@ class StoreMount(Mount):
         shutil.rmtree(self._state, ignore_errors=True)
 
 
-class FloorMount(Mount):
-    """floor.c, with one file `file`."""
+class ServedMount(Mount):
+    """A server that stays in the foreground until it is unmounted; it mounts over a folder, or over a file."""
 
-    def __init__(self, folder: Workspace, file_bytes: int, core: int) -> None:
-        super().__init__(folder.mounts / "floor")
-        self._process = processes.Process([programs.floor(), self.path, str(file_bytes)], self.abort, core)
+    def __init__(
+        self, path: Path, command: Sequence[str | Path], core: int | None = None, *, on_file: bool = False
+    ) -> None:
+        super().__init__(path, on_file=on_file)
+        self._process = processes.Process(command, self.abort, core)
         self.pid = self._process.pid
+        try:
+            self._wait_mounted()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+
+    def _wait_mounted(self) -> None:
         end_s = time.monotonic() + _MOUNT_S
         while not device_of(self.path):
+            if not self._process.running:
+                self._process.output(_MOUNT_S)
             if not self._process.running or time.monotonic() > end_s:
-                self.__exit__(None, None, None)
-                raise BenchError("the floor's server could not mount")
+                raise BenchError(f"the server of {self.path.name} could not mount")
             time.sleep(0.02)
 
     def _unmount(self) -> None:
@@ -114,6 +129,14 @@ class FloorMount(Mount):
         while self._process.running and time.monotonic() < end_s:
             time.sleep(0.02)
         self._process.end()
+
+
+class FloorMount(ServedMount):
+    """floor.c, with one file `file`."""
+
+    def __init__(self, folder: Workspace, file_bytes: int, core: int | None) -> None:
+        path = folder.mounts / "floor"
+        super().__init__(path, [programs.floor(), path, str(file_bytes)], core)
 
 
 class Workspace:
@@ -149,15 +172,28 @@ def device_of(path: Path) -> str:
     return found
 
 
+@contextlib.contextmanager
+def fuse_connections() -> Iterator[Path]:
+    """The folder with one folder of switches for each FUSE mount; mounted for as long as it is needed, if it is not."""
+    ours = False
+    if not device_of(_CONNECTIONS):
+        command = ["mount", "-t", "fusectl", "none", str(_CONNECTIONS)]
+        ours = not subprocess.run(command, capture_output=True, check=False, timeout=_UMOUNT_S).returncode
+    try:
+        yield _CONNECTIONS
+    finally:
+        if ours:
+            subprocess.run(["umount", _CONNECTIONS], capture_output=True, check=False, timeout=_UMOUNT_S)
+
+
 def abort(path: Path) -> None:
     """End the FUSE connection of the mount at `path`, and take it out of the tree."""
     device = device_of(path)
     if not device:
         return
-    switch = Path("/sys/fs/fuse/connections") / device.partition(":")[2] / "abort"
-    with contextlib.suppress(OSError):
-        switch.write_text("1")
-    # Where that file system is not mounted, umount's force does the same.
+    with fuse_connections() as folder, contextlib.suppress(OSError):
+        (folder / device.partition(":")[2] / "abort").write_text("1")
+    # Where that file system cannot be mounted, umount's force does the same.
     subprocess.run(["umount", "--force", "--lazy", "--", path], capture_output=True, check=False, timeout=_UMOUNT_S)
 
 

@@ -7,14 +7,17 @@ before a process that is late is killed, `abort` is called, which must end the c
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from benchlab.errors import BenchError
 
 _END_S: Final = 10.0
+_ENDS_WITH_US: Final = ("setpriv", "--pdeathsig", "KILL", "--")
+"""A bench that is killed leaves no server and no client behind. What a process starts does not inherit this."""
 
 Abort = Callable[[], None]
 
@@ -22,14 +25,24 @@ Abort = Callable[[], None]
 class Process:
     """One that runs beside us. `end` it in any case; `with` does."""
 
-    def __init__(self, arguments: Sequence[str | Path], abort: Abort, core: int | None = None) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str | Path],
+        abort: Abort,
+        core: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         texts = [str(argument) for argument in arguments]
-        prefix = [] if core is None else ["taskset", "-c", str(core)]
+        prefix = [*_ENDS_WITH_US, *([] if core is None else ["taskset", "-c", str(core)])]
         self._name = " ".join(texts[:2])
         self._abort = abort
         try:
             self._process = subprocess.Popen(
-                [*prefix, *texts], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+                [*prefix, *texts],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**os.environ, **(environment or {})},
             )
         except OSError as error:
             raise BenchError(f"{texts[0]} cannot be started: {error.strerror}") from error
@@ -74,9 +87,15 @@ class Process:
                 pipe.close()
 
 
-def run(arguments: Sequence[str | Path], abort: Abort, timeout_s: float, core: int | None = None) -> bytes:
+def run(
+    arguments: Sequence[str | Path],
+    abort: Abort,
+    timeout_s: float,
+    core: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> bytes:
     """Run one to its end; what it printed."""
-    with Process(arguments, abort, core) as process:
+    with Process(arguments, abort, core, environment) as process:
         return process.output(timeout_s)
 
 
