@@ -144,8 +144,9 @@ def test_full_or_closed_output(images: list[str]) -> None:
 def test_interrupt(tmp_path: Path) -> None:
     path = tmp_path / "large"
     with path.open("wb") as file:
-        for _ in range(32):  # some seconds of work: nothing in it is alike
-            file.write(os.urandom(8 << 20))
+        for _ in range(1 << 14):  # some seconds of work: nothing in it is alike, and all is compressed
+            file.write((os.urandom(2048) + bytes(2048)) * 2)
+            file.write(os.urandom(2048) + bytes(2048))
     child = subprocess.Popen(
         [sys.executable, "-m", "blockstore", "analyze", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

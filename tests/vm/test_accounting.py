@@ -16,7 +16,7 @@ from blockstore.vm import cgroups
 from blockstore.vm.cgroups import Cgroup
 from tests.daemon.lab import Lab, Mounted, ask, end, run, said, spawn
 
-pytestmark = pytest.mark.mount
+pytestmark = [pytest.mark.mount, pytest.mark.alone]
 
 MIB = 1 << 20
 FILE_BYTES = 384 * MIB

@@ -160,8 +160,11 @@ def test_auto_leaves_the_working_set(lab: Lab, way: str) -> None:
         with vm(mounted, 64 * MIB, cgroup if way == "cgroup" else None) as process:
             ask(process, "touch 0 16384")
             attach(process, "--resident", "auto", "--target", "5")
-            ask(process, "work 4096 15")
-            resident = figures(mounted)["resident"]
+            for _ in range(8):  # beside other work on the machine it takes longer
+                ask(process, "work 4096 5")
+                resident = figures(mounted)["resident"]
+                if resident < 56 * MIB:
+                    break
             assert resident < 56 * MIB, "what is not used has left"
             before = figures(mounted)["refaults"]
             ask(process, "work 4096 3")
