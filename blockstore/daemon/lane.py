@@ -18,6 +18,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 
 from blockstore.daemon import fuse_abi as abi
@@ -25,6 +26,7 @@ from blockstore.daemon.door import Door
 from blockstore.daemon.jobs import MAXIMUM_JOBS, Job, Jobs
 from blockstore.daemon.latency import Latency
 from blockstore.daemon.relay import Relay
+from blockstore.daemon.small_writes import GATHERED_BYTES, SmallWrites, is_small, written
 from blockstore.errors import CorruptBlock
 from blockstore.store.geometry import BLOCK_BYTES, BLOCK_SHIFT, ZERO_BLOCK, ZERO_ENTRY
 from blockstore.store.ingest import SLICE_BLOCKS
@@ -81,6 +83,7 @@ class Lane:
         self.fault_latency, self.write_latency = Latency(TIMED_FAULTS), Latency()
         self._jobs = Jobs(door, self._answer, self._leave, self.write_latency)
         self._served = 0
+        self._gathered_end = 0
         self._changed = True
         self._thread = threading.Thread(target=self._run, name="lane", daemon=True)
         self.corrupt_reads = 0
@@ -157,7 +160,7 @@ class Lane:
                 if error.errno == errno.ENODEV:
                     return False
                 raise
-            opcode, unique, inode, offset, length, flags = _unpack_request(request)
+            opcode, unique, inode, offset, length, _ = _unpack_request(request)
             if opcode != abi.READ:
                 break
             if self.turns % TIMED_FAULTS:
@@ -170,19 +173,24 @@ class Lane:
                 self.fault_latency.observe(time.perf_counter_ns() - started_ns)
             if jobs.count or self._changed:
                 return True
+        self._take(0, size)
+        return True
+
+    def _take(self, at: int, size: int) -> None:
+        """A request that is no READ, `size` bytes from `at` in the buffer."""
+        opcode, unique, inode, offset, _, flags = _unpack_request(self._request, at)
         if opcode not in self._handlers and opcode != abi.WRITE:
-            self._hand_on(opcode, unique, request[:size])
-            return True
+            self._hand_on(opcode, unique, self._request[at : at + size])
+            return
         self._changed = True
         try:
             if opcode == abi.WRITE:
-                self._write(unique, inode, offset, size - abi.HEAD_BYTES, flags)
+                self._write(at, unique, inode, offset, size - abi.HEAD_BYTES, flags)
             else:
-                self._handlers[opcode](unique, inode, bytes(request[abi.IN_HEADER.size : size]))
+                self._handlers[opcode](unique, inode, bytes(self._request[at + abi.IN_HEADER.size : at + size]))
         except Exception:
             log.exception("request %d on file %d", opcode, inode)
             self._fail(unique, errno.EIO)
-        return True
 
     def _fault(self, unique: int, inode: int, offset: int) -> bool:
         """Answer for one whole block in as few steps as there can be; False when `_read` has to look closer."""
@@ -224,15 +232,20 @@ class Lane:
         total = abi.OUT_HEADER.size + (len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces)))
         self._answer(abi.OUT_HEADER.pack(total, 0, unique), *pieces)
 
-    def _write(self, unique: int, inode: int, offset: int, size: int, flags: int) -> None:
+    def _write(self, at: int, unique: int, inode: int, offset: int, size: int, flags: int) -> None:
         if self._jobs.stalled >= MAXIMUM_JOBS and not flags & abi.WRITE_CACHE:
             self._fail(unique, errno.ENOSPC)  # whoever still calls write(2) can be told; a page fault cannot
             return
         volume = self._store.volumes[inode]
         buffer = self._request
-        data = memoryview(buffer)[abi.HEAD_BYTES : abi.HEAD_BYTES + size]
-        answer = abi.OUT_U32.pack(abi.OUT_U32.size, 0, unique, size, 0)
-        job = Job(unique, volume, self._store.write_steps(volume, offset, data), lambda: answer, buffer)
+        data = memoryview(buffer)[at + abi.HEAD_BYTES : at + abi.HEAD_BYTES + size]
+        if not at and not self._jobs.stalled and is_small(offset, size):
+            together = SmallWrites(volume.domain)
+            together.add(unique, volume, offset, data)
+            self._write_together(together, abi.HEAD_BYTES + size)
+            return
+        steps = self._store.write_steps(volume, offset, data)
+        job = Job(unique, volume, steps, partial(written, unique, size), buffer)
         if size <= SMALL_WRITE_BYTES and not self._jobs.can_go_on:
             if self._jobs.finish_now(job):
                 return
@@ -241,6 +254,52 @@ class Lane:
             return
         self._request = self._take_buffer()
         self._jobs.enter(job)
+
+    def _write_together(self, together: SmallWrites, end: int) -> None:
+        """Store what was read so far, up to `end` in the buffer, with the small writes that wait in the device; faults
+        that wait between them are answered. Writes of a file may overtake its jobs: the kernel has no two of a page."""
+        size = self._gather(together, end)
+        try:
+            with self._door:
+                stored = together.store(self._store)
+        except Exception:
+            log.exception("small writes")
+            stored = False  # each by itself: some may be well
+        if stored:
+            for answer in together.answers():
+                self._answer(answer)
+                self.write_latency.observe(time.perf_counter_ns() - together.started_ns)
+        else:
+            for unique, volume, offset, data in together.singly():
+                steps = self._store.write_steps(volume, offset, data)
+                self._jobs.enter(Job(unique, volume, steps, partial(written, unique, len(data))))
+        if size:
+            self._take(self._gathered_end, size)
+
+    def _gather(self, together: SmallWrites, end: int) -> int:
+        """Read on behind `end`; the size of a request that does not belong there, at `_gathered_end`, or 0."""
+        for _ in range(REQUESTS_BETWEEN_STEPS):
+            self._gathered_end = end
+            if together.is_full or not self._poll.poll(0):
+                break
+            try:
+                size = self._device.readinto(memoryview(self._request)[end:])
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
+                    continue
+                break  # the mount is gone: the next who reads will say so
+            self.turns += 1
+            opcode, unique, inode, offset, length, _ = _unpack_request(self._request, end)
+            if opcode == abi.READ:
+                if length != BLOCK_BYTES or not self._fault(unique, inode, offset):
+                    self._read(unique, inode, offset, length)
+                continue
+            volume, bytes_written = self._store.volumes.get(inode), size - abi.HEAD_BYTES
+            if opcode != abi.WRITE or volume is None or not together.takes(volume, offset, bytes_written):
+                return size
+            together.add(unique, volume, offset, memoryview(self._request)[end + abi.HEAD_BYTES : end + size])
+            end += size
+        return 0
 
     def _fallocate(self, unique: int, inode: int, arguments: bytes) -> None:
         _, offset, length, mode, _ = abi.FALLOCATE_IN.unpack_from(arguments)
@@ -343,8 +402,9 @@ class Lane:
 
 
 _IN_BLOCK: Final = BLOCK_BYTES - 1
-_REQUEST_BYTES: Final = abi.HEAD_BYTES + abi.MAXIMUM_WRITE_BYTES + 4096
-"""A buffer for one request. The kernel refuses a smaller one than the largest write and 4 KiB of headers."""
+_REQUEST_BYTES: Final = abi.HEAD_BYTES + abi.MAXIMUM_WRITE_BYTES + 4096 + GATHERED_BYTES
+"""A buffer for one request, behind small writes. The kernel refuses less room than for the largest write and 4 KiB of
+headers. What is never used of it takes no memory."""
 
 _unpack_request: Final = abi.REQUEST.unpack_from
 _pack_header: Final = abi.OUT_HEADER.pack

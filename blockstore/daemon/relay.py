@@ -50,10 +50,11 @@ SOCKET_BUFFER_BYTES: Final = 2 * MAXIMUM_WRITE_BYTES
 FORGETS_AT_ONCE: Final = 512
 """The kernel puts up to 65,000 forgets into one request, more than a socket message may hold: they are split."""
 
-MAXIMUM_BACKGROUND: Final = 12
-CONGESTION_THRESHOLD: Final = 9
-"""Write-back requests under way at once, and from how many on the kernel holds back. Each keeps 1 MiB of pages
-that a VM cannot write to meanwhile, and takes milliseconds: the kernel's own figures, fixed here."""
+MAXIMUM_BACKGROUND: Final = 24
+CONGESTION_THRESHOLD: Final = 18
+"""Write-back requests under way at once, and from how many on the kernel holds back. Each keeps up to 1 MiB of pages
+that a VM cannot write to meanwhile; small ones that are there at once are stored at once (small_writes.py). Fewer than
+MAXIMUM_JOBS (jobs.py), so that they never keep the lane from reading on."""
 
 
 TICKET_RESENT: Final = 1 << 30

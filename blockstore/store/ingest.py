@@ -11,9 +11,10 @@ costs do not count. The hot path of the store; its benchmark is `scripts/bench e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +64,18 @@ PATCH_GAIN_BYTES: Final = 64
 patch does, and each read decodes it as well."""
 
 
+class Extent(NamedTuple):
+    """Whole blocks to be written to a volume, from block `first` on."""
+
+    volume: Volume
+    first: int
+    data: memoryview
+
+    @property
+    def blocks(self) -> int:
+        return len(self.data) // BLOCK_BYTES
+
+
 @dataclass(slots=True)
 class _Encoded:
     """Contents that need new rows, by place in the slice; one entry of each array a content."""
@@ -99,24 +112,22 @@ class Ingest:
         self.patching = patching
 
     def write(
-        self,
-        volume: Volume,
-        first: int,
-        data: memoryview,
-        reserved_segments: int = COMPACTION_RESERVE_SEGMENTS,
+        self, domain: Domain, extents: Sequence[Extent], reserved_segments: int = COMPACTION_RESERVE_SEGMENTS
     ) -> None:
-        """Store the whole blocks in `data` (at most SLICE_BLOCKS) from block `first` on, which the map covers.
+        """Store extents of volumes of one domain, together at most SLICE_BLOCKS, which the volumes' maps cover. Where
+        two overlap the later one counts.
 
-        The blocks are looked at where they lie: copying them would cost a twentieth of all.
+        The blocks of a single extent are looked at where they lie: copying them would cost a twentieth of all.
         Raises OutOfRoom, and then nothing has changed.
         """
+        data = extents[0].data if len(extents) == 1 else memoryview(b"".join(extent.data for extent in extents))
         count = len(data) // BLOCK_BYTES
         blocks = [data[start : start + BLOCK_BYTES] for start in range(0, len(data), BLOCK_BYTES)]
-        domain = volume.domain
         digests = np.fromiter(map(digest, blocks, repeat(domain.seed)), dtype=np.uint64, count=count)
         ids, missing = self._find(domain, blocks, digests)
         encoded = self._encode(domain, data, blocks, digests, missing) if missing else None
-        volume.prepare(first, count)
+        for extent in extents:
+            extent.volume.prepare(extent.first, extent.blocks)
         if encoded is not None:
             self._reserve(encoded)
             offsets = self._pool.append(encoded.records, encoded.sizes, reserved_segments)
@@ -126,7 +137,7 @@ class Ingest:
         entries = digests & _CHECK | ids.astype(np.uint64)
         entries[ids == ZERO] = ZERO_ENTRY
         acquire(self._rows, ids[ids >= FIRST_ROW])
-        release(self._rows, self._pool, rows_of(self._rows, volume.replace(first, entries)))
+        release(self._rows, self._pool, rows_of(self._rows, _publish(extents, entries)))
 
     def _find(
         self, domain: Domain, blocks: list[memoryview], digests: npt.NDArray[np.uint64]
@@ -233,3 +244,14 @@ class Ingest:
         row_of = {bytes(blocks[place]): ids[place] for place in places}
         for place in missing:
             ids[place] = row_of[bytes(blocks[place])]
+
+
+def _publish(extents: Sequence[Extent], entries: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Let the maps have these entries; those that they had."""
+    if len(extents) == 1:
+        return extents[0].volume.replace(extents[0].first, entries)
+    old, start = [], 0
+    for extent in extents:
+        old.append(extent.volume.replace(extent.first, entries[start : start + extent.blocks]))
+        start += extent.blocks
+    return np.concatenate(old)

@@ -7,6 +7,8 @@
  *     client load FILE SOURCE SECONDS      `fill` over and over, each time with other content; prints bytes, seconds
  *     client dirty FILE SECONDS SEED       store into random pages; prints stores, seconds, the longest store in ns, and
  *                                          the longest without the time in which it waited for a core (held_ns)
+ *     client scatter FILE STEP ROUNDS      change one word in every STEP-th page, write back, ROUNDS times; prints pages,
+ *                                          seconds of the write-back
  *     client sync FILE SECONDS             write FILE back every second, 4 MiB at a time, as `blockstore evict` does
  *     client flush FILE SECONDS            have FILE's dirty pages written back all the time, as the kernel's flusher does
  *
@@ -258,6 +260,24 @@ static int dirty(const char *path, double seconds, uint64_t seed)
     return 0;
 }
 
+/* What a VM leaves behind: dirty pages here and there, each of which is written back by itself. */
+static int scatter(const char *path, size_t step, uint64_t rounds)
+{
+    struct mapping map = map_file(path, 1, 0);
+    size_t pages = 0;
+    uint64_t taken = 0;
+    for (uint64_t round = 1; round <= rounds; round++) {
+        for (size_t page = round % step; page < map.length / PAGE; page += step, pages++)
+            *(volatile uint64_t *)(map.bytes + page * PAGE + 8 * (round % (PAGE / 8))) = round << 40 | page;
+        uint64_t start = now_ns();
+        if (fdatasync(map.fd))
+            fail("fdatasync");
+        taken += now_ns() - start;
+    }
+    printf("{\"pages\": %zu, \"seconds\": %.6f}\n", pages, (double)taken / NS_PER_S);
+    return 0;
+}
+
 static int sync_in_pieces(const struct mapping *map)
 {
     const int flags = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
@@ -288,6 +308,8 @@ int main(int count, char **arguments)
         return fill(arguments[2], arguments[3]);
     if (count == 5 && !strcmp(command, "fault"))
         return fault(arguments[2], arguments[3], strtoull(arguments[4], NULL, 10) * 1000);
+    if (count == 5 && !strcmp(command, "scatter"))
+        return scatter(arguments[2], strtoull(arguments[3], NULL, 10), strtoull(arguments[4], NULL, 10));
     if (count == 4 && !strcmp(command, "check"))
         return check(arguments[2], arguments[3]);
     if (count == 5 && !strcmp(command, "load"))

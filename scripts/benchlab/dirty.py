@@ -4,7 +4,8 @@ Once as blockstore mounts, once with the kernel's own throttle on the same mount
 kernel need not write anything back; so for information twice more with write-back beside it: of everything at once,
 over and over, which is the worst that the kernel's flusher may do, and each second 4 MiB at a time, as `blockstore
 evict` does it. A hold-up is counted without the time in which the process was ready to run and others had the core:
-that is the machine, and in the note.
+that is the machine, and in the note. At last, what it costs to write back pages that are dirty here and there, beside
+all in a row.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ RATE_TARGET: Final = 10.0
 _FILE_BYTES: Final = 256 << 20
 _SECONDS: Final = 10.0
 _SPARE_S: Final = 120.0
+_SCATTER_STEP: Final = 3
+_SCATTER_ROUNDS: Final = 4
 _THROTTLE: Final = {"max_ratio": "1", "strict_limit": "1"}
 """As FUSE mounts start."""
 
@@ -43,6 +46,7 @@ def measure(bench: Bench) -> list[Figure]:
             slow = _dirty(server, seconds)
         flushed = _dirty(server, seconds, beside="flush")
         synced = _dirty(server, seconds, beside="sync")
+        scattered, in_a_row = (_written_back_us(server, step) for step in (_SCATTER_STEP, 1))
     source.unlink()
     return [
         Figure("dirty", "longest hold-up", _held_ms(free), "ms", HOLD_UP_TARGET_MS, note=_rate_text(free)),
@@ -56,6 +60,12 @@ def measure(bench: Bench) -> list[Figure]:
         ),
         Figure("dirty", "longest hold-up, all written back", _held_ms(flushed), "ms", note=_rate_text(flushed)),
         Figure("dirty", "longest hold-up, evicted in pieces", _held_ms(synced), "ms", note=_rate_text(synced)),
+        Figure(
+            "dirty",
+            f"write-back of every {_SCATTER_STEP}rd page / of all, by the page",
+            scattered / in_a_row,
+            note=f"{scattered:.0f} and {in_a_row:.0f} us",
+        ),
     ]
 
 
@@ -71,6 +81,13 @@ def _dirty(server: faults.Server, seconds: float, *, beside: str = "") -> dict[s
             [client, "dirty", server.path, str(seconds), "1"], abort, seconds + _SPARE_S, writer_core
         )
     return result
+
+
+def _written_back_us(server: faults.Server, step: int) -> float:
+    """Of each page, when every `step`-th is dirty."""
+    command: list[str | Path] = [programs.client(), "scatter", server.path, str(step), str(_SCATTER_ROUNDS)]
+    result = processes.run_json(command, server.mount.abort, _SPARE_S)
+    return 1e6 * float(result["seconds"]) / float(result["pages"])
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import blockstore.store
 from blockstore.errors import OutOfRoom
 from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.home import DirectoryHome
+from blockstore.store.ingest import Extent
 from blockstore.store.rows import Rows
 from blockstore.store.store import Store, run
 from blockstore.store.verify import Verification, steps
@@ -205,6 +206,19 @@ def write(number: int, block: int, data: bytes) -> Operation:
     return lambda store: put(store, store.volumes[number], block * BLOCK_BYTES, data)
 
 
+def write_together(*places: tuple[int, int], data: bytes) -> Operation:
+    """At each of these (number, block) a block of the data."""
+
+    def operation(store: Store) -> None:
+        blocks = [memoryview(data)[start : start + BLOCK_BYTES] for start in range(0, len(data), BLOCK_BYTES)]
+        extents = [
+            Extent(store.volumes[number], block, part) for (number, block), part in zip(places, blocks, strict=True)
+        ]
+        assert store.write_together(extents)
+
+    return operation
+
+
 SHORT_LIFE: list[tuple[Operation, Callable[[Model], Model]]] = []
 
 
@@ -231,6 +245,12 @@ then(create(3, 2), lambda model: {**model, 3: b""})
 then(write(2, 0, _SIMILAR), written(2, 0, _SIMILAR))
 then(write(1, 0, _SIMILAR), written(1, 0, _SIMILAR))
 then(write(3, 3, _MIXED), written(3, 3, _MIXED))
+then(
+    write_together((1, 3), (2, 1), (1, 5), data=_SIMILAR[: 2 * BLOCK_BYTES] + noise(77)),
+    lambda model: written(1, 5, noise(77))(
+        written(2, 1, _SIMILAR[BLOCK_BYTES : 2 * BLOCK_BYTES])(written(1, 3, _SIMILAR[:BLOCK_BYTES])(model))
+    ),
+)
 then(
     lambda store: run(store.clone_steps(store.volumes[1], 0, store.volumes[2], 8 * BLOCK_BYTES, len(_MIXED))),
     lambda model: {**model, 2: model[2].ljust(8 * BLOCK_BYTES, b"\0") + model[1]},

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.home import DirectoryHome, Home, MemoryHome
+from blockstore.store.ingest import Extent
 from blockstore.store.store import Steps, Store, run
 from blockstore.store.volume import PAGE_ENTRIES, Volume
 from tests.store.invariants import check_nothing_twice, check_store
@@ -186,6 +187,20 @@ class StoreMachine(RuleBasedStateMachine):
         data = b"".join(noise(seed * 10_000 + block) for block in range(blocks))
         run(self.store.write_steps(volume, offset, data))
         model.write(offset, data)
+
+    @rule(places=st.lists(st.tuples(WHICH, st.integers(0, 300), st.integers(1, 3)), min_size=1, max_size=12), data=DATA)
+    def write_together(self, places: list[tuple[int, int, int]], data: Data) -> None:
+        """Whole blocks here and there, of one domain; some places overlap."""
+        domain_key = self.pick(places[0][0])[1].domain_key
+        extents, content = [], data.content().ljust(BLOCK_BYTES, b"\1")
+        for number, (which, block, blocks) in enumerate(places):
+            volume, model = self.pick(which)
+            if model.domain_key != domain_key:
+                continue
+            part = (content[number:] + content)[:BLOCK_BYTES] * blocks
+            extents.append(Extent(volume, block, memoryview(part)))
+            model.write(block * BLOCK_BYTES, part)
+        assert self.store.write_together(extents)
 
     @rule(which=WHICH, every=st.integers(2, 3))
     def discard_here_and_there(self, which: int, every: int) -> None:
