@@ -1,0 +1,143 @@
+"""Small writes that come at once: each byte is where it belongs, whoever else writes, and whatever room there is."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+
+import pytest
+
+from blockstore.daemon.small_writes import SMALL_BYTES, SmallWrites, is_small, written
+from blockstore.errors import InputError
+from blockstore.store.geometry import BLOCK_BYTES
+from blockstore.store.home import MemoryHome
+from blockstore.store.ingest import SLICE_BLOCKS
+from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
+from blockstore.store.store import Store
+from blockstore.store.volume import MAXIMUM_SIZE_BYTES
+from tests.daemon.lab import Lab, cold, noisy, put, until
+from tests.store.material import contents, noise, text
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "small"),
+    [
+        (0, BLOCK_BYTES, True),
+        (3 * BLOCK_BYTES, SMALL_BYTES, True),
+        (0, SMALL_BYTES + BLOCK_BYTES, False),
+        (1, BLOCK_BYTES, False),
+        (0, BLOCK_BYTES - 1, False),
+        (0, 0, False),
+    ],
+)
+def test_what_is_small(offset: int, size: int, small: bool) -> None:
+    assert is_small(offset, size) == small
+
+
+def test_a_slice_is_full_and_domains_stay_apart() -> None:
+    store = Store(MemoryHome(), 64 << 20)
+    own, neighbour, foreign = store.create_volume(1, 1), store.create_volume(2, 1), store.create_volume(3, 2)
+    together, model = SmallWrites(own.domain), {1: b"", 2: b""}
+    assert not together.takes(foreign, 0, BLOCK_BYTES)
+    number = 0
+    while together.takes(own, 0, 2 * BLOCK_BYTES):
+        volume, block = (own, neighbour)[number % 2], 3 * number
+        data = text(number) + noise(number)
+        together.add(number, volume, block * BLOCK_BYTES, memoryview(data))
+        model[volume.number] = model[volume.number].ljust(block * BLOCK_BYTES, b"\0") + data
+        number += 1
+    assert number == SLICE_BLOCKS // 2 and together.is_full and not together.takes(own, 0, BLOCK_BYTES)
+    assert together.store(store)
+    assert all(contents(store, volume) == model[volume.number] for volume in (own, neighbour))
+    assert together.answers() == [written(unique, 2 * BLOCK_BYTES) for unique in range(number)]
+    store.close()
+
+
+def test_without_room_nothing_is_stored_and_each_can_wait() -> None:
+    store = Store(MemoryHome(), MINIMUM_LIMIT_BYTES, patching=False)
+    volume, number = store.create_volume(1, 1), 0
+    while True:
+        together = SmallWrites(volume.domain)
+        for _ in range(SLICE_BLOCKS):
+            together.add(number, volume, number * BLOCK_BYTES, memoryview(noise(number)))
+            number += 1
+        size_bytes = volume.size_bytes
+        if not together.store(store):
+            break
+    assert volume.size_bytes == size_bytes and store.rows.live == size_bytes // BLOCK_BYTES
+    waiting = together.singly()
+    assert [offset for _, _, offset, _ in waiting] == [size_bytes + n * BLOCK_BYTES for n in range(SLICE_BLOCKS)]
+    assert all(data == noise(unique) for unique, _, _, data in waiting)
+    store.close()
+
+
+def test_beyond_the_largest_size() -> None:
+    store = Store(MemoryHome(), 64 << 20)
+    volume = store.create_volume(1, 1)
+    together = SmallWrites(volume.domain)
+    together.add(1, volume, 0, memoryview(noise(1)))
+    together.add(2, volume, MAXIMUM_SIZE_BYTES, memoryview(noise(2)))
+    with pytest.raises(InputError):
+        together.store(store)
+    assert volume.size_bytes == 0
+    store.close()
+
+
+@pytest.mark.mount
+def test_scattered_pages_of_several_files_and_domains(lab: Lab) -> None:
+    """Written back at once by several processes, with large writes and reads between them."""
+    mounted, chance = lab.mount(), random.Random(5)
+    (mounted.path / "red").mkdir()
+    children = []
+    for name in ("one", "two", "red/three"):
+        content = bytearray(noisy(8 << 20, name))
+        put(mounted.path / name, bytes(content))
+        scattered = [(page, noise(chance.randrange(10**9))) for page in chance.sample(range(2048), 700)]
+        for page, data in scattered:
+            content[page * BLOCK_BYTES : (page + 1) * BLOCK_BYTES] = data
+        if not (pid := os.fork()):
+            try:
+                _scatter(mounted.path / name, scattered)
+            finally:
+                os._exit(0)
+        children.append((pid, name, bytes(content)))
+    (mounted.path / "large").write_bytes(noisy(16 << 20, "large"))
+    for pid, name, wanted in children:
+        assert os.waitpid(pid, 0)[1] == 0
+        assert cold(mounted.path / name) == wanted
+    assert cold(mounted.path / "large") == noisy(16 << 20, "large")
+    assert mounted.umount().returncode == 0
+
+
+def _scatter(path: os.PathLike[str], pages: list[tuple[int, bytes]]) -> None:
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+        for part in range(0, len(pages), 100):
+            for page, data in pages[part : part + 100]:
+                mapping[page * BLOCK_BYTES : (page + 1) * BLOCK_BYTES] = data
+            os.fdatasync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@pytest.mark.mount
+def test_scattered_pages_wait_for_room_and_none_is_lost(lab: Lab) -> None:
+    mounted = lab.mount(pool_limit="32M")
+    put(mounted.path / "vm", bytes(24 << 20))
+    put(mounted.path / "ballast", noisy(22 << 20, 2))
+    pages = [(page, noise(page)) for page in range(0, 6144, 2)]
+    content = bytearray(24 << 20)
+    for page, data in pages:
+        content[page * BLOCK_BYTES : (page + 1) * BLOCK_BYTES] = data
+    if not (pid := os.fork()):
+        try:
+            with open(mounted.path / "vm", "r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+                for page, data in pages:
+                    mapping[page * BLOCK_BYTES : (page + 1) * BLOCK_BYTES] = data
+                os.fdatasync(file.fileno())
+        finally:
+            os._exit(0)
+    until(lambda: "writes wait until" in mounted.log(), "there is no room")
+    os.unlink(mounted.path / "ballast")
+    until(lambda: os.waitpid(pid, os.WNOHANG) == (pid, 0), "all is written back", 60)
+    assert cold(mounted.path / "vm") == content
+    assert mounted.total()["stored"] >= len(pages) * BLOCK_BYTES
