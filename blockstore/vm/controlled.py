@@ -27,10 +27,14 @@ from blockstore.vm.refault_cost import RefaultCost
 from blockstore.vm.write_back import WriteBack
 
 LARGEST_COST: Final = 0.008
-"""Of a core, for one VM: after a look that took long, or took much away, the next one comes so much later."""
+"""Of a core, for one VM, in the long run: when that is overdrawn, the next look comes so much later."""
+
+SAVED_UP_S: Final = 60.0
+"""What is not spent can be saved up for so long. That takes some 400 MiB away: a VM that has fallen idle
+is small in seconds, and in a minute it can be so again."""
 
 LONGEST_PAUSE_S: Final = 15.0
-"""But no later than that."""
+"""The next look comes no later than that."""
 
 RECLAIM_S: Final = 2.0
 """How long the controller waits for the kernel to take pages back before it goes on with the next VM."""
@@ -69,6 +73,7 @@ class Controlled:
         self._counts: Fields[str, Any] | None = None
         self._at = time.monotonic()
         self._due = 0.0
+        self._credit_s = SAVED_UP_S * LARGEST_COST
 
     def fileno(self) -> int:
         """Readable when the VM has ended (poll(2))."""
@@ -84,9 +89,11 @@ class Controlled:
             return
         began_s, reclaimed_s = time.thread_time(), self._reclaiming.processor_s
         self._look(counts, now - self._at, may_write=may_write)
-        self._at = now
+        earned_s = (now - self._at) * LARGEST_COST
         cost_s = time.thread_time() - began_s + self._reclaiming.processor_s - reclaimed_s
-        self._due = now + min(cost_s / LARGEST_COST, LONGEST_PAUSE_S)
+        self._at = now
+        self._credit_s = min(self._credit_s + earned_s, SAVED_UP_S * LARGEST_COST) - cost_s
+        self._due = now + min(max(-self._credit_s, 0.0) / LARGEST_COST, LONGEST_PAUSE_S)
 
     def report(self) -> dict[str, Any]:
         """For `status`."""

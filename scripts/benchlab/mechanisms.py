@@ -31,7 +31,7 @@ from blockstore.store.volume import Volume, ids_of
 
 _BLOCKS: Final = 16384
 _REPETITIONS: Final = 5
-_LEAST_PATCHES: Final = 100
+_LEAST_PATCHES: Final = 20
 
 
 @dataclass(frozen=True)

@@ -113,8 +113,171 @@ def growth(data: Sequence[Mapping[str, float]]) -> Plot:
     return plot
 
 
+def faults(data: Mapping[str, Any]) -> Plot:
+    """p50 and p99 of a fault on each server of the file."""
+    found = sorted(data["faults"], key=lambda each: float(np.median(each["p50_us"])))
+    plot, axes = pyplot.subplots(figsize=(7, 0.42 * len(found) + 1.1), layout="constrained")
+    for place, each in enumerate(found):
+        colour = _colour_of_peer(each["peer"])
+        p50, p99 = (float(np.median(each[key])) for key in ("p50_us", "p99_us"))
+        axes.plot([p50, p99], [place, place], color=colour, linewidth=1.5)
+        axes.scatter([p50], [place], color=colour, s=45, zorder=3)
+        axes.scatter([p99], [place], color="white", edgecolors=colour, s=30, zorder=3)
+        axes.annotate(f"{p50:.1f}", (p50, place), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+    axes.set_yticks(range(len(found)), [each["peer"] for each in found])
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel("microseconds: p50 (full), p99 (open)")
+    axes.set_title("A fault on a page that is not resident")
+    return plot
+
+
+def throughput(data: Mapping[str, Any]) -> Plot:
+    """MB/s of each fio job on each peer, and of ingest; logarithmic."""
+    jobs: dict[str, dict[str, float]] = {}
+    for row in data["jobs"]:
+        jobs.setdefault(row["job"], {})[row["peer"]] = row["mb_per_s"]
+    jobs["write by mmap and msync"] = {each["peer"]: float(np.median(each["mb_per_s"])) for each in data["ingest"]}
+    plot, axes = pyplot.subplots(figsize=(7, 0.34 * len(jobs) + 1.4), layout="constrained")
+    labelled = set[str]()
+    for place, rates in enumerate(jobs.values()):
+        for peer, rate in rates.items():
+            is_ours = peer == LANE
+            axes.scatter(
+                [rate],
+                [place],
+                color=_colour_of_peer(peer),
+                marker="D" if is_ours else _MARKERS[_known_peer(peer)],
+                s=48 if is_ours else 26,
+                zorder=3 if is_ours else 2,
+                label=peer if peer not in labelled else None,
+            )
+            labelled.add(peer)
+    axes.set_yticks(range(len(jobs)), list(jobs))
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.grid(axis="both")
+    axes.set_xlabel("MB/s")
+    axes.set_title("The same work on each")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return plot
+
+
+def saved_over_time(data: Mapping[str, Any]) -> Plot:
+    """A panel for each set, a line for each system."""
+    plot, grid = pyplot.subplots(
+        1, len(data), figsize=(3.2 * len(data) + 0.8, 3.2), layout="constrained", sharey=True, squeeze=False
+    )
+    for axes, (name, found) in zip(grid[0], data.items(), strict=True):
+        for system, results in found["systems"].items():
+            series = results["series"]
+            axes.plot(
+                [each["seconds"] for each in series],
+                [100 * each["saved"] for each in series],
+                color=SYSTEMS[system],
+                linewidth=2.2 if system == "store" else 1.2,
+                label=system,
+            )
+        axes.set_title(name)
+        axes.set_xlabel("seconds since the guests went on")
+        axes.set_ylim(-20, 80)
+        axes.grid(axis="y")
+    grid[0][0].set_ylabel("saved, % of touched memory")
+    grid[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return plot
+
+
+def saved_by_mechanism(data: Mapping[str, Any]) -> Plot:
+    """What each system pays at the end, in parts, in per cent of the memory that was touched."""
+    plot, grid = pyplot.subplots(
+        len(data), 1, figsize=(7.4, 1.9 * len(data) + 0.8), layout="constrained", sharex=True, squeeze=False
+    )
+    parts = list(dict.fromkeys(_part_of(key) for each in data.values() for key in _costs(each)))
+    parts.sort(key=list(PARTS).index)
+    for axes, (name, found) in zip(grid[:, 0], data.items(), strict=True):
+        for place, results in enumerate(found["systems"].values()):
+            touched, left = results["series"][-1]["touched"], 0.0
+            sums = dict.fromkeys(parts, 0.0)
+            for key, size in results["stack"]["cost"].items():
+                sums[_part_of(key)] += 100 * size / touched
+            for part, share in sums.items():
+                axes.barh(place, share, 0.7, left=left, color=PARTS[part], label=part if not place else None)
+                left += share
+            axes.text(left + 1, place, f"{100 - left:.0f} % saved", va="center", fontsize=8)
+        axes.set_yticks(range(len(found["systems"])), list(found["systems"]))
+        axes.invert_yaxis()
+        axes.set_xlim(0, 125)
+        axes.set_title(name)
+    grid[-1, 0].set_xlabel("cost, % of touched memory")
+    plot.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return plot
+
+
+def _costs(found: Mapping[str, Any]) -> list[str]:
+    return [key for results in found["systems"].values() for key in results["stack"]["cost"]]
+
+
+def _part_of(key: str) -> str:
+    """The name under which a part of the cost is drawn."""
+    return _PART_NAMES.get(key, "tables")
+
+
+def _known_peer(peer: str) -> str:
+    return next((name for name in _MARKERS if peer.startswith(name)), "tmpfs")
+
+
+def _colour_of_peer(peer: str) -> str:
+    return OURS if peer == LANE else _PEERS.get(_known_peer(peer), OTHER)
+
+
+LANE: Final = "lane"
+
+SYSTEMS: Final = {
+    "store": OURS,
+    "no patches": "#7fb7cf",
+    "ksm": "#d98c3f",
+    "zram": "#7a9e5f",
+    "ksm+zram": "#8a5a9e",
+    "nothing": OTHER,
+}
+
+_MARKERS: Final = {"lane": "D", "no-lane": "d", "zram": "s", "nbdfuse": "v", "qsd": "^", "qemu": "^", "floor": "_",
+                   "tmpfs": "o"}  # fmt: skip
+_PEERS: Final = {"lane": "#7fb7cf", "no-lane": "#7fb7cf", "zram": "#7a9e5f", "nbdfuse": "#d98c3f", "qsd": "#8a5a9e",
+                 "qemu": "#8a5a9e"}  # fmt: skip
+
+PARTS: Final = {
+    "resident": "#33658a",
+    "shared": "#0b6e99",
+    "patched": "#4ba3c7",
+    "compressed": "#8cc7de",
+    "raw": "#c5e3ef",
+    "zram": "#7a9e5f",
+    "tables": "#d9a441",
+    "processes": "#b86b5e",
+}
+"""Of what is paid, from left to right."""
+
+_PART_NAMES: Final = {
+    "resident": "resident",
+    "stored_shared": "shared",
+    "stored_patched": "patched",
+    "stored_compressed": "compressed",
+    "stored_references": "patched",
+    "stored_raw": "raw",
+    "pool_rest": "raw",
+    "zram": "zram",
+    "processes": "processes",
+}
+
 PLOTS: Final[dict[str, tuple[str, Draw]]] = {
+    "saved-over-time": ("saved", saved_over_time),
+    "saved-by-mechanism": ("saved", saved_by_mechanism),
     "mechanisms": ("mechanisms", mechanisms),
+    "faults": ("fio", faults),
+    "throughput": ("fio", throughput),
     "slowdown": ("slowdown", slowdown),
     "growth": ("growth", growth),
 }
