@@ -30,6 +30,7 @@ from benchlab import (
     patch,
     resident,
     results,
+    saved,
     slowdown,
     start,
 )
@@ -51,6 +52,7 @@ GROUPS: dict[str, tuple[Group, ...]] = {
     "slowdown": (slowdown.measure,),
     "growth": (growth.measure,),
     "fio": (fio.measure,),
+    "saved": (saved.alike, saved.different, saved.idle),
 }
 
 
@@ -81,6 +83,7 @@ def bench(groups: tuple[str, ...], redraw: bool, publish: bool, quick: bool, ima
     slowdown what work in a guest on the store takes, against a guest on plain memory
     growth   ingest, faults, tables and a restart from 256 MiB to 16 GiB
     fio      the file itself, beside zram, nbdkit, qemu-storage-daemon and tmpfs; installs what it lacks of them
+    saved    memory saved of sets of guests, beside KSM, zram, both and nothing (half an hour; --quick: a minute)
 
     Each figure is a ratio within one run where it can be one. Results, table, plots and a page with all of them go to
     build/bench/. Needs root and /dev/fuse, gcc and libfuse3-dev.

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from benchlab import processes, programs
+from benchlab import processes, programs, undo
 from benchlab.errors import BenchError
 
 PREFIX: Final = "blockstore-bench-"
@@ -205,7 +205,9 @@ def _remove_leftovers(parent: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove one of our folders; what is still mounted in it is aborted first."""
+    """Remove one of our folders; what is still mounted in it is aborted first, and what its bench had changed on the
+    machine is put back."""
+    undo.put_back(folder)
     for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         path = Path(line.split(" ")[4])
         if path.parent == folder:
