@@ -31,7 +31,7 @@ class Bench:
     @cached_property
     def images(self) -> dict[str, Path]:
         """Of three guests; recorded when first asked for, if there are none yet. Raises BenchError."""
-        return images.find(self.image_folder)
+        return images.find(self.image_folder, quick=self.quick)
 
     def leave_out(self, what: str, reason: str) -> None:
         """A peer is not installed, or not permitted: say so, now and in the results."""

@@ -60,6 +60,13 @@ GROUPS: dict[str, tuple[Group, ...]] = {
 @click.argument("groups", metavar="[GROUP]...", nargs=-1, type=click.Choice(list(GROUPS)))
 @click.option("--redraw", is_flag=True, help="Measure nothing; make table, plots and page from the last results.")
 @click.option("--publish", is_flag=True, help="Put a dated copy of table and plots into docs/bench/ as well.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=results.FOLDER,
+    show_default="build/bench",
+    help="Where results, table, plots and page go.",
+)
 @click.option("--quick", is_flag=True, help="Less data and fewer repetitions: to try the bench, not to quote.")
 @click.option(
     "--images",
@@ -67,7 +74,9 @@ GROUPS: dict[str, tuple[Group, ...]] = {
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder with web.ram, compile.ram, db.ram. Default: the cache, recorded there if missing.",
 )
-def bench(groups: tuple[str, ...], redraw: bool, publish: bool, quick: bool, image_folder: Path | None) -> int:
+def bench(
+    groups: tuple[str, ...], redraw: bool, publish: bool, output: Path, quick: bool, image_folder: Path | None
+) -> int:
     """Measure what is promised, on the memory of real guests; all groups, or those that are named.
 
     \b
@@ -97,18 +106,18 @@ def bench(groups: tuple[str, ...], redraw: bool, publish: bool, quick: bool, ima
     Exit codes: 0 measured, met or short; 1 something could not be measured; 130 interrupted.
     """
     if redraw:
-        report = _last_report()
+        report = _last_report(output)
     else:
-        report = _measure(groups or tuple(GROUPS), quick=quick, image_folder=image_folder)
+        report = _measure(groups or tuple(GROUPS), output, quick=quick, image_folder=image_folder)
         _show(report)
-    written = results.write(report)
+    written = results.write(report, output)
     print(f"bench: {written[-1]}", file=sys.stderr)
     if publish:
         print(f"bench: {results.publish(report)}", file=sys.stderr)
     return 1 if report["failures"] else 0
 
 
-def _measure(chosen: tuple[str, ...], *, quick: bool, image_folder: Path | None) -> dict[str, Any]:
+def _measure(chosen: tuple[str, ...], output: Path, *, quick: bool, image_folder: Path | None) -> dict[str, Any]:
     """The report: everything that is known of this run, saved after each group."""
     noise = machine.Noise()
     began_s = time.monotonic()
@@ -127,12 +136,12 @@ def _measure(chosen: tuple[str, ...], *, quick: bool, image_folder: Path | None)
             report["seconds"][name] = time.monotonic() - group_began_s
             seconds = time.monotonic() - began_s
             report["machine"] = {**machine.describe(), **noise.report(), "seconds": seconds, "quick": quick}
-            results.save(report)
+            results.save(report, output)
     return report
 
 
-def _last_report() -> dict[str, Any]:
-    path = results.FOLDER / "results.json"
+def _last_report(output: Path) -> dict[str, Any]:
+    path = output / "results.json"
     try:
         report: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:

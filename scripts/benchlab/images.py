@@ -22,8 +22,11 @@ Blocks = npt.NDArray[np.uint8]
 """Blocks one after another: shape (blocks, BLOCK_BYTES)."""
 
 
-def find(folder: Path | None) -> dict[str, Path]:
-    """The image of each guest, recorded now (it takes minutes) if it is missing in the cache. Raises BenchError."""
+def find(folder: Path | None, *, quick: bool) -> dict[str, Path]:
+    """The image of each guest, recorded now (it takes minutes) if it is missing in the cache. Raises BenchError.
+
+    To be `quick`, that of a busybox guest alone, which is recorded in half a minute.
+    """
     if folder is not None:
         found = {name: folder / f"{name}.ram" for name in GUESTS}
         missing = [str(path) for path in found.values() if not path.is_file()]
@@ -31,10 +34,10 @@ def find(folder: Path | None) -> dict[str, Path]:
             raise BenchError(f"there is no {missing[0]}; record it: python -m guestlab.services --out {folder}")
         return found
     try:
-        target = assets.cache_dir() / "images"
-        if not all((target / f"{name}.ram").is_file() for name in GUESTS):
-            print("bench: recording the memory of three guests, which takes some minutes", file=sys.stderr)
-        return {recording.service: recording.path for recording in services.record(GUESTS, target)}
+        target, guests = assets.cache_dir() / "images", (services.BUSYBOX,) if quick else GUESTS
+        if not all((target / f"{name}.ram").is_file() for name in guests):
+            print(f"bench: recording the memory of {', '.join(guests)}, which takes a while", file=sys.stderr)
+        return {recording.service: recording.path for recording in services.record(guests, target)}
     except GuestLabError as error:
         raise BenchError(str(error)) from error
 

@@ -45,7 +45,7 @@ figure { margin: 1.5rem 0 } img { max-width: 100% }
 """
 
 
-def write(report: Mapping[str, Any], folder: Path = FOLDER) -> list[Path]:
+def write(report: Mapping[str, Any], folder: Path) -> list[Path]:
     """results.json, table.md, a PNG for each plot, and index.html; the files. Raises OSError."""
     for old in folder.glob("*.png"):
         old.unlink()
@@ -63,7 +63,7 @@ def write(report: Mapping[str, Any], folder: Path = FOLDER) -> list[Path]:
     return written
 
 
-def save(report: Mapping[str, Any], folder: Path = FOLDER) -> Path:
+def save(report: Mapping[str, Any], folder: Path) -> Path:
     """results.json alone: after each group, so that a run that is cut off has not been for nothing. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     return _put(folder / "results.json", json.dumps(report, indent=1) + "\n")
