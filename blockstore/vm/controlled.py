@@ -26,11 +26,11 @@ from blockstore.vm.process_stat import start_time
 from blockstore.vm.refault_cost import RefaultCost
 from blockstore.vm.write_back import WriteBack
 
-LARGEST_COST: Final = 0.008
+LARGEST_COST: Final = 0.006
 """Of a core, for one VM, in the long run: when that is overdrawn, the next look comes so much later."""
 
 SAVED_UP_S: Final = 60.0
-"""What is not spent can be saved up for so long. That takes some 400 MiB away: a VM that has fallen idle
+"""What is not spent can be saved up for so long. That takes some 300 MiB away: a VM that has fallen idle
 is small in seconds, and in a minute it can be so again."""
 
 LONGEST_PAUSE_S: Final = 15.0
