@@ -234,7 +234,7 @@ class Ingest:
             rows.mark_changed(used.astype(np.int64))
         self._content.enter(encoded.digests, new)
         if encoded.features is not None and encoded.featured is not None:
-            self._similarity.enter(encoded.features, new[encoded.featured])
+            self._similarity.enter(encoded.features, new[encoded.featured], rows)
         return new
 
     def _share_repeats(

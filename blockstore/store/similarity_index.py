@@ -1,8 +1,9 @@
 """The similarity index: feature -> a recent row that had it. A table of hints, allowed to forget and to be wrong.
 
-One slot a feature, the last writer stays; 8 bits that depend on the feature are kept as a tag, so that 1 of 256 foreign
-features passes. A hint is only used if its row is live, in the same domain and no patch itself; and what it is
-worth is decided by making the patch. So nothing here needs repair after a crash, and nothing is ever deleted.
+One slot a feature, the last writer stays; 8 bits that depend on the feature and on the row's content are kept as a tag,
+so that 1 of 256 foreign features passes, and 1 of 256 rows that have become another content's. A hint is only used if
+its row is live, in the same domain and no patch itself; and what it is worth is decided by making the patch. So nothing
+here needs repair after a crash, and nothing is ever deleted.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class SimilarityIndex:
         """For each line of features the row that most of them hint at (0 where none does), and how many do."""
         slots = features % np.uint32(self._slots)
         row = self._rows_of.array.take(slots)
-        row[(self._tags.array.take(slots) != _tags(features)) | (features == NO_FEATURE)] = 0
+        row[(self._tags.array.take(slots) != _tags(features, row, rows)) | (features == NO_FEATURE)] = 0
         best, hints = np.zeros(len(row), dtype=np.uint32), np.zeros(len(row), dtype=np.int64)
         hinted = np.flatnonzero(row.any(axis=1))
         if len(hinted):
@@ -84,11 +85,11 @@ class SimilarityIndex:
             & (rows.count.array[row] != 0)  # nothing new may keep a row that only patches need
         )
 
-    def enter(self, features: npt.NDArray[np.uint32], row: npt.NDArray[np.uint32]) -> None:
-        """These rows have these features from now on."""
+    def enter(self, features: npt.NDArray[np.uint32], row: npt.NDArray[np.uint32], rows: Rows) -> None:
+        """These rows, whose digests are set, have these features from now on."""
         slots = features % np.uint32(self._slots)
         self._rows_of.array[slots] = row[:, None]
-        self._tags.array[slots] = _tags(features)
+        self._tags.array[slots] = _tags(features, row[:, None], rows)
         self._entered += len(row)
 
     def close(self) -> None:
@@ -96,6 +97,8 @@ class SimilarityIndex:
         self._tags.close()
 
 
-def _tags(features: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint8]:
-    """8 bits that depend on all of a feature: features are minima, so that their own upper bits are mostly zero."""
-    return (features * _TAG_MIX >> _TAG_SHIFT).astype(np.uint8)
+def _tags(features: npt.NDArray[np.uint32], row: npt.NDArray[np.uint32], rows: Rows) -> npt.NDArray[np.uint8]:
+    """8 bits that depend on all of a feature (features are maxima: their own upper bits are mostly ones), and on the
+    digest of the row that has it."""
+    of_content = rows.digest.array.take(row, mode="clip").astype(np.uint8)
+    return (features * _TAG_MIX >> _TAG_SHIFT).astype(np.uint8) ^ of_content
