@@ -38,11 +38,11 @@ def written(unique: int, size: int) -> bytes:
 class SmallWrites:
     """Those that are to be stored next; their data stay where they are until then."""
 
-    def __init__(self, domain: Domain) -> None:
+    def __init__(self, domain: Domain, most_blocks: int = SLICE_BLOCKS) -> None:
         self.domain = domain
         self.extents: list[Extent] = []
         self._uniques: list[int] = []
-        self._blocks_left = SLICE_BLOCKS
+        self._blocks_left = most_blocks
         self.started_ns = time.perf_counter_ns()
 
     def takes(self, volume: Volume, offset: int, size: int) -> bool:

@@ -79,6 +79,8 @@ class Store:
             self.decoder = Decoder(self.rows, self.pool)
             self._ingest = Ingest(self.rows, self.pool, self.content, self.similarity, self.decoder, patching=patching)
             self.upkeep = Upkeep(self.rows, self.pool)
+            self.slice_blocks = SLICE_BLOCKS
+            """Blocks that a step of a write takes; less where somebody waits for its end, at a price for each block."""
             self.lost_blocks = 0
             self.is_adopted = not look
             """Are counts and the pool's books those of the tables? Not with `look`, which takes them as they are."""
@@ -131,7 +133,7 @@ class Store:
             if skip or end - position < BLOCK_BYTES:
                 stop = min((block + 1) << BLOCK_SHIFT, end)
             else:
-                stop = position + min((end - position) >> BLOCK_SHIFT, SLICE_BLOCKS) * BLOCK_BYTES
+                stop = position + min((end - position) >> BLOCK_SHIFT, self.slice_blocks) * BLOCK_BYTES
             piece = view[position - offset : stop - offset]
             while not self._write_slice(volume, position, piece, reserved_segments):
                 yield self.upkeep.step()  # compaction makes room, or there is none to be made
