@@ -206,10 +206,16 @@ def spawn(script: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def said(process: subprocess.Popen[str], timeout_s: float = COMMAND_S) -> str:
-    """The next line that the program printed."""
+    """The next line that the program printed. Byte by byte: a line in a buffer of ours is none in the pipe."""
     assert process.stdout is not None
-    assert readable(process.stdout.fileno(), timeout_s), "the program says nothing"
-    return process.stdout.readline().strip()
+    line, deadline = b"", time.monotonic() + timeout_s
+    while not line.endswith(b"\n"):
+        assert readable(process.stdout.fileno(), max(deadline - time.monotonic(), 0)), "the program says nothing"
+        byte = os.read(process.stdout.fileno(), 1)
+        if not byte:
+            break
+        line += byte
+    return line.decode().strip()
 
 
 def ask(process: subprocess.Popen[str], line: str) -> str:
