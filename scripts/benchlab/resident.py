@@ -91,9 +91,9 @@ def _footprint(how_many: str, total: dict[str, Any], target: float | None) -> Fi
 
 
 def _walk(bench: Bench) -> list[Figure]:
-    pairs = _WALKS >> (3 if bench.quick else 0)
+    pairs = _WALKS >> (4 if bench.quick else 0)
     bench.say(f"resident: {pairs} pairs of walks over half of a guest's memory, on auto and all resident")
-    working_mib = GUEST_BYTES // _MIB // 2
+    working_mib = GUEST_BYTES // _MIB // (8 if bench.quick else 2)
     with StoreMount(bench.workspace, "walk") as mount, ExitStack() as stack:
         auto = stack.enter_context(controlled_guest(mount, "auto", "auto"))
         full = stack.enter_context(controlled_guest(mount, "full", f"{GUEST_BYTES // _MIB}M"))
@@ -129,7 +129,7 @@ def _freed(bench: Bench) -> list[Figure]:
     with StoreMount(bench.workspace, "freed") as mount, controlled_guest(mount, "vm", "auto") as guest:
         guest.wait_ready(BOOT_S)
         guest.command(_file("file", _FREED_BYTES // _MIB), _COMMAND_S)
-        time.sleep(30)
+        time.sleep(10 if bench.quick else 30)
         # What it takes to delete the file is resident before, and not on the bill of what is freed.
         guest.command(f"(sleep {_DELAY_S}; rm /work/file) >/dev/null 2>&1 &", _COMMAND_S)
         began = time.monotonic() + _DELAY_S

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from benchlab.cli import GROUPS
+from benchlab.mounts import PREFIX
 from benchlab.plots import PLOTS
 
 from tests.daemon.lab import PROJECT, run
@@ -27,11 +28,11 @@ KSM = Path("/sys/kernel/mm/ksm/run")
 def surroundings() -> dict[str, object]:
     """What a run may not change."""
     return {
-        "mounts": sorted(line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()),
+        "mounts": [line for line in Path("/proc/mounts").read_text().splitlines() if PREFIX in line],
         "swaps": Path("/proc/swaps").read_text(),
         "ksm": KSM.read_text() if KSM.exists() else "",
         "zram": sorted(path.name for path in Path("/sys/block").glob("zram*")),
-        "shm": sorted(path.name for path in Path("/dev/shm").iterdir()),
+        "shm": sorted(path.name for path in Path("/dev/shm").glob(f"{PREFIX}*")),
         "cgroups": sorted(str(path) for path in Path("/sys/fs/cgroup").rglob("blockstore-*")),
     }
 
@@ -50,7 +51,7 @@ def test_everything_quick(tmp_path: Path) -> None:
     assert page.count("<img ") == len(PLOTS) and "http" not in page.replace("http-equiv", "")
     assert all(figure["name"] in (tmp_path / "table.md").read_text() for figure in report["figures"])
     assert surroundings() == before
-    left = subprocess.run(["pgrep", "-f", "blockstore-bench-"], capture_output=True, text=True, check=False).stdout
+    left = subprocess.run(["pgrep", "-f", PREFIX], capture_output=True, text=True, check=False).stdout
     assert not left, "no process is left"
 
 
