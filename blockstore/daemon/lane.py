@@ -111,6 +111,7 @@ class Lane:
     def start(self, ended: Callable[[], None]) -> None:
         """Serve until the mount is gone, then call `ended` (in the lane's thread)."""
         self._ended = ended
+        os.set_blocking(self._fd, True)  # whoever served before may have been killed within _read_at_once
         self._thread.start()
 
     def join(self) -> None:
@@ -160,14 +161,16 @@ class Lane:
         while True:
             try:
                 # One buffer, by readinto: readv takes a third of a microsecond more.
-                size = self._device.readinto(request)
-                self.turns += 1
+                size = self._read_at_once(0) if jobs.count else self._device.readinto(request)
             except OSError as error:
-                if error.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
+                if error.errno in (errno.ENOENT, errno.EINTR):
                     return True  # the request was withdrawn before we could read it
                 if error.errno == errno.ENODEV:
                     return False
                 raise
+            if not size:
+                return True
+            self.turns += 1
             opcode, unique, inode, offset, length, _ = _unpack_request(request)
             if opcode != abi.READ:
                 break
@@ -293,17 +296,18 @@ class Lane:
             self._take(self._gathered_end, size)
 
     def _gather(self, together: SmallWrites, end: int) -> int:
-        """Read on behind `end`; the size of a request that does not belong there, at `_gathered_end`, or 0."""
+        """Read on behind `end`; the size of a request that does not belong there, at `_gathered_end`, or 0. Never
+        waits."""
         for _ in range(REQUESTS_BETWEEN_STEPS):
             self._gathered_end = end
             if together.is_full or not self._poll.poll(0):
                 break
             try:
-                size = self._device.readinto(memoryview(self._request)[end:])
-            except OSError as error:
-                if error.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
-                    continue
-                break  # the mount is gone: the next who reads will say so
+                size = self._read_at_once(end)
+            except OSError:
+                break  # withdrawn, or the mount is gone: whoever reads next will say so
+            if not size:
+                break
             self.turns += 1
             opcode, unique, inode, offset, length, _ = _unpack_request(self._request, end)
             if opcode == abi.READ:
@@ -317,6 +321,15 @@ class Lane:
             together.add(unique, volume, offset, memoryview(self._request)[end + abi.HEAD_BYTES : end + size])
             end += size
         return 0
+
+    def _read_at_once(self, at: int) -> int | None:
+        """A request into the buffer, if there is one. What poll(2) has seen may be withdrawn, because somebody was
+        killed, and to wait for the next one would keep all waiting whose requests were taken already."""
+        os.set_blocking(self._fd, False)
+        try:
+            return self._device.readinto(memoryview(self._request)[at:])
+        finally:
+            os.set_blocking(self._fd, True)
 
     def _fallocate(self, unique: int, inode: int, arguments: bytes) -> None:
         _, offset, length, mode, _ = abi.FALLOCATE_IN.unpack_from(arguments)
