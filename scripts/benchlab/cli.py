@@ -59,6 +59,7 @@ GROUPS: dict[str, tuple[Group, ...]] = {
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("groups", metavar="[GROUP]...", nargs=-1, type=click.Choice(list(GROUPS)))
 @click.option("--redraw", is_flag=True, help="Measure nothing; make table, plots and page from the last results.")
+@click.option("--add", is_flag=True, help="Keep what the last results have of groups that are not measured now.")
 @click.option("--publish", is_flag=True, help="Put a dated copy of table and plots into docs/bench/ as well.")
 @click.option(
     "--output",
@@ -75,7 +76,13 @@ GROUPS: dict[str, tuple[Group, ...]] = {
     help="Folder with web.ram, compile.ram, db.ram. Default: the cache, recorded there if missing.",
 )
 def bench(
-    groups: tuple[str, ...], redraw: bool, publish: bool, output: Path, quick: bool, image_folder: Path | None
+    groups: tuple[str, ...],
+    redraw: bool,
+    add: bool,
+    publish: bool,
+    output: Path,
+    quick: bool,
+    image_folder: Path | None,
 ) -> int:
     """Measure what is promised, on the memory of real guests; all groups, or those that are named.
 
@@ -108,7 +115,9 @@ def bench(
     if redraw:
         report = _last_report(output)
     else:
-        report = _measure(groups or tuple(GROUPS), output, quick=quick, image_folder=image_folder)
+        chosen = groups or tuple(GROUPS)
+        report = _of_other_groups(_last_report(output), chosen) if add else _empty_report()
+        _measure(report, chosen, output, quick=quick, image_folder=image_folder)
         _show(report)
     written = results.write(report, output)
     print(f"bench: {written[-1]}", file=sys.stderr)
@@ -117,27 +126,38 @@ def bench(
     return 1 if report["failures"] else 0
 
 
-def _measure(chosen: tuple[str, ...], output: Path, *, quick: bool, image_folder: Path | None) -> dict[str, Any]:
-    """The report: everything that is known of this run, saved after each group."""
+def _measure(
+    report: dict[str, Any], chosen: tuple[str, ...], output: Path, *, quick: bool, image_folder: Path | None
+) -> None:
+    """Complete the report by all that is known of this run; it is saved after each group."""
     noise = machine.Noise()
-    began_s = time.monotonic()
-    report: dict[str, Any] = {"machine": {}, "seconds": {}, "figures": [], "failures": []}
     with mounts.workspace() as workspace:
-        context = Bench(image_folder, workspace, noise, quick)
-        report |= {"data": context.kept, "not_measured": context.not_measured}
+        context = Bench(image_folder, workspace, noise, quick, report["data"], report["not_measured"])
         for name in chosen:
-            group_began_s = time.monotonic()
+            began_s = time.monotonic()
             for measure in GROUPS[name]:
                 try:
-                    report["figures"] += [figure.as_json() for figure in measure(context)]
+                    report["figures"] += [{**figure.as_json(), "measured_in": name} for figure in measure(context)]
                 except (BenchError, BlockstoreError, GuestLabError) as error:
                     report["failures"].append(f"{name}: {error}")
                     context.say(report["failures"][-1])
-            report["seconds"][name] = time.monotonic() - group_began_s
-            seconds = time.monotonic() - began_s
+            report["seconds"][name] = time.monotonic() - began_s
+            seconds = sum(report["seconds"].values())
             report["machine"] = {**machine.describe(), **noise.report(), "seconds": seconds, "quick": quick}
             results.save(report, output)
-    return report
+
+
+def _empty_report() -> dict[str, Any]:
+    return {"machine": {}, "seconds": {}, "figures": [], "data": {}, "failures": [], "not_measured": []}
+
+
+def _of_other_groups(report: dict[str, Any], chosen: tuple[str, ...]) -> dict[str, Any]:
+    """What an earlier run on this machine has measured in other groups."""
+    kept = _empty_report()
+    kept["figures"] = [figure for figure in report["figures"] if figure["measured_in"] not in chosen]
+    for key in ("data", "seconds"):
+        kept[key] = {name: value for name, value in report[key].items() if name not in chosen}
+    return kept
 
 
 def _last_report(output: Path) -> dict[str, Any]:

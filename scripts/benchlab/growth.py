@@ -7,7 +7,6 @@ faults of pages from all over the store take, how large the tables are, and how 
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -81,12 +80,13 @@ def measure(bench: Bench) -> list[Figure]:
 
 
 def _affordable(size_bytes: int) -> int:
-    """As much as leaves half of the free memory free."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    while size_bytes * _POOL_SHARE > free / 2 and size_bytes > FIRST_BYTES:
+    """As much as leaves a third of the available memory free."""
+    while size_bytes * _POOL_SHARE > machine.available_bytes() * 2 / 3:
+        if size_bytes == FIRST_BYTES:
+            raise BenchError(
+                f"growth wants {size_bytes * _POOL_SHARE / 2**20:.0f} MiB of memory, and half of that free"
+            )
         size_bytes //= 2
-    if size_bytes * _POOL_SHARE > free / 2:
-        raise BenchError(f"growth wants {2 * size_bytes * _POOL_SHARE / 2**20:.0f} MiB of free memory")
     return size_bytes
 
 

@@ -60,6 +60,12 @@ def warm_memory(size_bytes: int) -> None:
         memory.close()
 
 
+def available_bytes() -> int:
+    """What the kernel could give to new processes: page cache counts, as it would go."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) << 10
+
+
 class Noise:
     """What the machine did besides us, from its construction to `report`."""
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from benchlab import processes
+from benchlab import machine, processes
 from benchlab.bench import Bench
 from benchlab.errors import BenchError
 from benchlab.figures import Figure, from_repetitions
@@ -61,9 +61,8 @@ def measure(bench: Bench) -> list[Figure]:
 
 
 def _affordable(size_bytes: int) -> int:
-    """As much as half of the free memory holds."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    while size_bytes * POOL_SHARE > free / 2 and size_bytes > PIECE_BYTES:
+    """As much as half of the available memory holds."""
+    while size_bytes * POOL_SHARE > machine.available_bytes() / 2 and size_bytes > PIECE_BYTES:
         size_bytes //= 2
     return size_bytes
 
