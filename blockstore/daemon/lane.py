@@ -41,10 +41,10 @@ SMALL_WRITE_BYTES: Final = SLICE_BLOCKS * BLOCK_BYTES
 """Writes up to one step are done at once."""
 
 QUICK_SLICE_BLOCKS: Final = 32
-"""What a step takes while faults come: they wait for a third of the time, and writes take half as long again."""
+"""What a step takes while faults come: they wait for two thirds of the time, and writes take half as long again."""
 
-QUICK_STEPS: Final = 16
-"""Steps after a read that are still quick: where one fault was, others come."""
+QUICK_STEPS: Final = 2
+"""Steps after a read that are still quick. A fault now and then should not make all writes dearer."""
 
 SPARE_BUFFERS: Final = 2
 """Buffers of 1 MiB that are kept for the next write; a new one costs a hundredth of what encoding its content does."""
