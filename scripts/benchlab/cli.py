@@ -52,7 +52,7 @@ GROUPS: dict[str, tuple[Group, ...]] = {
     "slowdown": (slowdown.measure,),
     "growth": (growth.measure,),
     "fio": (fio.measure,),
-    "saved": (saved.alike, saved.different, saved.idle),
+    "saved": (saved.idle, saved.different, saved.alike),
 }
 
 
@@ -129,7 +129,7 @@ def bench(
 def _measure(
     report: dict[str, Any], chosen: tuple[str, ...], output: Path, *, quick: bool, image_folder: Path | None
 ) -> None:
-    """Complete the report by all that is known of this run; it is saved after each group."""
+    """Complete the report by all that is known of this run; it is saved after each part of it."""
     noise = machine.Noise()
     with mounts.workspace() as workspace:
         context = Bench(image_folder, workspace, noise, quick, report["data"], report["not_measured"])
@@ -141,10 +141,10 @@ def _measure(
                 except (BenchError, BlockstoreError, GuestLabError) as error:
                     report["failures"].append(f"{name}: {error}")
                     context.say(report["failures"][-1])
-            report["seconds"][name] = time.monotonic() - began_s
-            seconds = sum(report["seconds"].values())
-            report["machine"] = {**machine.describe(), **noise.report(), "seconds": seconds, "quick": quick}
-            results.save(report, output)
+                report["seconds"][name] = time.monotonic() - began_s
+                seconds = sum(report["seconds"].values())
+                report["machine"] = {**machine.describe(), **noise.report(), "seconds": seconds, "quick": quick}
+                results.save(report, output)
 
 
 def _empty_report() -> dict[str, Any]:
