@@ -26,7 +26,7 @@ from blockstore.vm.process_stat import start_time
 from blockstore.vm.refault_cost import RefaultCost
 from blockstore.vm.write_back import WriteBack
 
-LARGEST_COST: Final = 0.006
+LARGEST_COST: Final = 0.007
 """Of a core, for one VM, in the long run: when that is overdrawn, the next look comes so much later."""
 
 SAVED_UP_S: Final = 60.0
@@ -34,7 +34,7 @@ SAVED_UP_S: Final = 60.0
 is small in seconds, and in a minute it can be so again."""
 
 LONGEST_PAUSE_S: Final = 15.0
-"""The next look comes no later than that."""
+"""The next look comes no later than that, and what it cannot make up for is forgotten."""
 
 RECLAIM_S: Final = 2.0
 """How long the controller waits for the kernel to take pages back before it goes on with the next VM."""
@@ -92,8 +92,9 @@ class Controlled:
         earned_s = (now - self._at) * LARGEST_COST
         cost_s = time.thread_time() - began_s + self._reclaiming.processor_s - reclaimed_s
         self._at = now
-        self._credit_s = min(self._credit_s + earned_s, SAVED_UP_S * LARGEST_COST) - cost_s
-        self._due = now + min(max(-self._credit_s, 0.0) / LARGEST_COST, LONGEST_PAUSE_S)
+        credit_s = min(self._credit_s + earned_s, SAVED_UP_S * LARGEST_COST) - cost_s
+        self._credit_s = max(credit_s, -LONGEST_PAUSE_S * LARGEST_COST)
+        self._due = now + max(-self._credit_s, 0.0) / LARGEST_COST
 
     def report(self) -> dict[str, Any]:
         """For `status`."""
