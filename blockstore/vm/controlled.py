@@ -19,22 +19,13 @@ from typing import Any, Final
 from blockstore.daemon.attachments import AUTO, Attachment
 from blockstore.daemon.mounts import Mapping, Mount, mappings_of
 from blockstore.vm import resident
+from blockstore.vm.allowance import Allowance
 from blockstore.vm.cgroups import Cgroup
 from blockstore.vm.mechanism import ByCgroup, Clock, Mechanism
 from blockstore.vm.policy import Auto, Fixed, Policy
 from blockstore.vm.process_stat import start_time
 from blockstore.vm.refault_cost import RefaultCost
 from blockstore.vm.write_back import WriteBack
-
-LARGEST_COST: Final = 0.007
-"""Of a core, for one VM, in the long run: when that is overdrawn, the next look comes so much later."""
-
-SAVED_UP_S: Final = 60.0
-"""What is not spent can be saved up for so long. That takes some 300 MiB away: a VM that has fallen idle
-is small in seconds, and in a minute it can be so again."""
-
-LONGEST_PAUSE_S: Final = 15.0
-"""The next look comes no later than that, and what it cannot make up for is forgotten."""
 
 RECLAIM_S: Final = 2.0
 """How long the controller waits for the kernel to take pages back before it goes on with the next VM."""
@@ -73,7 +64,7 @@ class Controlled:
         self._counts: Fields[str, Any] | None = None
         self._at = time.monotonic()
         self._due = 0.0
-        self._credit_s = SAVED_UP_S * LARGEST_COST
+        self._allowance = Allowance()
 
     def fileno(self) -> int:
         """Readable when the VM has ended (poll(2))."""
@@ -89,12 +80,9 @@ class Controlled:
             return
         began_s, reclaimed_s = time.thread_time(), self._reclaiming.processor_s
         self._look(counts, now - self._at, may_write=may_write)
-        earned_s = (now - self._at) * LARGEST_COST
         cost_s = time.thread_time() - began_s + self._reclaiming.processor_s - reclaimed_s
+        self._due = now + self._allowance.spend(now - self._at, cost_s)
         self._at = now
-        credit_s = min(self._credit_s + earned_s, SAVED_UP_S * LARGEST_COST) - cost_s
-        self._credit_s = max(credit_s, -LONGEST_PAUSE_S * LARGEST_COST)
-        self._due = now + max(-self._credit_s, 0.0) / LARGEST_COST
 
     def report(self) -> dict[str, Any]:
         """For `status`."""
