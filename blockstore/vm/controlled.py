@@ -19,13 +19,18 @@ from typing import Any, Final
 from blockstore.daemon.attachments import AUTO, Attachment
 from blockstore.daemon.mounts import Mapping, Mount, mappings_of
 from blockstore.vm import resident
-from blockstore.vm.allowance import Allowance
 from blockstore.vm.cgroups import Cgroup
 from blockstore.vm.mechanism import ByCgroup, Clock, Mechanism
 from blockstore.vm.policy import Auto, Fixed, Policy
 from blockstore.vm.process_stat import start_time
 from blockstore.vm.refault_cost import RefaultCost
 from blockstore.vm.write_back import WriteBack
+
+LARGEST_COST: Final = 0.008
+"""Of a core, for one VM: after a look that took long, or took much away, the next one comes so much later."""
+
+LONGEST_PAUSE_S: Final = 15.0
+"""But no later than that."""
 
 RECLAIM_S: Final = 2.0
 """How long the controller waits for the kernel to take pages back before it goes on with the next VM."""
@@ -64,7 +69,6 @@ class Controlled:
         self._counts: Fields[str, Any] | None = None
         self._at = time.monotonic()
         self._due = 0.0
-        self._allowance = Allowance()
 
     def fileno(self) -> int:
         """Readable when the VM has ended (poll(2))."""
@@ -80,9 +84,9 @@ class Controlled:
             return
         began_s, reclaimed_s = time.thread_time(), self._reclaiming.processor_s
         self._look(counts, now - self._at, may_write=may_write)
-        cost_s = time.thread_time() - began_s + self._reclaiming.processor_s - reclaimed_s
-        self._due = now + self._allowance.spend(now - self._at, cost_s)
         self._at = now
+        cost_s = time.thread_time() - began_s + self._reclaiming.processor_s - reclaimed_s
+        self._due = now + min(cost_s / LARGEST_COST, LONGEST_PAUSE_S)
 
     def report(self) -> dict[str, Any]:
         """For `status`."""
