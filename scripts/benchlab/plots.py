@@ -33,6 +33,7 @@ _STYLE: Final[dict[Any, Any]] = {
     "axes.titlelocation": "left",
     "grid.color": "#e4e7eb",
     "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text: smaller, and it can be searched
     "svg.hashsalt": "blockstore",
 }
 
