@@ -13,8 +13,7 @@ from typing import Final
 
 from benchlab.errors import BenchError
 from benchlab.undo import Undo
-
-ALGORITHM: Final = "lz4"
+from benchlab.zram import ALGORITHM
 
 _CONTROL: Final = Path("/sys/class/zram-control")
 _FIRST: Final = Path("/sys/block/zram0")
