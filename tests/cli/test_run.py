@@ -64,7 +64,9 @@ def processes_with(text: str) -> list[int]:
 
 
 def nothing_is_left(mounted: Mounted) -> None:
-    until(lambda: not list(mounted.path.rglob("*")), f"no file is left: {list(mounted.path.rglob('*'))}", 10)
+    # os.walk, for a folder may go while it is looked at.
+    until(lambda: not any(entries for *_, entries in os.walk(mounted.path)), "no file is left", 10)
+    until(lambda: not os.listdir(mounted.path), "no folder is left", 10)
     until(lambda: not processes_with(str(mounted.path)), "no process is left", 10)
     until(lambda: not cgroups_left(), f"no cgroup is left: {cgroups_left()}", 10)
     assert mounted.total()["logical"] == 0
