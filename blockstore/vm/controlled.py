@@ -65,7 +65,6 @@ class Controlled:
         self._reclaiming = Reclaiming()
         self._failures = 0
         self._reclaimed_bytes = 0
-        self._resident_bytes = 0
         self._counts: Fields[str, Any] | None = None
         self._at = time.monotonic()
         self._due = 0.0
@@ -93,7 +92,6 @@ class Controlled:
         share = self._policy.share if isinstance(self._policy, Auto) else None
         return {
             "mechanism": self._mechanism.name,
-            "resident": self._resident_bytes,
             "reclaimed": self._reclaimed_bytes,
             "refault_share": share,
             "refault_us": self._cost.fault_us,
@@ -109,19 +107,29 @@ class Controlled:
         waited_s = self._cost.waited_s(before, counts) if before is not None else 0.0
         if may_write:
             self._write_back.go_on(elapsed_s)
-        self._resident_bytes = resident.of_descriptor(self._descriptor).resident
-        wanted = self._policy.reclaim_bytes(self._resident_bytes, waited_s, elapsed_s)
+        wanted = self._policy.reclaim_bytes(self._can_take_bytes(), waited_s, elapsed_s)
+        if wanted and self._policy.must:  # then to the page
+            wanted = self._policy.reclaim_bytes(resident.of_descriptor(self._descriptor).resident, waited_s, elapsed_s)
         if wanted and may_write:
             self._reclaim(wanted)
 
     def _reclaim(self, wanted_bytes: int) -> None:
+        before_bytes = self._can_take_bytes()
         failure = self._reclaiming.run(lambda: self._mechanism.reclaim(wanted_bytes, must=self._policy.must))
         self._failures = self._failures + 1 if failure else 0
         if self._failures >= KEEP_TRYING and not isinstance(self._mechanism, Clock):
+            self._mechanism = self._choose("")
+        else:
+            self._reclaimed_bytes += max(before_bytes - self._can_take_bytes(), 0)
+
+    def _can_take_bytes(self) -> int:
+        try:
+            return self._mechanism.resident_bytes()
+        except OSError:
+            if isinstance(self._mechanism, Clock):
+                raise
             self._mechanism = self._choose("")  # somebody has taken the cgroup away
-        after_bytes = resident.of_descriptor(self._descriptor).resident
-        self._reclaimed_bytes += max(self._resident_bytes - after_bytes, 0)
-        self._resident_bytes = after_bytes
+            return self._mechanism.resident_bytes()
 
     def _choose(self, path: str) -> Mechanism:
         if path:
