@@ -18,11 +18,14 @@ LEAST_PART_PER_S: Final = 0.001
 LARGEST_PART_PER_S: Final = 0.15
 """Of what is resident, taken away in a second. An idle VM is down to a tenth in half a minute."""
 
-GROWTH: Final = 1.05
+GROWTH: Final = 1.08
 SLOW_GROWTH: Final = 1.01
-"""By which the part grows in a second within the budget: the slow one when a quarter of the budget was spent of late. A
+"""By which the part grows in a second within the budget: the slow one when a quarter of it was spent of late. A
 VM that lives on its working set would be looked at for cold pages all the time otherwise, which costs it and the
 controller more than it can find."""
+
+RECENT_S: Final = 20.0
+"""What "of late" is: a VM that has become idle is left in peace for no longer than it takes to be sure of it."""
 
 CUT: Final = 4
 """By which the part is divided after an overdraft."""
@@ -66,6 +69,7 @@ class Auto:
         self._target_share = target_share
         self._part_per_s = FIRST_PART_PER_S
         self._budget_s = 0.0
+        self._recent_share = 0.0
         self.share = 0.0
         """Of the last minute, about, spent in refaults."""
 
@@ -76,11 +80,12 @@ class Auto:
         budget_s = self._budget_s + elapsed_s * self._target_share - waited_s
         self._budget_s = min(max(budget_s, -OVERDRAFT_S * self._target_share), SAVED_S * self._target_share)
         self.share += (waited_s / elapsed_s - self.share) * min(elapsed_s / 60, 1.0)
+        self._recent_share += (waited_s / elapsed_s - self._recent_share) * min(elapsed_s / RECENT_S, 1.0)
         if self._budget_s < 0:
             if was_within:
                 self._part_per_s = max(self._part_per_s / CUT, LEAST_PART_PER_S)
             return 0
-        growth = GROWTH if self.share < self._target_share / 4 else SLOW_GROWTH
+        growth = GROWTH if self._recent_share < self._target_share / 4 else SLOW_GROWTH
         self._part_per_s = min(self._part_per_s * growth**elapsed_s, LARGEST_PART_PER_S)
         part = min(self._part_per_s * elapsed_s, LARGEST_PART_PER_S)
         return min(int(resident_bytes * part), max(resident_bytes - FLOOR_BYTES, 0))

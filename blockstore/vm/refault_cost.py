@@ -21,7 +21,8 @@ PROBES: Final = 9
 LOOKS: Final = 64
 """Pages looked at for PROBES that are not resident."""
 
-EVERY_S: Final = 60.0
+EVERY_S: Final = 15.0
+"""One that fell into a busy moment shall not count for long."""
 
 BLOCK_US: Final = 6.0
 """What each further block of a request for several takes (read-ahead): decoding and copying."""

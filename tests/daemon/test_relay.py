@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from blockstore.daemon import fuse_abi as abi
-from blockstore.daemon.relay import CONGESTION_THRESHOLD, FORGETS_AT_ONCE, MAXIMUM_BACKGROUND, Relay
+from blockstore.daemon.relay import CONGESTION_THRESHOLD, FORGETS_AT_ONCE, MAXIMUM_BACKGROUND, READ_AHEAD_BYTES, Relay
 
 GETATTR, READDIRPLUS = 3, 44
 
@@ -101,8 +101,9 @@ def test_init_loses_what_hurts(ends: Ends) -> None:
     figures = abi.INIT_OUT.pack(7, 38, 1 << 17, asked, 99, 77) + bytes(40)
     answer = abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(figures), 0, 2) + figures
     found = ends.answer(answer)
-    *_, granted, background, congestion = abi.INIT_OUT.unpack_from(found, abi.OUT_HEADER.size)
-    assert (granted, background, congestion) == (asked, MAXIMUM_BACKGROUND, CONGESTION_THRESHOLD)
+    _, _, read_ahead, granted, background, congestion = abi.INIT_OUT.unpack_from(found, abi.OUT_HEADER.size)
+    assert (granted, read_ahead) == (asked, READ_AHEAD_BYTES)
+    assert (background, congestion) == (MAXIMUM_BACKGROUND, CONGESTION_THRESHOLD)
     assert len(found) == len(answer)
     assert ends.answer(answer) == answer, "only the answer to INIT is edited"
 
