@@ -3,6 +3,7 @@
 door        the one way to the store, for the lane's thread and for trio's
 fuse_abi    what is read from and written to /dev/fuse
 lane        READ WRITE FALLOCATE COPY_FILE_RANGE LSEEK, straight from /dev/fuse
+range_requests  those that carry no data: holes, copies, where data is
 jobs        those of its requests that take time, or wait for room
 relay       everything else, between /dev/fuse and pyfuse3
 names       names and attributes, in SQLite

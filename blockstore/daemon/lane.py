@@ -1,9 +1,9 @@
 """The lane: answers what touches data straight from /dev/fuse, in a thread of its own (DESIGN.md section 4).
 
 READ is answered at once. What may take long (a WRITE of 1 MiB is 256 blocks, milliseconds) becomes a *job*: steps
-of the store, of which one is done at a time, and between two steps all requests that wait in the device are
-looked at. So a fault of one VM waits for one step of another's write-back, not for all of it. Jobs of different
-volumes take turns.
+of the store, of which one is done at a time. Between two steps, and every tenth of a millisecond while a step still
+encodes, requests that wait in the device are looked at: a fault of one VM waits for a small part of another's
+write-back. Jobs of different volumes take turns.
 
 A job that finds no room waits (jobs.py); meanwhile reads go on. A hot path; its benchmark is `scripts/bench fault`.
 """
@@ -17,7 +17,8 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Final
 
@@ -25,6 +26,7 @@ from blockstore.daemon import fuse_abi as abi
 from blockstore.daemon.door import Door
 from blockstore.daemon.jobs import MAXIMUM_JOBS, Job, Jobs
 from blockstore.daemon.latency import Latency
+from blockstore.daemon.range_requests import RangeRequests
 from blockstore.daemon.relay import Relay
 from blockstore.daemon.small_writes import GATHERED_BYTES, SmallWrites, is_small, written
 from blockstore.errors import CorruptBlock
@@ -45,6 +47,9 @@ QUICK_SLICE_BLOCKS: Final = 32
 
 QUICK_STEPS: Final = 2
 """Steps after a read that are still quick. A fault now and then should not make all writes dearer."""
+
+REQUESTS_A_BREATH: Final = 4
+"""Requests that are served at most while a step takes breath, which it does every tenth of a millisecond."""
 
 SPARE_BUFFERS: Final = 2
 """Buffers of 1 MiB that are kept for the next write; a new one costs a hundredth of what encoding its content does."""
@@ -76,7 +81,6 @@ class Lane:
         self._door = door
         self._somebody_waits, self._door_itself = door.somebody_waits, door.itself
         self._relay = relay
-        self._writers_of = writers_of
         self._saw_init = saw_init
         self._died = died
         self._poll = select.poll()
@@ -90,18 +94,17 @@ class Lane:
         self._jobs = Jobs(door, self._answer, self._leave, self.write_latency)
         self._served = 0
         self._gathered_end = 0
+        self._free_from = 0  # what stands in the buffer before is still needed
+        self._held_bytes = 0  # of a request that stands behind, and was read during a step that must end first
+        self._in_step = False
+        store.breathe_with(self._breathe)
         self._quick_steps = 0
         self._changed = True
         self._thread = threading.Thread(target=self._run, name="lane", daemon=True)
         self.corrupt_reads = 0
         self.turns = 0
         """Requests taken from the device."""
-        self._handlers: dict[int, Callable[[int, int, bytes], None]] = {
-            abi.FALLOCATE: self._fallocate,
-            abi.COPY_FILE_RANGE: self._copy_file_range,
-            abi.COPY_FILE_RANGE_64: self._copy_file_range,
-            abi.LSEEK: self._lseek,
-        }
+        self._handlers = RangeRequests(store, door, self._jobs.enter, self._answer, writers_of).handlers
 
     @property
     def stalled(self) -> int:
@@ -121,8 +124,7 @@ class Lane:
         try:
             while True:
                 if self._jobs.count and not self._wait_beside_jobs():
-                    self._store.slice_blocks = self._slice_blocks()
-                    self._jobs.advance()
+                    self._advance()
                     continue
                 if self._changed and not self._jobs.count:
                     self._upkeep()
@@ -132,6 +134,44 @@ class Lane:
             log.critical("the lane ended by an error", exc_info=True)
             self._died()
         self._ended()
+
+    def _advance(self) -> None:
+        """One step of a job, and what was read during it."""
+        self._store.slice_blocks = self._slice_blocks()
+        self._free_from, self._in_step = 0, True
+        self._jobs.advance()
+        self._in_step = False
+        self._take_held()
+
+    def _breathe(self) -> None:
+        """Answer the faults that wait, within a step of a write. It is at the door for us, and its data must stay."""
+        if threading.current_thread() is not self._thread:
+            return
+        for _ in range(REQUESTS_A_BREATH):
+            has_room = self._jobs.count < MAXIMUM_JOBS and len(self._request) - self._free_from >= _ONE_REQUEST_BYTES
+            if self._held_bytes or not has_room or not self._poll.poll(0):
+                return
+            try:
+                size = self._read_at_once(self._free_from)
+            except OSError:
+                return  # whoever reads next will say so
+            if not size:
+                return
+            self.turns += 1
+            opcode, unique, inode, offset, length, _ = _unpack_request(self._request, self._free_from)
+            if opcode == abi.READ:
+                if length != BLOCK_BYTES or not self._fault(unique, inode, offset, _INSIDE):
+                    self._read(unique, inode, offset, length, _INSIDE)
+                self._quick_steps = QUICK_STEPS
+            elif self._in_step and opcode != abi.LSEEK and not (opcode == abi.WRITE and is_small(offset, length)):
+                self._take(0, size)
+            else:
+                self._held_bytes = size
+
+    def _take_held(self) -> None:
+        size, self._held_bytes = self._held_bytes, 0
+        if size:
+            self._take(self._free_from, size)
 
     def is_stuck(self, turns_before: int) -> bool:
         """Do requests wait in the device, although none was taken since `turns` was `turns_before`?"""
@@ -204,13 +244,13 @@ class Lane:
             log.exception("request %d on file %d", opcode, inode)
             self._fail(unique, errno.EIO)
 
-    def _fault(self, unique: int, inode: int, offset: int) -> bool:
+    def _fault(self, unique: int, inode: int, offset: int, door: AbstractContextManager[object] | None = None) -> bool:
         """Answer for one whole block in as few steps as there can be; False when `_read` has to look closer."""
         try:
             volume = self._store.volumes[inode]
             if offset & _IN_BLOCK or offset + BLOCK_BYTES > volume.size_bytes:
                 return False
-            with self._door if self._somebody_waits() else self._door_itself:
+            with door or (self._door if self._somebody_waits() else self._door_itself):
                 entry = volume.lookup(offset >> BLOCK_SHIFT)
                 if not entry:
                     block = ZERO_BLOCK
@@ -226,9 +266,11 @@ class Lane:
             self._refused(error)
         return True
 
-    def _read(self, unique: int, inode: int, offset: int, length: int) -> None:
+    def _read(
+        self, unique: int, inode: int, offset: int, length: int, door: AbstractContextManager[object] | None = None
+    ) -> None:
         try:
-            with self._door:
+            with door or self._door:
                 volume = self._store.volumes[inode]
                 pieces = self._store.read(volume, offset, length)
                 volume.count_range(offset, length)
@@ -251,7 +293,7 @@ class Lane:
         volume = self._store.volumes[inode]
         buffer = self._request
         data = memoryview(buffer)[at + abi.HEAD_BYTES : at + abi.HEAD_BYTES + size]
-        if not at and not self._jobs.stalled and is_small(offset, size):
+        if not (at or self._in_step or self._jobs.stalled) and is_small(offset, size):
             together = SmallWrites(volume.domain, self._slice_blocks())
             together.add(unique, volume, offset, data)
             self._write_together(together, abi.HEAD_BYTES + size)
@@ -259,10 +301,14 @@ class Lane:
         steps = self._store.write_steps(volume, offset, data)
         job = Job(unique, volume, steps, partial(written, unique, size), buffer)
         if size <= SMALL_WRITE_BYTES and not self._jobs.can_go_on and not self._quick_steps:
-            if self._jobs.finish_now(job):
-                return
-            self._request = self._take_buffer()
-            self._jobs.enter_stalled(job)
+            self._free_from = at + abi.HEAD_BYTES + size
+            done = self._jobs.finish_now(job)
+            if not done:
+                behind, self._request = self._request, self._take_buffer()
+                self._request[: self._held_bytes] = behind[self._free_from : self._free_from + self._held_bytes]
+                self._free_from = 0
+                self._jobs.enter_stalled(job)
+            self._take_held()
             return
         self._request = self._take_buffer()
         self._jobs.enter(job)
@@ -277,7 +323,8 @@ class Lane:
     def _write_together(self, together: SmallWrites, end: int) -> None:
         """Store what was read so far, up to `end` in the buffer, with the small writes that wait in the device; faults
         that wait between them are answered. Writes of a file may overtake its jobs: the kernel has no two of a page."""
-        size = self._gather(together, end)
+        self._held_bytes = self._gather(together, end)
+        self._free_from = self._gathered_end
         try:
             with self._door:
                 stored = together.store(self._store)
@@ -292,8 +339,7 @@ class Lane:
             for unique, volume, offset, data in together.singly():
                 steps = self._store.write_steps(volume, offset, data)
                 self._jobs.enter(Job(unique, volume, steps, partial(written, unique, len(data))))
-        if size:
-            self._take(self._gathered_end, size)
+        self._take_held()
 
     def _gather(self, together: SmallWrites, end: int) -> int:
         """Read on behind `end`; the size of a request that does not belong there, at `_gathered_end`, or 0. Never
@@ -330,56 +376,6 @@ class Lane:
             return self._device.readinto(memoryview(self._request)[at:])
         finally:
             os.set_blocking(self._fd, True)
-
-    def _fallocate(self, unique: int, inode: int, arguments: bytes) -> None:
-        _, offset, length, mode, _ = abi.FALLOCATE_IN.unpack_from(arguments)
-        volume = self._store.volumes[inode]
-        freeing = mode & (abi.FALLOC_PUNCH_HOLE | abi.FALLOC_ZERO_RANGE)
-        if mode & ~(abi.FALLOC_KEEP_SIZE | abi.FALLOC_PUNCH_HOLE | abi.FALLOC_ZERO_RANGE):
-            self._fail(unique, errno.EOPNOTSUPP)
-            return
-
-        def steps() -> Iterator[bool]:
-            if freeing:
-                yield from self._store.discard_steps(volume, offset, length)
-            if not mode & abi.FALLOC_KEEP_SIZE and offset + length > volume.size_bytes:
-                yield from self._store.resize_steps(volume, offset + length)
-
-        answer = abi.OUT_HEADER.pack(abi.OUT_HEADER.size, 0, unique)
-        self._jobs.enter(Job(unique, volume, steps(), lambda: answer))
-
-    def _copy_file_range(self, unique: int, inode: int, arguments: bytes) -> None:
-        _, from_offset, to_inode, _, to_offset, length, _ = abi.COPY_FILE_RANGE_IN.unpack_from(arguments)
-        source, target = self._store.volumes[inode], self._store.volumes[to_inode]
-        if source.domain is not target.domain:
-            self._fail(unique, errno.EXDEV)  # the caller copies bytes instead
-            return
-        length = max(min(length, source.size_bytes - from_offset, _LARGEST_COPY_BYTES), 0)
-        copied = 0
-
-        def steps() -> Iterator[bool]:
-            nonlocal copied
-            copied = yield from self._store.clone_steps(source, from_offset, target, to_offset, length)
-
-        self._jobs.enter(Job(unique, target, steps(), lambda: abi.OUT_U64.pack(abi.OUT_U64.size, 0, unique, copied)))
-
-    def _lseek(self, unique: int, inode: int, arguments: bytes) -> None:
-        fh, offset, whence, _ = abi.LSEEK_IN.unpack_from(arguments)
-        volume = self._store.volumes[inode]
-        size = volume.size_bytes
-        if whence not in (os.SEEK_DATA, os.SEEK_HOLE) or offset >= size:
-            self._fail(unique, errno.EINVAL if offset < size else errno.ENXIO)
-            return
-        if self._writers_of(inode, fh):
-            # Somebody else may have written to a mapping what is not here yet: nothing can be called a hole.
-            found = offset if whence == os.SEEK_DATA else size
-        else:
-            with self._door:
-                found = self._store.seek(volume, offset, data=whence == os.SEEK_DATA)
-        if whence == os.SEEK_DATA and found >= size:
-            self._fail(unique, errno.ENXIO)
-            return
-        self._answer(abi.OUT_U64.pack(abi.OUT_U64.size, 0, unique, found))
 
     def _hand_on(self, opcode: int, unique: int, request: bytearray) -> None:
         if self._relay.closed:  # pyfuse3's side has failed; VMs that run get their memory all the same
@@ -432,13 +428,14 @@ class Lane:
 
 
 _IN_BLOCK: Final = BLOCK_BYTES - 1
-_REQUEST_BYTES: Final = abi.HEAD_BYTES + abi.MAXIMUM_WRITE_BYTES + 4096 + GATHERED_BYTES
+_ONE_REQUEST_BYTES: Final = abi.HEAD_BYTES + abi.MAXIMUM_WRITE_BYTES + 4096
+_REQUEST_BYTES: Final = _ONE_REQUEST_BYTES + GATHERED_BYTES
 """A buffer for one request, behind small writes. The kernel refuses less room than for the largest write and 4 KiB of
 headers. What is never used of it takes no memory."""
+
+_INSIDE: Final = nullcontext()
+"""For whoever is at the door already."""
 
 _unpack_request: Final = abi.REQUEST.unpack_from
 _pack_header: Final = abi.OUT_HEADER.pack
 _BLOCK_ANSWER_BYTES: Final = abi.OUT_HEADER.size + BLOCK_BYTES
-
-_LARGEST_COPY_BYTES: Final = 0x7FFF_F000
-"""COPY_FILE_RANGE answers with 32 bits; more is asked for again by the caller."""

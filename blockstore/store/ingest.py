@@ -11,7 +11,7 @@ costs do not count. The hot path of the store; its benchmark is `scripts/bench e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Final, NamedTuple
@@ -47,6 +47,10 @@ _CHECK: Final = np.uint64(CHECK_MASK)
 
 SLICE_BLOCKS: Final = 128
 """Blocks written in one go: about 1.3 ms, in which a fault of another VM waits."""
+
+BREATH_BLOCKS: Final = 16
+"""Blocks that are compared or compressed from one breath to the next, a tenth of a millisecond; a quarter of that
+when patches are made."""
 
 RAW_FROM_BYTES: Final = 3968
 """A block that LZ4 does not bring below this is stored raw: 3 % saved is not worth a decode at each read."""
@@ -110,6 +114,9 @@ class Ingest:
         self._decoder = decoder
         self._feature_maker = FeatureMaker(SLICE_BLOCKS)
         self.patching = patching
+        self.breathe: Callable[[], None] = _go_on
+        """Called every tenth of a millisecond or so while a slice is encoded. Nothing has been changed then, and
+        whoever owns the store may read from it; nothing else."""
 
     def write(
         self, domain: Domain, extents: Sequence[Extent], reserved_segments: int = COMPACTION_RESERVE_SEGMENTS
@@ -124,8 +131,10 @@ class Ingest:
         count = len(data) // BLOCK_BYTES
         blocks = [data[start : start + BLOCK_BYTES] for start in range(0, len(data), BLOCK_BYTES)]
         digests = np.fromiter(map(digest, blocks, repeat(domain.seed)), dtype=np.uint64, count=count)
+        self.breathe()
         ids, missing = self._find(domain, blocks, digests)
         encoded = self._encode(domain, data, blocks, digests, missing) if missing else None
+        self.breathe()
         for extent in extents:
             extent.volume.prepare(extent.first, extent.blocks)
         if encoded is not None:
@@ -144,7 +153,9 @@ class Ingest:
     ) -> tuple[npt.NDArray[np.int64], list[int]]:
         """The id of each block that is zero or stored already, and the places of those that are not."""
         ids = np.zeros(len(blocks), dtype=np.int64)
-        for place in np.flatnonzero(self._content.may_have(digests, self._rows)).tolist():
+        for number, place in enumerate(np.flatnonzero(self._content.may_have(digests, self._rows)).tolist()):
+            if not number % BREATH_BLOCKS:
+                self.breathe()
             for row in self._content.find(int(digests[place]), self._rows, domain.index):
                 if self._has(row, blocks[place]):
                     ids[place] = row
@@ -173,7 +184,10 @@ class Ingest:
         if len(set(digests[missing].tolist())) < len(missing):
             places = list({bytes(blocks[place]): place for place in reversed(missing)}.values())
         fresh = [blocks[place] for place in places]
-        records: list[Buffer] = list(compress_all(fresh))
+        records: list[Buffer] = []
+        for start in range(0, len(fresh), BREATH_BLOCKS):
+            records += compress_all(fresh[start : start + BREATH_BLOCKS])
+            self.breathe()
         count = len(records)
         sizes = np.fromiter(map(len, records), dtype=np.int64, count=count)
         encodings = np.full(count, COMPRESSED, dtype=np.uint8)
@@ -191,14 +205,16 @@ class Ingest:
         if not len(featured):
             return
         features = self._feature_maker.features(data, np.array(encoded.places)[featured], domain.multipliers)
+        self.breathe()
         candidates, hints = self._similarity.candidates(features, self._rows, domain.index)
         candidates[(hints == 1) & (encoded.sizes[featured] < LONE_HINT_FROM_BYTES)] = 0
         tried = np.flatnonzero(candidates)
         places, content = featured[tried], self._decoder.content
         patched: list[tuple[int, int, int]] = []
-        for place, candidate, size in zip(
-            places.tolist(), candidates[tried].tolist(), encoded.sizes[places].tolist(), strict=True
-        ):
+        tries = zip(places.tolist(), candidates[tried].tolist(), encoded.sizes[places].tolist(), strict=True)
+        for number, (place, candidate, size) in enumerate(tries):
+            if not number % (BREATH_BLOCKS // 4):
+                self.breathe()
             try:
                 patch = make_patch(fresh[place], content(candidate))
             except CorruptBlock:
@@ -244,6 +260,10 @@ class Ingest:
         row_of = {bytes(blocks[place]): ids[place] for place in places}
         for place in missing:
             ids[place] = row_of[bytes(blocks[place])]
+
+
+def _go_on() -> None:
+    pass
 
 
 def _publish(extents: Sequence[Extent], entries: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

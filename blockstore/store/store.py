@@ -10,7 +10,7 @@ One thread at a time may use a Store; the daemon puts it behind one door (daemon
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 
 import numpy as np
@@ -248,6 +248,10 @@ class Store:
     def close(self) -> None:
         """Let go of all files; idempotent. Nothing needs to be written: the state is its files."""
         self._files.close()
+
+    def breathe_with(self, breathe: Callable[[], None]) -> None:
+        """Call this every tenth of a millisecond or so while a write is encoded: it may read, and nothing else."""
+        self._ingest.breathe = breathe
 
     def _close_volumes(self) -> None:
         for volume in self.volumes.values():

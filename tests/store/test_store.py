@@ -346,3 +346,28 @@ def test_deleting_everything_gives_everything_back(state_path: Path) -> None:
     store = Store(DirectoryHome(state_path), LIMIT_BYTES)
     assert not store.volumes and store.pool.allocated_bytes == 0
     store.close()
+
+
+def test_whoever_reads_while_a_write_is_encoded_sees_all_of_it_or_nothing() -> None:
+    store = Store(MemoryHome(), LIMIT_BYTES)
+    volume, other = store.create_volume(1, 1), store.create_volume(2, 1)
+    versions = [b"".join(near(text(seed), version) for seed in range(200)) for version in range(4)]
+    steady = b"".join(half(seed) for seed in range(8))
+    put(store, volume, 0, versions[0])
+    put(store, other, 0, steady)
+    breaths: list[int] = []
+
+    def look() -> None:
+        breaths.append(1)
+        assert contents(store, other) == steady
+        assert contents(store, volume)[done:] == before[done:], "no block of the slice is there yet"
+
+    store.breathe_with(look)
+    for before, after in zip(versions, versions[1:], strict=False):
+        done = 0
+        for went_on in store.write_steps(volume, 0, after):
+            assert went_on
+            done += store.slice_blocks * BLOCK_BYTES
+        assert contents(store, volume) == after
+    assert len(breaths) > 3 * 200 // 16
+    check_store(store, decode=True)
