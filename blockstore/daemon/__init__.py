@@ -5,6 +5,7 @@ fuse_abi    what is read from and written to /dev/fuse
 lane        READ WRITE FALLOCATE COPY_FILE_RANGE LSEEK, straight from /dev/fuse
 range_requests  those that carry no data: holes, copies, where data is
 jobs        those of its requests that take time, or wait for room
+buffers     for what comes and goes
 relay       everything else, between /dev/fuse and pyfuse3
 names       names and attributes, in SQLite
 operations  what pyfuse3 asks: names, attributes, permissions (and data with --no-lane)

@@ -2,6 +2,10 @@
 
 import sys
 
-from blockstore.daemon.process import main
+from blockstore.daemon import lean
 
-sys.exit(main(sys.argv[1:]))
+with lean.stand_ins():
+    from blockstore.daemon.process import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

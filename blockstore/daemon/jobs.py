@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import mmap
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -40,7 +41,7 @@ class Job:
     volume: Volume
     steps: Steps
     answer: Callable[[], bytes]
-    buffer: bytearray | None = None
+    buffer: mmap.mmap | None = None
     started_ns: int = field(default_factory=time.perf_counter_ns)
     interrupted: bool = False
     """Whoever asked has got a signal: the job is given up when it finds no room."""

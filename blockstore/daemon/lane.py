@@ -23,6 +23,7 @@ from functools import partial
 from typing import Final
 
 from blockstore.daemon import fuse_abi as abi
+from blockstore.daemon.buffers import REST_MS, Buffers
 from blockstore.daemon.door import Door
 from blockstore.daemon.jobs import MAXIMUM_JOBS, Job, Jobs
 from blockstore.daemon.latency import Latency
@@ -50,9 +51,6 @@ QUICK_STEPS: Final = 2
 
 REQUESTS_A_BREATH: Final = 4
 """Requests that are served at most while a step takes breath, which it does every tenth of a millisecond."""
-
-SPARE_BUFFERS: Final = 2
-"""Buffers of 1 MiB that are kept for the next write; a new one costs a hundredth of what encoding its content does."""
 
 TIMED_FAULTS: Final = 16
 """Of so many requests one is timed if it is a fault: timing all of them would make each two percent slower."""
@@ -88,8 +86,8 @@ class Lane:
         self._poll_pending = select.poll()  # for another thread: one poll object is for one thread
         self._poll_pending.register(device_fd, select.POLLIN)
         self._device = io.FileIO(device_fd, "r", closefd=False)
-        self._request = bytearray(_REQUEST_BYTES)
-        self._spare_buffers: list[bytearray] = []
+        self._buffers = Buffers(_REQUEST_BYTES)
+        self._request = self._buffers.take()
         self.fault_latency, self.write_latency = Latency(TIMED_FAULTS), Latency()
         self._jobs = Jobs(door, self._answer, self._leave, self.write_latency)
         self._served = 0
@@ -128,6 +126,8 @@ class Lane:
                     continue
                 if self._changed and not self._jobs.count:
                     self._upkeep()
+                if self._buffers.spare and not self._jobs.count and not self._poll.poll(REST_MS):
+                    self._request = self._buffers.renew()
                 if not self._serve_one():
                     break
         except BaseException:
@@ -232,14 +232,14 @@ class Lane:
         """A request that is no READ, `size` bytes from `at` in the buffer."""
         opcode, unique, inode, offset, _, flags = _unpack_request(self._request, at)
         if opcode not in self._handlers and opcode != abi.WRITE:
-            self._hand_on(opcode, unique, self._request[at : at + size])
+            self._hand_on(opcode, unique, bytearray(self._request[at : at + size]))
             return
         self._changed = True
         try:
             if opcode == abi.WRITE:
                 self._write(at, unique, inode, offset, size - abi.HEAD_BYTES, flags)
             else:
-                self._handlers[opcode](unique, inode, bytes(self._request[at + abi.IN_HEADER.size : at + size]))
+                self._handlers[opcode](unique, inode, self._request[at + abi.IN_HEADER.size : at + size])
         except Exception:
             log.exception("request %d on file %d", opcode, inode)
             self._fail(unique, errno.EIO)
@@ -304,13 +304,13 @@ class Lane:
             self._free_from = at + abi.HEAD_BYTES + size
             done = self._jobs.finish_now(job)
             if not done:
-                behind, self._request = self._request, self._take_buffer()
+                behind, self._request = self._request, self._buffers.take()
                 self._request[: self._held_bytes] = behind[self._free_from : self._free_from + self._held_bytes]
                 self._free_from = 0
                 self._jobs.enter_stalled(job)
             self._take_held()
             return
-        self._request = self._take_buffer()
+        self._request = self._buffers.take()
         self._jobs.enter(job)
 
     def _slice_blocks(self) -> int:
@@ -394,13 +394,8 @@ class Lane:
             self._relay.forward(opcode, unique, request)
 
     def _leave(self, job: Job) -> None:
-        if job.buffer is not None and len(self._spare_buffers) < SPARE_BUFFERS:
-            self._spare_buffers.append(job.buffer)
-
-    def _take_buffer(self) -> bytearray:
-        if self._spare_buffers:
-            return self._spare_buffers.pop()
-        return bytearray(_REQUEST_BYTES)
+        if job.buffer is not None:
+            self._buffers.give_back(job.buffer)
 
     def _upkeep(self) -> None:
         """Compact while nobody waits."""
@@ -431,7 +426,7 @@ _IN_BLOCK: Final = BLOCK_BYTES - 1
 _ONE_REQUEST_BYTES: Final = abi.HEAD_BYTES + abi.MAXIMUM_WRITE_BYTES + 4096
 _REQUEST_BYTES: Final = _ONE_REQUEST_BYTES + GATHERED_BYTES
 """A buffer for one request, behind small writes. The kernel refuses less room than for the largest write and 4 KiB of
-headers. What is never used of it takes no memory."""
+headers."""
 
 _INSIDE: Final = nullcontext()
 """For whoever is at the door already."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import mmap
 import os
 import socket
 import struct
@@ -16,6 +17,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from blockstore.daemon.buffers import untouched
 from blockstore.daemon.fuse_abi import (
     ASYNC_DIO,
     ASYNC_READ,
@@ -147,7 +149,7 @@ class Relay:
             self._died()
 
     def _take_answers(self) -> None:
-        buffer = bytearray(HEAD_BYTES + SOCKET_BUFFER_BYTES)
+        buffer = untouched(HEAD_BYTES + SOCKET_BUFFER_BYTES)
         view = memoryview(buffer)
         while True:
             try:
@@ -175,7 +177,7 @@ def ticket_of(unique: int) -> int:
     return unique >> 1 & _TICKET_NUMBER | (TICKET_RESENT if unique & UNIQUE_RESEND else 0)
 
 
-def _edit_answer(opcode: int, buffer: bytearray) -> None:
+def _edit_answer(opcode: int, buffer: mmap.mmap) -> None:
     """What pyfuse3 has no words for."""
     if opcode == INIT:
         _edit_init_answer(buffer)
@@ -185,14 +187,14 @@ def _edit_answer(opcode: int, buffer: bytearray) -> None:
         _do_not_flush(buffer, OUT_HEADER.size + ENTRY_OUT_BYTES)
 
 
-def _do_not_flush(buffer: bytearray, offset: int) -> None:
+def _do_not_flush(buffer: mmap.mmap, offset: int) -> None:
     """Without this close(2) writes back all that anybody has changed in the file, and waits: `status` would stop a
     VM that dirties its memory, and would hang while the pool is full."""
     fh, flags, padding = OPEN_OUT.unpack_from(buffer, offset)
     OPEN_OUT.pack_into(buffer, offset, fh, flags | OPEN_NOFLUSH, padding)
 
 
-def _edit_init_answer(buffer: bytearray) -> None:
+def _edit_init_answer(buffer: mmap.mmap) -> None:
     major, minor, max_readahead, flags, _, _ = INIT_OUT.unpack_from(buffer, OUT_HEADER.size)
     read_ahead = min(max_readahead, READ_AHEAD_BYTES)
     INIT_OUT.pack_into(

@@ -22,11 +22,10 @@ import socket
 import struct
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Any, Final
 
-from blockstore.daemon import backoff, lean, mounts, phase
+from blockstore.daemon import backoff, lean, phase
 from blockstore.daemon.notify import (
     DEVICE_KEY,
     ERROR_KEY,
@@ -36,7 +35,6 @@ from blockstore.daemon.notify import (
     WARNINGS_KEY,
     parse,
 )
-from blockstore.daemon.unmount import unmount
 from blockstore.errors import BlockstoreError
 
 START_S: Final = 600.0
@@ -264,10 +262,9 @@ class Supervisor:
         if self._error is None:
             message = f"the daemon died{'' if self._served else ' at its start'} ({died_of}){self._last_words()}"
             self._error = {"error": f"{message}; look at {self._state}/daemon.log", "code": 1}
-        if not self._served:
-            for mount in mounts.all_mounts():
-                if mount.device == self._device:  # it got as far as that
-                    unmount(str(mount.path), lazy=True)
+        if not self._served and self._device:  # it got as far as that
+            command = lean.command("blockstore.daemon.unmount", self._device)
+            os.spawnve(os.P_WAIT, command[0], command, lean.environment())
         elif not self._wanted_end:
             self.log("CRITICAL", f"{self._error['error']}; the mount has ended, and whoever uses it gets errors")
         self._report(self._error)
@@ -337,8 +334,11 @@ def main(arguments: list[str]) -> int:
     supervisor = Supervisor(arguments[1], int(arguments[0]))
     try:
         return supervisor.run()
-    except BaseException:  # nobody is left to start another daemon: the least is to leave the reason
-        supervisor.log("CRITICAL", f"the supervisor ended by an error:\n{traceback.format_exc()}")
+    except BaseException as error:  # nobody is left to start another daemon: the least is to leave the reason
+        supervisor.log("CRITICAL", f"the supervisor ended by an error: {error!r}")
+        import traceback  # half a MB, for a day that should not come
+
+        supervisor.log("CRITICAL", f"it came about so:\n{traceback.format_exc()}")
         raise
 
 

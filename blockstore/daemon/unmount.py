@@ -1,9 +1,13 @@
-"""Taking a mount out of the tree, in another process: no thread of ours may ever wait in the kernel for ourselves."""
+"""Taking a mount out of the tree, in another process: no thread of ours may ever wait in the kernel for ourselves.
+
+`python -m blockstore.daemon.unmount DEVICE` takes the mount with this MAJOR:MINOR away, used or not.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from typing import Final
 
@@ -41,3 +45,15 @@ def unmount_unused(mount: mounts.Mount, timeout_s: float | None = None) -> tuple
         if not failure or found or time.monotonic() > deadline:
             return failure, found
         time.sleep(_LOOK_S)
+
+
+def main(arguments: list[str]) -> int:
+    """The process: for the supervisor, which has no memory to spare for what this module imports."""
+    for mount in mounts.all_mounts():
+        if mount.device == arguments[0]:
+            unmount(str(mount.path), lazy=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

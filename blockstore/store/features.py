@@ -9,6 +9,7 @@ Windows of zeros hash to 0, are no content, and give no feature. numpy does a wh
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Final
 
 import numpy as np
@@ -33,8 +34,9 @@ _MIX_SHIFT: Final = np.uint32(15)
 
 def multipliers(seed: int) -> npt.NDArray[np.uint32]:
     """The domain's key for features: an odd number for each word of a window, and one for each feature."""
-    generator = np.random.Generator(np.random.PCG64(seed))
-    return generator.integers(0, 2**32, _WINDOW_WORDS + FEATURES, dtype=np.uint32) | np.uint32(1)
+    # Not numpy.random, which would take 2 MB for these few numbers.
+    drawn = blake2b(seed.to_bytes(8, "little"), digest_size=4 * (_WINDOW_WORDS + FEATURES)).digest()
+    return np.frombuffer(drawn, dtype="<u4").astype(np.uint32) | np.uint32(1)
 
 
 class FeatureMaker:
@@ -44,8 +46,9 @@ class FeatureMaker:
         self._wide = np.empty((batch, _WORDS), dtype=np.uint64)
         self._even = np.empty((batch, _PAIRS), dtype=np.uint32)
         self._odd = np.empty((batch, _PAIRS), dtype=np.uint32)
-        self._hashes = np.empty((batch, _WINDOWS), dtype=np.uint32)
-        self._scratch = np.empty((batch, _WINDOWS), dtype=np.uint32)
+        # In the place of the words, which nobody needs any more once they are folded.
+        narrow = self._wide.reshape(-1).view(np.uint32)[: 2 * batch * _WINDOWS]
+        self._hashes, self._scratch = narrow.reshape(2, batch, _WINDOWS)
 
     def features(
         self, blocks: bytes | memoryview, places: npt.NDArray[np.int64], key: npt.NDArray[np.uint32]

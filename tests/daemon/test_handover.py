@@ -222,6 +222,30 @@ def test_code_that_does_not_start_is_refused(lab: Lab) -> None:
     assert pids(mounted) == before
 
 
+def test_a_mount_whose_first_daemon_dies_is_taken_away(lab: Lab) -> None:
+    """Between the mount and the first answer; and no other mount with it."""
+    other = lab.mount(name="other")
+    (lab.path / "sitecustomize.py").write_text(
+        "import os, blockstore.daemon.throttle\nblockstore.daemon.throttle.lift = lambda device: os._exit(9)\n"
+    )
+    command = ["mount", str(lab.mountpoint()), "--state", str(lab.path / "state"), "--pool-limit", "64M"]
+    result = blockstore(*command, PYTHONPATH=str(lab.path))
+    one_line(result, 1, "the daemon died at its start (exit code 9)")
+    assert mounts_below(lab.path) == [other.path]
+    assert other.umount().returncode == 0
+
+
+def test_a_supervisor_that_fails_leaves_the_reason(lab: Lab) -> None:
+    """Here that nobody has the other end of its pipe, when it wants to say that no daemon starts."""
+    state = lab.path / "state"
+    state.mkdir()
+    options = json.dumps({"state": str(state), "foreground": False, "watchdog_s": 1})
+    result = run([sys.executable, "-m", "blockstore.daemon.supervisor", "999", options])
+    assert result.returncode == 1
+    log = (state / "daemon.log").read_text()
+    assert "CRITICAL" in log and "the supervisor ended by an error" in log and "in _report" in log, log
+
+
 def test_a_daemon_that_cannot_start_pauses_and_reload_ends_the_pause(lab: Lab) -> None:
     """The mount is kept, and VMs wait; when the cause is gone they go on."""
     mounted = lab.mount()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -363,7 +364,7 @@ def test_whoever_reads_while_a_write_is_encoded_sees_all_of_it_or_nothing() -> N
         assert contents(store, volume)[done:] == before[done:], "no block of the slice is there yet"
 
     store.breathe_with(look)
-    for before, after in zip(versions, versions[1:], strict=False):
+    for before, after in itertools.pairwise(versions):  # noqa: B007  (`look` uses it)
         done = 0
         for went_on in store.write_steps(volume, 0, after):
             assert went_on
