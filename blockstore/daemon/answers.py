@@ -146,6 +146,7 @@ class Answers:
         session, number = self._session, int(request.get("volume", 0))
         if request.get("ended"):
             session.attachments.detach(number)
+            session.operations.vm_ended(number)
         elif number in session.store.volumes:
             session.attachments.let_alone(number, session.store.volumes[number].size_bytes)
         return {}

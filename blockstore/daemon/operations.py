@@ -75,7 +75,13 @@ class Operations(pyfuse3.Operations):
         for handle, (inode, may_write) in self._handles.items():
             if may_write:
                 self._writers.setdefault(inode, set()).add(handle)
+        self._ended: set[int] = set()  # inodes whose VM is known to have ended
         self.initialised = trio.Event()
+
+    def vm_ended(self, inode: int) -> None:
+        """The file was the memory of a VM that has ended."""
+        self._ended.add(inode)
+        self._lend()
 
     def init(self) -> None:
         """The kernel has said hello: the mount serves."""
@@ -207,6 +213,7 @@ class Operations(pyfuse3.Operations):
         with _errors():
             if not self._done_before(ctx):
                 self._names.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags, ticket=_ticket(ctx))
+            self._lend()
 
     async def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: pyfuse3.RequestContext
@@ -320,6 +327,7 @@ class Operations(pyfuse3.Operations):
         with _errors():
             if not self._done_before(ctx):
                 self._names.remove(parent, name, directory=directory, ticket=_ticket(ctx))
+            self._lend()
 
     def _done_before(self, ctx: pyfuse3.RequestContext) -> Inode | None:
         """If a daemon before this one did what is asked for and died before it could say so: what it made or moved."""
@@ -370,6 +378,21 @@ class Operations(pyfuse3.Operations):
         if volume is not None and not volume.deleted:
             await self._stepper.change(self._store.delete_steps(volume))
             self._names.forget(inode)
+            self._ended.discard(inode)
+            self._lend()
+
+    def _lend(self) -> None:
+        """Let writes have the room of files that have no name and that no VM can be using, before they are deleted.
+
+        The kernel forgets a file when nobody has it open any more; but it tells us of a close(2) by a background
+        request, which waits with write-back, which may wait for just this room.
+        """
+        unused = [inode for inode in self._names.nameless() if inode not in self._writers or self._has_ended(inode)]
+        with self._door:
+            self._store.lend_room_of([self._store.volumes[inode] for inode in unused if inode in self._store.volumes])
+
+    def _has_ended(self, inode: int) -> bool:
+        return inode in self._ended and not self._is_attached(inode)
 
 
 def _check_descriptors() -> None:

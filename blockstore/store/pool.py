@@ -38,6 +38,7 @@ class Pool:
         self._place = home.describe()
         self._fd = home.open("pool")
         self.limit_bytes = limit_bytes
+        self._lent_bytes = 0
         self.found_segments = os.fstat(self._fd).st_size // SEGMENT_BYTES
         """Segments of the file that was there; no record lies beyond."""
         self.segments = max(limit_bytes // SEGMENT_BYTES, self.found_segments)
@@ -66,16 +67,30 @@ class Pool:
                 f"--pool-limit {limit_bytes >> 20} MiB is less than {least_bytes >> 20} MiB, which is what the pool "
                 f"holds and {COMPACTION_RESERVE_SEGMENTS} MiB to compact with; free memory first, or set a larger one"
             )
-        segments = limit_bytes // SEGMENT_BYTES
-        if segments > self.segments:
-            os.ftruncate(self._fd, segments * SEGMENT_BYTES)
-            self._mapping = mmap.mmap(self._fd, segments * SEGMENT_BYTES)
-            self.view = memoryview(self._mapping)
-            self.live_bytes = np.concatenate((self.live_bytes, np.zeros(segments - self.segments, dtype=np.int64)))
-            self._allocated.extend(bytes(segments - self.segments))
-            self._free = array("I", range(segments - 1, self.segments - 1, -1)) + self._free
-            self.segments = segments
+        self._grow((limit_bytes + self._lent_bytes) // SEGMENT_BYTES)
         self.limit_bytes = limit_bytes
+
+    def lend(self, size_bytes: int) -> None:
+        """Allow so much above the limit, until the next call: room that is as good as free. May replace `view`."""
+        self._grow((self.limit_bytes + size_bytes) // SEGMENT_BYTES)
+        self._lent_bytes = size_bytes
+
+    def _grow(self, segments: int) -> None:
+        if segments <= self.segments:
+            return
+        os.ftruncate(self._fd, segments * SEGMENT_BYTES)
+        self._mapping = mmap.mmap(self._fd, segments * SEGMENT_BYTES)
+        self.view = memoryview(self._mapping)
+        self.live_bytes = np.concatenate((self.live_bytes, np.zeros(segments - self.segments, dtype=np.int64)))
+        self._allocated.extend(bytes(segments - self.segments))
+        self._free = array("I", range(segments - 1, self.segments - 1, -1)) + self._free
+        self.segments = segments
+
+    def _most_segments(self) -> int:
+        """How many may be allocated. What was lent and is wanted back may still be in use: there is no room for
+        anything new then, but compaction can go on."""
+        most = (self.limit_bytes + self._lent_bytes) // SEGMENT_BYTES
+        return most if self.allocated_segments <= most else self.allocated_segments + COMPACTION_RESERVE_SEGMENTS
 
     def adopt(self, where: npt.NDArray[np.uint64]) -> None:
         """At start on existing state: learn from the rows' words which segments are in use; free the others."""
@@ -118,7 +133,7 @@ class Pool:
 
         Raises OutOfRoom, and then nothing is stored: the limit is reached, or the file system under the state is full.
         """
-        if self.allocated_segments + reserved_segments > self.limit_bytes // SEGMENT_BYTES:
+        if self.allocated_segments + reserved_segments > self._most_segments():
             raise OutOfRoom(self._full())  # compaction is at work in its reserve, and gives it back when it is done
         ends = np.cumsum(sizes)
         total = int(ends[-1])
@@ -158,7 +173,7 @@ class Pool:
     def _find_spare(self, reserved_segments: int) -> None:
         if self.spare >= 0:
             return
-        if self.allocated_segments + reserved_segments >= self.limit_bytes // SEGMENT_BYTES or not self._free:
+        if self.allocated_segments + reserved_segments >= self._most_segments() or not self._free:
             raise OutOfRoom(self._full())
         self.spare = self._free.pop()
         self._allocated[self.spare] = 1

@@ -210,7 +210,7 @@ def open_process(attachment: Attachment) -> int:
         pidfd = os.pidfd_open(attachment.pid)
     except OSError:
         raise Ended from None
-    if start_time(attachment.pid) != attachment.started:
+    if start_time(attachment.pid) != attachment.started or has_ended(pidfd):  # it may wait for its parent
         os.close(pidfd)
         raise Ended
     return pidfd

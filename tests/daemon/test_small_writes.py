@@ -5,9 +5,11 @@ from __future__ import annotations
 import mmap
 import os
 import random
+import time
 
 import pytest
 
+from blockstore.daemon.relay import MAXIMUM_BACKGROUND
 from blockstore.daemon.small_writes import SMALL_BYTES, SmallWrites, is_small, written
 from blockstore.errors import InputError
 from blockstore.store.geometry import BLOCK_BYTES
@@ -16,7 +18,7 @@ from blockstore.store.ingest import SLICE_BLOCKS
 from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
 from blockstore.store.store import Store
 from blockstore.store.volume import MAXIMUM_SIZE_BYTES
-from tests.daemon.lab import Lab, cold, noisy, put, until
+from tests.daemon.lab import Lab, Mounted, blockstore, cold, end, noisy, put, said, spawn, until
 from tests.store.material import contents, noise, text
 
 
@@ -119,25 +121,76 @@ def _scatter(path: os.PathLike[str], pages: list[tuple[int, bytes]]) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-@pytest.mark.mount
-def test_scattered_pages_wait_for_room_and_none_is_lost(lab: Lab) -> None:
+SCATTERED = {page: noise(page) for page in range(0, 6144, 2)}
+
+HOLDER = """
+import mmap, sys
+file = open(sys.argv[1], "r+b")
+mapping = mmap.mmap(file.fileno(), 0)
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
+def scattered_content() -> bytearray:
+    content = bytearray(24 << 20)
+    for page, data in SCATTERED.items():
+        content[page * BLOCK_BYTES : (page + 1) * BLOCK_BYTES] = data
+    return content
+
+
+def out_of_room(lab: Lab) -> tuple[Mounted, int]:
+    """A mount on which a process waits for room, with more requests than the kernel sends at once; and its id."""
     mounted = lab.mount(pool_limit="32M")
     put(mounted.path / "vm", bytes(24 << 20))
     put(mounted.path / "ballast", noisy(22 << 20, 2))
-    pages = [(page, noise(page)) for page in range(0, 6144, 2)]
-    content = bytearray(24 << 20)
-    for page, data in pages:
-        content[page * BLOCK_BYTES : (page + 1) * BLOCK_BYTES] = data
     if not (pid := os.fork()):
         try:
             with open(mounted.path / "vm", "r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
-                for page, data in pages:
+                for page, data in SCATTERED.items():
                     mapping[page * BLOCK_BYTES : (page + 1) * BLOCK_BYTES] = data
                 os.fdatasync(file.fileno())
         finally:
             os._exit(0)
+    return mounted, pid
+
+
+def goes_on(mounted: Mounted, pid: int) -> None:
+    until(lambda: os.waitpid(pid, os.WNOHANG) == (pid, 0), "all is written back", 60)
+    assert cold(mounted.path / "vm") == scattered_content()
+    until(lambda: mounted.total()["pool"] <= 32 << 20, "what was lent is given back")
+    assert mounted.total()["stored"] >= len(SCATTERED) * BLOCK_BYTES
+
+
+@pytest.mark.mount
+def test_scattered_pages_wait_for_room_and_none_is_lost(lab: Lab) -> None:
+    mounted, pid = out_of_room(lab)
     until(lambda: "writes wait until" in mounted.log(), "there is no room")
     os.unlink(mounted.path / "ballast")
-    until(lambda: os.waitpid(pid, os.WNOHANG) == (pid, 0), "all is written back", 60)
-    assert cold(mounted.path / "vm") == content
-    assert mounted.total()["stored"] >= len(pages) * BLOCK_BYTES
+    goes_on(mounted, pid)
+
+
+@pytest.mark.mount
+def test_a_file_that_was_looked_at_while_writes_wait_makes_room_when_it_is_deleted(lab: Lab) -> None:
+    mounted, pid = out_of_room(lab)
+    until(lambda: mounted.total()["stalled"] >= MAXIMUM_BACKGROUND, "no request can be sent in the background")
+    with open(mounted.path / "ballast", "rb"):
+        pass
+    os.unlink(mounted.path / "ballast")
+    goes_on(mounted, pid)
+
+
+@pytest.mark.mount
+def test_a_vm_that_is_killed_while_writes_wait_makes_room(lab: Lab) -> None:
+    mounted, pid = out_of_room(lab)
+    holder = spawn(HOLDER, str(mounted.path / "ballast"))
+    try:
+        assert said(holder) == "ready"
+        assert blockstore("attach", str(holder.pid)).returncode == 0
+        until(lambda: mounted.total()["stalled"] >= MAXIMUM_BACKGROUND, "no request can be sent in the background")
+        os.unlink(mounted.path / "ballast")
+        time.sleep(1)
+        assert mounted.total()["pool"] <= 32 << 20, "nothing is lent while it runs"
+    finally:
+        end(holder.pid)
+    goes_on(mounted, pid)

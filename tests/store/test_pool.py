@@ -206,3 +206,22 @@ def test_the_limit_can_be_changed() -> None:
             store.pool.set_limit(limit_bytes)
     store.pool.set_limit(16 << 20)
     assert contents(store, volume) == data
+
+
+def test_room_that_is_lent_and_wanted_back() -> None:
+    pool = Pool(MemoryHome(), MINIMUM_LIMIT_BYTES)
+    words = fill(pool)
+    full = pool.allocated_bytes
+    pool.lend(4 * SEGMENT_BYTES)
+    assert pool.limit_bytes == MINIMUM_LIMIT_BYTES and pool.free_bytes <= SEGMENT_BYTES
+    words += fill(pool)
+    assert full + 3 * SEGMENT_BYTES <= pool.allocated_bytes <= full + 4 * SEGMENT_BYTES
+    pool.lend(0)
+    above = pool.allocated_bytes
+    assert len(fill(pool)) * len(RECORD) <= SEGMENT_BYTES, "no more than the rest of the head"
+    assert pool.allocated_bytes == above
+    for _ in range(2 * SEGMENT_BYTES // len(RECORD)):  # compaction has somewhere to move records
+        append(pool, RECORD, reserved_segments=0)
+    forget(pool, words)
+    assert fill(pool) and pool.allocated_bytes <= MINIMUM_LIMIT_BYTES
+    pool.close()
