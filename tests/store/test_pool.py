@@ -220,7 +220,7 @@ def test_room_that_is_lent_and_wanted_back() -> None:
     above = pool.allocated_bytes
     assert len(fill(pool)) * len(RECORD) <= SEGMENT_BYTES, "no more than the rest of the head"
     assert pool.allocated_bytes == above
-    for _ in range(2 * SEGMENT_BYTES // len(RECORD)):  # compaction has somewhere to move records
+    for _ in range(SEGMENT_BYTES // len(RECORD)):  # compaction has somewhere to move records
         append(pool, RECORD, reserved_segments=0)
     forget(pool, words)
     assert fill(pool) and pool.allocated_bytes <= MINIMUM_LIMIT_BYTES
