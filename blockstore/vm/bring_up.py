@@ -53,7 +53,7 @@ def beside(state: Path, vm: str, device_state: int) -> Callable[[int], None]:
 def opened(content: bytes) -> int:
     """A file with a device state; the descriptor."""
     descriptor = os.memfd_create(_DESCRIPTOR)
-    with open(descriptor, "wb", closefd=False) as file:
+    with os.fdopen(descriptor, "wb", closefd=False) as file:
         file.write(content)
     return descriptor
 

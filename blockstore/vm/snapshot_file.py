@@ -128,11 +128,19 @@ def complete(tail: int, memory_bytes: int, facts: Facts) -> None:
 
 def publish(path: Path, place: Path) -> None:
     """Give a finished one its name, unless that is taken. Raises BusyError, MountError."""
+    try:
+        rename_to_new(path, place)
+    except FileExistsError:
+        raise taken(place) from None
+    except OSError as error:
+        raise _cannot(place, "made", error) from None
+
+
+def rename_to_new(path: Path, place: Path) -> None:
+    """Rename a file, unless there is one of the new name. Raises FileExistsError, OSError."""
     if _libc.renameat2(_AT_FDCWD, os.fsencode(path), _AT_FDCWD, os.fsencode(place), _RENAME_NOREPLACE):
         code = ctypes.get_errno()
-        if code == errno.EEXIST:
-            raise taken(place)
-        raise _cannot(place, "made", OSError(code, os.strerror(code)))
+        raise OSError(code, os.strerror(code))
 
 
 def taken(place: Path) -> BusyError:

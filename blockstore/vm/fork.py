@@ -1,0 +1,176 @@
+"""Many VMs that go on from where one was: each is a process of its own, without a terminal, and outlives us.
+
+All or none: when one of them cannot be had, those that were started end again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Final, NamedTuple, NoReturn
+
+from blockstore.daemon.mounts import Mount
+from blockstore.errors import BlockstoreError, VmError, error_of
+from blockstore.vm import bring_up, qmp_sockets
+from blockstore.vm.monitor import connect
+from blockstore.vm.restore import Origin, Wish, start
+
+AT_ONCE: Final = 4
+"""VMs whose QEMU is started at the same time: more of them only wait for each other's processors and disks."""
+
+MAXIMUM_COUNT: Final = 1000
+"""VMs of one fork; a larger number is a slip."""
+
+HOOK_S: Final = 60.0
+"""How long the hook of one VM may take."""
+
+END_S: Final = 10.0
+"""How long a VM may take to end in order when its fork has failed."""
+
+
+class Clone(NamedTuple):
+    """A VM that runs; `pid` is the shell around its QEMU."""
+
+    name: str
+    number: int
+    pid: int
+    volume: int
+    said: IO[bytes]
+
+
+def fork(
+    mount: Mount,
+    origin: Origin,
+    device_state: int,
+    wishes: Sequence[Wish],
+    started: Callable[[Clone], None],
+) -> list[Clone]:
+    """Start them all. `started` is called for each of them when it runs; whatever it raises ends them all, as any other
+    failure does."""
+    clones: list[Clone] = []
+    try:
+        for first in range(0, len(wishes), AT_ONCE):
+            for place, wish in enumerate(wishes[first : first + AT_ONCE], first):
+                clones.append(_launch(mount, origin, wish, place + 1))
+            for clone in clones[first:]:
+                _bring_up(mount, clone, device_state)
+                started(clone)
+    except BaseException:
+        end(clones)
+        raise
+    return clones
+
+
+def run_hook(mount: Mount, clone: Clone, hook: Path, mac: str) -> None:
+    """Call a program with the VM's console, if it has one, as its standard input and output. Raises VmError."""
+    console = qmp_sockets.path_of(mount.state, qmp_sockets.CONSOLE, clone.volume)
+    values = {
+        "NAME": clone.name,
+        "NUMBER": str(clone.number),
+        "MAC": mac,
+        "QMP": str(qmp_sockets.path_of(mount.state, qmp_sockets.QMP, clone.volume)),
+        "CONSOLE": str(console) if console.exists() else "",
+    }
+    environment = os.environ | {f"BLOCKSTORE_{key}": value for key, value in values.items()}
+    with contextlib.ExitStack() as stack:
+        stream = subprocess.DEVNULL
+        if console.exists():
+            connection = stack.enter_context(connect(console, clone.name))
+            connection.setblocking(True)
+            stream = connection.fileno()
+        try:
+            done = subprocess.run(
+                [hook, clone.name], stdin=stream, stdout=stream, env=environment, timeout=HOOK_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise VmError(f"the hook {hook} for {clone.name} did not end within {HOOK_S:g} s") from None
+        except OSError as error:
+            raise VmError(f"the hook {hook} cannot be started: {error.strerror}") from None
+    if done.returncode:
+        raise VmError(f"the hook {hook} for {clone.name} ended with exit code {done.returncode}")
+
+
+def end(clones: Sequence[Clone]) -> None:
+    """End VMs that we have started."""
+    for clone in clones:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(clone.pid, signal.SIGTERM)
+    deadline = time.monotonic() + END_S
+    for clone in clones:
+        while not _has_ended(clone.pid) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(clone.pid, signal.SIGKILL)  # the controller cleans up
+
+
+def _launch(mount: Mount, origin: Origin, wish: Wish, number: int) -> Clone:
+    """Start one; it waits for its device state then. Raises what it fails with."""
+    said = tempfile.TemporaryFile()
+    reader, writer = os.pipe()  # closed by exec
+    pid = os.fork()
+    if not pid:
+        _become(mount, origin, wish, said.fileno(), writer)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as answer:
+        failure = answer.read()
+    if failure:
+        os.waitpid(pid, 0)
+        raise error_of(failure[0])(failure[1:].decode(errors="replace"))
+    try:
+        volume = (mount.path / wish.name).stat().st_ino
+    except OSError:
+        raise VmError(f"{wish.name} ended at once: {_last_words(said)}") from None
+    return Clone(wish.name, number, pid, volume, said)
+
+
+def _become(mount: Mount, origin: Origin, wish: Wish, said: int, writer: int) -> NoReturn:
+    code = 1
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDONLY)
+        for target, source in ((0, null), (1, said), (2, said)):
+            os.dup2(source, target)
+        start(mount, origin, wish, is_apart=True, warn=_warn, started=lambda volume: None)
+    except BlockstoreError as error:
+        code = error.exit_code
+        os.write(writer, bytes([code]) + str(error).encode())
+    except BaseException as error:
+        os.write(writer, bytes([code]) + f"{wish.name} cannot be started: {error!r}".encode())
+    finally:
+        os._exit(code)
+    raise AssertionError
+
+
+def _bring_up(mount: Mount, clone: Clone, device_state: int) -> None:
+    own = bring_up.another(device_state)
+    try:
+        bring_up.bring_up(mount.state, clone.volume, clone.name, own)
+    except VmError as error:
+        time.sleep(0.2)  # QEMU may be about to say why
+        words = _last_words(clone.said)
+        raise VmError(f"{error}; its QEMU said: {words}" if words else str(error)) from None
+    finally:
+        os.close(own)
+
+
+def _last_words(said: IO[bytes]) -> str:
+    said.seek(0)
+    lines = said.read().decode(errors="replace").strip().splitlines()
+    return next((line for line in lines if not line.startswith("blockstore: ")), "")
+
+
+def _warn(sentence: str) -> None:
+    """Of one VM among many, and nobody would read it."""
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] != 0
+    except ChildProcessError:
+        return True
