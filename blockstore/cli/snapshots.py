@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from datetime import datetime
 from pathlib import Path
@@ -69,7 +70,7 @@ def show(name: str, mountpoint: Path | None, as_json: bool) -> None:
     for key, value in fields.items():
         if key in ("memory", "touched", "unique", "device_state"):
             value = format_size(value)
-        click.echo(f"{key.replace('_', ' '):13} {' '.join(value) if isinstance(value, list) else value}")
+        click.echo(f"{key.replace('_', ' '):13} {shlex.join(value) if isinstance(value, list) else value}")
 
 
 @snapshots.command()

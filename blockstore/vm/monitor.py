@@ -36,7 +36,7 @@ class Refused(VmError):
 class Monitor:
     """A connection to the QMP socket of one VM, called `vm` in messages."""
 
-    def __init__(self, path: Path, vm: str, *, greeting_s: float = ANSWER_S) -> None:
+    def __init__(self, path: Path, vm: str, *, greeting_s: float | None = None) -> None:
         """Connect, and wait for QEMU's greeting. Raises VmError."""
         self._vm = vm
         self._path = path
@@ -47,7 +47,7 @@ class Monitor:
         self._client = QMPClient(vm)
         self.connection = connect(path, vm)
         try:
-            self._run(self._client.connect(self.connection), greeting_s, "greet")
+            self._run(self._client.connect(self.connection), greeting_s or ANSWER_S, "greet")
         except BaseException:
             self.close()
             raise
@@ -60,9 +60,9 @@ class Monitor:
     ) -> None:
         self.close()
 
-    def execute(self, command: str, arguments: dict[str, Any] | None = None, timeout_s: float = ANSWER_S) -> Any:
-        """The `return` of the answer. Raises Refused, VmError."""
-        return self._run(self._client.execute(command, arguments), timeout_s, command)
+    def execute(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
+        """The `return` of the answer, which comes within ANSWER_S. Raises Refused, VmError."""
+        return self._run(self._client.execute(command, arguments), ANSWER_S, command)
 
     def pass_descriptor(self, descriptor: int, name: str) -> None:
         """Give QEMU a descriptor, for `fd:NAME`. Raises VmError."""

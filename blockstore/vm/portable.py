@@ -3,8 +3,9 @@
     magic | header length | header (JSON) | device state | windows... | end
 
 A window is up to 1 MiB of memory that holds anything but zeros: where it is, which of its 256 blocks are kept, and
-these blocks as one zstd frame. Each window has the SHA-256 of what it stands for, and the end has that of all that is before
-it, so that a file that is cut off or changed anywhere is refused before anybody can start from it.
+these blocks as one zstd frame. Each window has the SHA-256 of what it stands for, and the end has that of all that is
+before it, so that a file that is cut off or changed anywhere is refused before anybody can start from it. It is for its
+owner's eyes only, being the memory of a VM.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def export(snapshot: Snapshot, target: Path, report: Report) -> None:
     """Write it to `target`, which is there only when it is whole. Raises BusyError, MountError."""
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        with partial.open("xb") as out, snapshot.path.open("rb", buffering=0) as memory:
+        made = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(made, "wb") as out, snapshot.path.open("rb", buffering=0) as memory:
             _export(snapshot, memory.fileno(), _Hashing(out), report)
             out.flush()
             os.fsync(out.fileno())
@@ -105,6 +107,7 @@ def import_into(source: Path, descriptor: int, report: Report) -> None:
             raise InputError(f"{source}: {error}") from None
         with _deadline(source):
             append(tail, descriptor, memory_bytes)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _export(snapshot: Snapshot, memory: int, out: _Hashing, report: Report) -> None:
@@ -131,9 +134,14 @@ def _export(snapshot: Snapshot, memory: int, out: _Hashing, report: Report) -> N
             frame = compressor.compress(blocks)
             which = np.packbits(kept, bitorder="little").tobytes().ljust(_WINDOW_BLOCKS // 8, b"\0")
             out.write(_WINDOW.pack(position, which, len(frame), hashlib.sha256(blocks).digest()) + frame)
+        os.posix_fadvise(memory, position, len(window), os.POSIX_FADV_DONTNEED)
         position += len(window)
         report(position, snapshot.memory_bytes)
-    out.write(_WINDOW.pack(_END, bytes(_WINDOW_BLOCKS // 8), 0, out.digest()))
+    out.write(_end(out.digest()))
+
+
+def _end(digest: bytes) -> bytes:
+    return _WINDOW.pack(_END, bytes(_WINDOW_BLOCKS // 8), 0, digest)
 
 
 def _next_data(memory: int, position: int, end: int) -> int:
@@ -178,9 +186,10 @@ def _windows(checked: _Checked, memory_bytes: int) -> Iterator[tuple[int, bytes,
     last = -1
     while True:
         before = checked.digest()
-        offset, which, length, digest = _WINDOW.unpack(checked.read(_WINDOW.size))
+        record = checked.read(_WINDOW.size)
+        offset, which, length, digest = _WINDOW.unpack(record)
         if offset == _END:
-            if digest != before or checked.file.read(1):
+            if record != _end(before) or checked.file.read(1):
                 raise checked.altered()
             return
         kept = np.unpackbits(np.frombuffer(which, dtype=np.uint8), bitorder="little").astype(bool)

@@ -12,6 +12,7 @@ from blockstore.errors import InputError
 BACKEND_ID: Final = "blockstore0"
 
 OWN_ID_PREFIX: Final = "blockstore-"
+BALLOON_ID: Final = OWN_ID_PREFIX + "balloon"
 QMP_ID: Final = OWN_ID_PREFIX + "qmp"
 CONSOLE_ID: Final = OWN_ID_PREFIX + "console"
 
@@ -40,7 +41,7 @@ def with_memory(
         added += ["-m", f"{size_bytes >> 20}M"]
     if balloon and not any("virtio-balloon" in value for option, value in _options(arguments) if option == "-device"):
         bus = "device" if _is_microvm(arguments) else "pci"
-        added += ["-device", f"virtio-balloon-{bus},id=blockstore-balloon,free-page-reporting=on"]
+        added += ["-device", f"virtio-balloon-{bus},id={BALLOON_ID},free-page-reporting=on"]
     return [*arguments, *added]
 
 

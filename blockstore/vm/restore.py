@@ -62,8 +62,9 @@ def start(
 ) -> NoReturn:
     """Become the new VM, which waits for its device state. Raises a sentence, and then nothing is left behind."""
     path, size_bytes = str(mount.path / wish.name), origin.memory_bytes
+    balloon = any(qemu_arguments.BALLOON_ID in each for each in origin.facts.arguments)  # that `run` has added
     arguments = qemu_arguments.with_memory(
-        wish.command[1:], path, size_bytes, balloon=False, backend=origin.facts.backend
+        wish.command[1:], path, size_bytes, balloon=balloon, backend=origin.facts.backend
     )
     if Path(origin.facts.folder).is_dir():
         os.chdir(origin.facts.folder)
