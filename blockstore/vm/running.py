@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
-import struct
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -12,7 +10,7 @@ from blockstore.daemon import mounts
 from blockstore.daemon.mounts import Mount
 from blockstore.errors import InputError, MountError, VmError
 from blockstore.vm import qmp_sockets
-from blockstore.vm.monitor import Monitor, connect
+from blockstore.vm.monitor import Monitor
 
 IGNORE_SHARED: Final = "x-ignore-shared"
 """Leaves shared memory out of the device state (DESIGN.md 2.9)."""
@@ -22,7 +20,7 @@ UNDER_WAY: Final = ("setup", "active", "device", "pre-switchover", "cancelling")
 
 
 class Running(NamedTuple):
-    """`name` is that of its memory file below the mount; `socket` where its QMP is."""
+    """`name` is that of its memory file below the mount; `socket` where its QMP is, which is `own` if `run` made it."""
 
     name: str
     path: Path
@@ -30,6 +28,7 @@ class Running(NamedTuple):
     memory_bytes: int
     pid: int
     socket: Path
+    is_own: bool
     command: list[str]
     program: str
     folder: str
@@ -57,25 +56,14 @@ def find(mount: Mount, name: str, qmp: Path | None) -> Running:
             f"{mount.path} has no file {name!r}: {error.strerror}; `blockstore status {mount.path}` lists them, as vm1 "
             "or blue/vm1"
         ) from None
-    mapped: dict[int, int] = {}
-    for mapping in mounts.mappings(mount):
-        if mapping.inode == found.st_ino and mapping.is_shared:
-            mapped[mapping.pid] = mapped.get(mapping.pid, 0) + mapping.length
-    mapped = {pid: size for pid, size in mapped.items() if size >= found.st_size}
+    pid = _process(mount, name, found)
+    is_own = qmp is None
     if qmp is None:
-        pid = _only(mapped, name)
         qmp = qmp_sockets.path_of(mount.state, qmp_sockets.QMP, found.st_ino)
         if not qmp.exists():
             raise InputError(f"{name} was not started by `blockstore run`; say where its QMP socket is: --qmp PATH")
-    else:
-        pid = _listener(qmp.absolute(), name)
-        if pid not in mapped:
-            raise InputError(
-                f"the process at {qmp} ({pid}) has no memory on the store that is {path}: is it another VM, or was it "
-                "started without share=on?"
-            )
     command, program, folder = _command(pid)
-    return Running(name, path, found.st_ino, found.st_size, pid, qmp.absolute(), command, program, folder)
+    return Running(name, path, found.st_ino, found.st_size, pid, qmp.absolute(), is_own, command, program, folder)
 
 
 def ability(monitor: Monitor, vm: Running) -> Ability:
@@ -90,12 +78,12 @@ def ability(monitor: Monitor, vm: Running) -> Ability:
         raise InputError(
             f"{vm.name} has memory that is not on the store: {words or 'all of it'}; it cannot be snapshotted"
         )
+    if not vm.is_own:
+        _check_is_its_own(monitor, vm, str(backends[0]["id"]))
     if monitor.execute("query-migrate").get("status") in UNDER_WAY:
         raise VmError(f"{vm.name} is being migrated or saved by somebody else; try again when that is done")
     version = monitor.execute("query-version")["qemu"]
-    machine = next((each["name"] for each in monitor.execute("query-machines") if each.get("is-current")), "") or str(
-        monitor.execute("qom-get", {"path": "/machine", "property": "type"})
-    )
+    machine = str(monitor.execute("qom-get", {"path": "/machine", "property": "type"}))
     return Ability(
         ".".join(str(version[part]) for part in ("major", "minor", "micro")),
         machine.removesuffix("-machine"),
@@ -106,23 +94,32 @@ def ability(monitor: Monitor, vm: Running) -> Ability:
     )
 
 
-def _only(mapped: dict[int, int], name: str) -> int:
-    if not mapped:
-        raise InputError(f"no VM runs on {name}; start it with `blockstore run`")
-    qemus = [pid for pid in mapped if b"qemu" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]]
-    found = qemus or list(mapped)
-    if len(found) > 1:
-        raise InputError(f"several processes have the memory of {name} mapped: {', '.join(map(str, found))}")
-    return found[0]
+def _process(mount: Mount, name: str, file: os.stat_result) -> int:
+    """The one that has all of the file mapped, and writes to it."""
+    mapped: dict[int, int] = {}
+    for mapping in mounts.mappings(mount):
+        if mapping.inode == file.st_ino and mapping.is_shared:
+            mapped[mapping.pid] = mapped.get(mapping.pid, 0) + mapping.length
+    found = [pid for pid, size in mapped.items() if size >= file.st_size]
+    if not found:
+        raise InputError(f"no VM runs on {name}; start it with `blockstore run`, or with share=on")
+    qemus = [pid for pid in found if b"qemu" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]]
+    if len(qemus or found) > 1:
+        raise InputError(f"several processes have the memory of {name} mapped: {', '.join(map(str, qemus or found))}")
+    return (qemus or found)[0]
 
 
-def _listener(path: Path, name: str) -> int:
-    """The process that listens at a socket (SO_PEERCRED)."""
-    connection = connect(path, name)
-    with connection:
-        size = struct.calcsize("3i")
-        pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-        return int(pid)
+def _check_is_its_own(monitor: Monitor, vm: Running, backend: str) -> None:
+    """Whose socket is it? The process that listens may be another one, which has given the socket to QEMU."""
+    path = Path(str(monitor.execute("qom-get", {"path": f"/objects/{backend}", "property": "mem-path"})))
+    try:
+        same = path.stat().st_ino == vm.volume and path.stat().st_dev == vm.path.stat().st_dev
+    except OSError:
+        same = False
+    if not same:
+        raise InputError(
+            f"the VM at {vm.socket} has its memory in {path}, not in {vm.path}; is it another VM's socket?"
+        )
 
 
 def _command(pid: int) -> tuple[list[str], str, str]:

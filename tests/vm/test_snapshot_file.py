@@ -120,7 +120,7 @@ def test_work_that_waits_in_the_kernel_is_left_behind(tmp_path: Path) -> None:
         work.flush(10)
         (worker,) = set(children(os.getpid())) - set(before)
         os.kill(worker, signal.SIGSTOP)
-        with pytest.raises(OutOfRoom, match="dirty pages.* within 0.1 s.*pool"):
+        with pytest.raises(OutOfRoom, match=r"dirty pages.* within 0\.1 s.*pool"):
             work.flush(0.1)
     finally:
         work.close()
