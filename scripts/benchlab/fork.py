@@ -1,4 +1,4 @@
-"""Snapshot and fork: how long a clone takes, how long a VM stands still, when its fork answers, and what twenty keep."""
+"""Snapshot and fork: how long a clone takes and a VM stands still, when its fork answers, and what twenty keep."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _clone(bench: Bench) -> list[Figure]:
     with StoreMount(bench.workspace, "volume", "--pool-limit", "2G") as mount:
         path, copy = mount.path / "vm", mount.path / "copy"
         processes.run([sys.executable, "-c", _FILL, path, str(data_bytes)], mount.abort, _COMMAND_S)
-        command = [sys.executable, "-c", _CLONE, path, copy]
+        command: list[str | Path] = [sys.executable, "-c", _CLONE, path, copy]
         times = [1000 * float(processes.run(command, mount.abort, _COMMAND_S)) for _ in range(_REPETITIONS)]
     name = f"clone of {data_bytes >> 18} MiB with {data_bytes >> 20} MiB of data"
     return [from_repetitions("fork", name, times, "ms", CLONE_TARGET_MS)]
@@ -145,12 +145,11 @@ def _twenty(bench: Bench, mount: StoreMount) -> list[Figure]:
         processes.run([*_COMMAND, "evict", mount.path], mount.abort, _COMMAND_S)
         stored = mount.status()["total"]["stored"]
         again = sum("here" in _ask(mount, name, "echo here") for name in names)
+    name = f"stored with {COUNT} idle clones, against one guest"
     note = f"{one / 2**20:.1f} MiB, and {stored / 2**20:.1f} MiB with {COUNT} clones"
     return [
         Figure("fork", f"{COUNT} clones up", up_s, "s"),
-        Figure(
-            "fork", f"stored with {COUNT} idle clones, against one guest", stored / one, "", TWENTY_TARGET, note=note
-        ),
+        Figure("fork", name, stored / one, "", TWENTY_TARGET, note=note),
         Figure("fork", f"of {COUNT} clones, silent", COUNT - min(answered, again), "", 0.0),
     ]
 
