@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Final
 
 from guestlab import work
 from guestlab.guest import Guest
+from guestlab.qmp import QmpChannel
 
 from benchlab import processes
 from benchlab.bench import Bench
@@ -24,7 +24,7 @@ from benchlab.errors import BenchError
 from benchlab.figures import Figure, from_repetitions
 from benchlab.mounts import StoreMount
 from blockstore.vm import qmp_sockets
-from blockstore.vm.recorded_arguments import recorded
+from blockstore.vm.qemu_arguments import with_memory
 
 CLONE_TARGET_MS: Final = 50.0
 STOP_TARGET_MS: Final = 100.0
@@ -63,8 +63,24 @@ os.fsync(descriptor)
 """A quarter of the file, a MiB in four, each block half random."""
 
 
+_EXTRACT: Final = """
+import json, sys
+from pathlib import Path
+from blockstore.daemon.mounts import Mount
+from blockstore.vm import snapshot_file
+path, state, folder = (Path(each) for each in sys.argv[1:])
+found = snapshot_file.find(Mount(path, "", state), "plain")
+(folder / "plain-state").write_bytes(found.device_state())
+left = found.memory_bytes
+with found.path.open("rb") as memory, (folder / "plain-memory").open("wb") as out:
+    while left:
+        left -= out.write(memory.read(min(left, 1 << 20)))
+print(json.dumps(found.facts._asdict()))
+"""
+
+
 def measure(bench: Bench) -> list[Figure]:
-    """Milliseconds and seconds; `ours` is what is not QEMU's own start."""
+    """Milliseconds and seconds."""
     figures = _clone(bench)
     memory_bytes = (256 if bench.quick else 512) << 20
     with StoreMount(bench.workspace, "fork", "--pool-limit", "2G") as mount:
@@ -117,20 +133,76 @@ def _snapshot(bench: Bench, mount: StoreMount, guest: Guest) -> list[Figure]:
 
 
 def _fork(bench: Bench, mount: StoreMount, guest: Guest) -> list[Figure]:
+    """Beside it QEMU alone, which goes on from the same moment on plain memory."""
     bench.say("fork: one VM, until it answers")
-    alone = [_qemu_start_s(guest) for _ in range(_REPETITIONS)]
-    totals, own = [], []
+    plain = _Plain(bench, mount, guest.memory_bytes)
+    totals, alone = [], []
     for _ in range(_REPETITIONS):
         began = time.perf_counter()
         with _forked(mount, 1) as names:
-            _ask(mount, names[0], "echo here")
+            _ask_at(_console(mount, names[0]), "echo here")
             totals.append(time.perf_counter() - began)
-        own.append(1000 * (totals[-1] - statistics.median(alone)))
+        alone.append(plain.answer_s())
+    own = [1000 * (total - other) for total, other in zip(totals, alone, strict=True)]
+    note = "snapshot, clone, cgroup, Python; the rest is QEMU's start and the guest's answer"
     return [
         from_repetitions("fork", "fork of a warm guest to an answer on its console", totals, "s", FORK_TARGET_S),
-        from_repetitions("fork", "of that, not QEMU's own start", own, "ms", OWN_TARGET_MS),
-        from_repetitions("fork", "QEMU's own start", alone, "s", note="the same machine, until it speaks QMP"),
+        from_repetitions("fork", "QEMU alone, from the same state on plain memory", alone, "s"),
+        from_repetitions("fork", "the share of the fork that is ours", own, "ms", OWN_TARGET_MS, note=note),
     ]
+
+
+class _Plain:
+    """The guest as it is now, in plain files."""
+
+    def __init__(self, bench: Bench, mount: StoreMount, memory_bytes: int) -> None:
+        self._folder = bench.workspace.states
+        self._memory_bytes = memory_bytes
+        _run(mount, "snapshot", "vm", "plain")
+        script: list[str | Path] = [sys.executable, "-c", _EXTRACT, mount.path, mount.state, self._folder]
+        self._facts = processes.run_json(script, mount.abort, _COMMAND_S)
+        _run(mount, "snapshots", "delete", "plain")
+
+    def answer_s(self) -> float:
+        """From QEMU's start to the guest's answer, on a fresh copy of the memory."""
+        memory = self._folder / "plain-copy"
+        processes.run(["cp", self._folder / "plain-memory", memory], processes.nothing_to_abort, _COMMAND_S)
+        sockets = [socket.socketpair() for _ in range(2)]
+        (qmp, qmp_theirs), (console, console_theirs) = sockets
+        arguments = [each.replace("stdio,", _given(console_theirs), 1) for each in self._facts["arguments"]]
+        arguments = [each.replace(",signal=off", "") for each in arguments]
+        arguments = with_memory(
+            arguments, str(memory), self._memory_bytes, balloon=False, backend=self._facts["backend"]
+        )
+        arguments += ["-chardev", f"{_given(qmp_theirs)}id=q", "-mon", "chardev=q,mode=control", "-incoming", "defer"]
+        with ExitStack() as stack:
+            for each in (qmp, qmp_theirs, console, console_theirs):
+                stack.enter_context(each)
+            began = time.perf_counter()
+            process = subprocess.Popen(
+                [self._facts["program"], *arguments],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[qmp_theirs.fileno(), console_theirs.fileno()],
+            )
+            stack.callback(process.wait, _ANSWER_S)
+            stack.callback(process.kill)
+            qmp_theirs.close()
+            self._load(QmpChannel(qmp))
+            _ask_at(console, "echo here")
+            return time.perf_counter() - began
+
+    def _load(self, channel: QmpChannel) -> None:
+        channel.negotiate(_ANSWER_S)
+        capability = {"capability": "x-ignore-shared", "state": True}
+        channel.execute("migrate-set-capabilities", {"capabilities": [capability]})
+        channel.execute("migrate-incoming", {"uri": f"exec:cat {self._folder / 'plain-state'}"})
+        while channel.execute("query-migrate").get("status") != "completed":
+            time.sleep(0.002)
+        channel.execute("cont")
+
+
+def _given(end: socket.socket) -> str:
+    return f"socket,fd={end.fileno()},"
 
 
 def _twenty(bench: Bench, mount: StoreMount) -> list[Figure]:
@@ -184,36 +256,24 @@ def _forked(mount: StoreMount, count: int) -> Iterator[list[str]]:
 
 def _ask(mount: StoreMount, name: str, command: str) -> str:
     """What it prints, over its console."""
+    with _console(mount, name) as console:
+        return _ask_at(console, command)
+
+
+def _console(mount: StoreMount, name: str) -> socket.socket:
     volume = (mount.path / name).stat().st_ino
-    with socket.socket(socket.AF_UNIX) as console:
-        console.settimeout(_ANSWER_S)
-        console.connect(str(qmp_sockets.path_of(mount.state, qmp_sockets.CONSOLE, volume)))
-        console.sendall(f"tag {command}\n".encode())
-        text = ""
-        while "guestlab-end tag 0" not in text:
-            part = console.recv(4096).decode()
-            if not part:
-                raise BenchError(f"{name} closed its console")
-            text += part
-        return text.partition("guestlab-begin tag")[2].partition("@@")[0]
+    console = socket.socket(socket.AF_UNIX)
+    console.connect(str(qmp_sockets.path_of(mount.state, qmp_sockets.CONSOLE, volume)))
+    return console
 
 
-def _qemu_start_s(guest: Guest) -> float:
-    """The guest's own QEMU, on plain memory, until it can be given a device state."""
-    ours, theirs = socket.socketpair()
-    with ExitStack() as stack:
-        stack.enter_context(ours)
-        words = Path(f"/proc/{guest.pid}/task/{guest.pid}/children").read_text().split()
-        arguments = [os.fsdecode(word) for word in Path(f"/proc/{words[0]}/cmdline").read_bytes().split(b"\0")[:-1]]
-        command = [arguments[0], *recorded(arguments[1:]), "-incoming", "defer"]
-        command = [each.replace("stdio,id=console,signal=off", "null,id=console") for each in command]
-        command += ["-chardev", f"socket,id=q,fd={theirs.fileno()}", "-mon", "chardev=q,mode=control"]
-        began = time.perf_counter()
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
-        stack.callback(process.wait, _ANSWER_S)
-        stack.callback(process.kill)
-        theirs.close()
-        ours.settimeout(_ANSWER_S)
-        if not ours.recv(4096):
-            raise BenchError("QEMU does not start by itself")
-        return time.perf_counter() - began
+def _ask_at(console: socket.socket, command: str) -> str:
+    console.settimeout(_ANSWER_S)
+    console.sendall(f"tag {command}\n".encode())
+    text = ""
+    while "guestlab-end tag 0" not in text:
+        part = console.recv(4096).decode()
+        if not part:
+            raise BenchError("a console was closed")
+        text += part
+    return text.partition("guestlab-begin tag")[2].partition("@@")[0]
