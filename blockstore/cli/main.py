@@ -102,6 +102,7 @@ def cli() -> None:
       blockstore analyze /var/tmp/*.ram        what would it save here?
       blockstore mount /run/vm-memory          serve
       blockstore run vm1 --memory 2G -- qemu-system-x86_64 -nographic disk.qcow2
+      blockstore fork vm1 --count 20           one booted VM becomes twenty
       blockstore status /run/vm-memory         what does it save?
       blockstore top                           and now?
 
