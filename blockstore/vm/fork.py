@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import struct
 import subprocess
 import tempfile
 import time
@@ -17,7 +18,7 @@ from typing import IO, Final, NamedTuple, NoReturn
 
 from blockstore.daemon.mounts import Mount
 from blockstore.errors import BlockstoreError, VmError, error_of
-from blockstore.vm import bring_up, qmp_sockets
+from blockstore.vm import apart, bring_up, qmp_sockets
 from blockstore.vm.monitor import connect
 from blockstore.vm.restore import Origin, Wish, start
 
@@ -32,6 +33,10 @@ HOOK_S: Final = 60.0
 
 END_S: Final = 10.0
 """How long a VM may take to end in order when its fork has failed."""
+
+
+_PID: Final = struct.Struct("I")
+_ALL_RUN: Final = 0
 
 
 class Clone(NamedTuple):
@@ -54,17 +59,55 @@ def fork(
     """Start them all. `started` is called for each of them when it runs; whatever it raises ends them all, as any other
     failure does."""
     clones: list[Clone] = []
+    watch = _Watch()
     try:
         for first in range(0, len(wishes), AT_ONCE):
             for place, wish in enumerate(wishes[first : first + AT_ONCE], first):
-                clones.append(_launch(mount, origin, wish, place + 1))
+                clones.append(_launch(mount, origin, wish, place + 1, watch))
             for clone in clones[first:]:
                 _bring_up(mount, clone, device_state)
                 started(clone)
     except BaseException:
         end(clones)
+        watch.give_up()
         raise
+    watch.stand_down()
     return clones
+
+
+class _Watch:
+    """A process that ends the VMs when we are killed before all of them run."""
+
+    def __init__(self) -> None:
+        reader, self._writer = os.pipe()
+        apart.fork([reader], lambda: _end_with_parent(reader))
+        os.close(reader)
+
+    def enter(self) -> None:
+        """Called by the process that becomes a VM."""
+        os.write(self._writer, _PID.pack(os.getpid()))
+
+    def stand_down(self) -> None:
+        """All run."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._writer, _PID.pack(_ALL_RUN))
+        os.close(self._writer)
+
+    def give_up(self) -> None:
+        """End those that are left."""
+        os.close(self._writer)
+
+
+def _end_with_parent(reader: int) -> int:
+    pids = []
+    while said := os.read(reader, _PID.size):
+        if (pid := _PID.unpack(said)[0]) == _ALL_RUN:
+            return 0
+        pids.append(pid)
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    return 0
 
 
 def run_hook(mount: Mount, clone: Clone, hook: Path, mac: str) -> None:
@@ -109,13 +152,13 @@ def end(clones: Sequence[Clone]) -> None:
             os.kill(clone.pid, signal.SIGKILL)  # the controller cleans up
 
 
-def _launch(mount: Mount, origin: Origin, wish: Wish, number: int) -> Clone:
+def _launch(mount: Mount, origin: Origin, wish: Wish, number: int, watch: _Watch) -> Clone:
     """Start one; it waits for its device state then. Raises what it fails with."""
     said = tempfile.TemporaryFile()
     reader, writer = os.pipe()  # closed by exec
     pid = os.fork()
     if not pid:
-        _become(mount, origin, wish, said.fileno(), writer)
+        _become(mount, origin, wish, said.fileno(), writer, watch)
     os.close(writer)
     with os.fdopen(reader, "rb") as answer:
         failure = answer.read()
@@ -129,9 +172,10 @@ def _launch(mount: Mount, origin: Origin, wish: Wish, number: int) -> Clone:
     return Clone(wish.name, number, pid, volume, said)
 
 
-def _become(mount: Mount, origin: Origin, wish: Wish, said: int, writer: int) -> NoReturn:
+def _become(mount: Mount, origin: Origin, wish: Wish, said: int, writer: int, watch: _Watch) -> NoReturn:
     code = 1
     try:
+        watch.enter()
         os.setsid()
         null = os.open(os.devnull, os.O_RDONLY)
         for target, source in ((0, null), (1, said), (2, said)):

@@ -15,17 +15,16 @@ import errno
 import hashlib
 import json
 import os
-import signal
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any, Final
 
 import numpy as np
 import zstandard
 
 from blockstore.errors import BlockstoreError, BusyError, InputError, MountError, OutOfRoom
+from blockstore.vm.deadline import deadline
 from blockstore.vm.file_work import append
 from blockstore.vm.snapshot_file import (
     MAXIMUM_DEVICE_BYTES,
@@ -241,26 +240,8 @@ def _readable(source: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-@contextlib.contextmanager
-def _deadline(source: Path) -> Iterator[None]:
-    """A write that waits for room in the store is given up after WRITE_S: a signal ends the wait in the kernel."""
-
-    def give_up(number: int, frame: FrameType | None) -> None:
-        raise OutOfRoom(
-            f"{source} could not be imported: the store has had no room for {WRITE_S:g} s; delete something, or raise "
-            "the limit with `blockstore set --pool-limit`"
-        )
-
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, WRITE_S)
-    try:
-        yield
-    except OSError as error:
-        kind = OutOfRoom if error.errno == errno.ENOSPC else MountError
-        raise kind(f"{source} could not be imported: {error.strerror}") from None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+def _deadline(source: Path) -> contextlib.AbstractContextManager[None]:
+    return deadline(WRITE_S, f"{source} could not be imported")
 
 
 class _Hashing:

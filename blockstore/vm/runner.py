@@ -22,10 +22,14 @@ from blockstore.daemon.mounts import Mount
 from blockstore.errors import BusyError, InputError, MountError, OutOfRoom
 from blockstore.vm import cgroups, file_work, huge_pages, qemu_arguments, qmp_sockets, recorded_arguments
 from blockstore.vm.cgroups import Cgroup
+from blockstore.vm.deadline import deadline
 from blockstore.vm.process_stat import start_time
 
 EARLY_S: Final = 3
 """A QEMU that fails within so many seconds has not begun to run a guest: that is said, below its own words."""
+
+CLONE_S: Final = 30.0
+"""How long a clone of a snapshot's memory may take: milliseconds, unless the store is full."""
 
 SHELL: Final = "/bin/sh"
 
@@ -179,15 +183,12 @@ def _make_file(path: Path, size_bytes: int, memory: Path | None, undo: ExitStack
 
 
 def _clone(memory: Path, target: int, size_bytes: int) -> None:
-    try:
+    with deadline(CLONE_S, f"the memory of {memory} cannot be cloned"):
         source = os.open(memory, os.O_RDONLY | os.O_CLOEXEC)
         try:
             file_work.clone(source, target, size_bytes)
         finally:
             os.close(source)
-    except OSError as error:
-        kind = OutOfRoom if error.errno == errno.ENOSPC else MountError
-        raise kind(f"the memory of {memory} cannot be cloned: {error.strerror}") from None
 
 
 def _make_cgroup(name: str, undo: ExitStack, warn: Callable[[str], None]) -> tuple[Cgroup | None, str]:

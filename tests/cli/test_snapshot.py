@@ -34,10 +34,10 @@ RUNS = QEMU[:-1]
 KILLED = """
 import os, signal, sys
 from blockstore.cli.main import main
-from blockstore.vm import file_work, monitor, snapshot_file
+from blockstore.vm import file_work, fork, monitor, snapshot_file
 place, command = sys.argv[1].rpartition(":")[::2]
-owner = {"Monitor": monitor.Monitor, "FileWork": file_work.FileWork, "file": snapshot_file}[place.split(".")[0]]
-name = place.split(".")[1]
+known = {"Monitor": monitor.Monitor, "FileWork": file_work.FileWork, "file": snapshot_file, "fork": fork}
+owner, name = known[place.split(".")[0]], place.split(".")[1]
 real = getattr(owner, name)
 def dies(*arguments, **options):
     if command == "before":

@@ -45,7 +45,7 @@ def test_a_guest_goes_on_from_its_snapshot_and_in_forks_of_it(lab: Lab) -> None:
     on = ("--mount", str(mounted.path))
     with guest(mounted, NAME, "run", NAME, "--memory", "128M") as source:
         source.wait_ready(120)
-        work.fill_mixed(source, 8)
+        work.fill_mixed(source, 4)
         source.command("echo before >/work/said")
         assert blockstore("snapshot", *on, NAME, "base").returncode == 0
         source.command("echo after >/work/said")
