@@ -16,7 +16,7 @@ from blockstore.cli.vm_name import check_vm_name
 from blockstore.daemon import mounts
 from blockstore.errors import BusyError, InputError
 from blockstore.vm import fork as forking
-from blockstore.vm import recorded_arguments, restore, running, snapshot_file, take
+from blockstore.vm import recorded_arguments, restore, running, snapshot_file
 from blockstore.vm.bring_up import opened
 
 
@@ -65,22 +65,35 @@ def fork(
     names = _names(mount, vm, pattern, count)
     program = _hook(hook)
     found = running.find(mount, vm, qmp)
-    facts = _facts_before(found, command)
+    recorded = recorded_arguments.recorded(found.command)
+    full = restore.command_of(found.program, recorded, command)
+    macs = [_mac() for _ in names]
+    wishes = [
+        restore.Wish(
+            name,
+            recorded_arguments.filled_in(full, {"vm": vm, "n": str(number), "name": name, "mac": mac}),
+            resident,
+            target / 100,
+            False,
+        )
+        for number, (name, mac) in enumerate(zip(names, macs, strict=True), 1)
+    ]
     with snapshot_file.making(mount, snapshot_file.domain_of(vm)) as (path, descriptor):
-        take.take(mount, found, descriptor, path)
-        taken = snapshot_file.load(mount, path)
-        origin = restore.Origin(path, taken.memory_bytes, taken.facts)
-        macs = [_mac() for _ in names]
-        wishes = [
-            restore.Wish(
-                name,
-                recorded_arguments.filled_in(facts, {"vm": vm, "n": str(number), "name": name, "mac": mac}),
-                resident,
-                target / 100,
-                False,
-            )
-            for number, (name, mac) in enumerate(zip(names, macs, strict=True), 1)
-        ]
+        backend = recorded_arguments.backend_of(found.command)
+        origin = restore.Origin(path, found.memory_bytes, recorded, found.folder, backend)
+
+        def snapshot() -> int:
+            from blockstore.vm import take  # asyncio, while the new VMs' QEMUs start
+
+            take.take(mount, found, descriptor, path)
+            taken = snapshot_file.load(mount, path)
+            if taken.facts.backend != backend:
+                raise InputError(
+                    f"{vm} calls its memory {taken.facts.backend}, which its command line does not say; take a "
+                    "snapshot and restore that"
+                )
+            return opened(taken.device_state())
+
         with progress("starting") as advance:
 
             def started(clone: forking.Clone) -> None:
@@ -88,18 +101,9 @@ def fork(
                     forking.run_hook(mount, clone, program, macs[clone.number - 1])
                 advance(clone.number, count)
 
-            clones = forking.fork(mount, origin, opened(taken.device_state()), wishes, started)
+            clones = forking.fork(mount, origin, snapshot, wishes, started)
     for clone in clones:
         click.echo(clone.name)
-
-
-def _facts_before(found: running.Running, command: tuple[str, ...]) -> list[str]:
-    """The new VMs' command line, checked before VM is stopped."""
-    if command:
-        return list(command)
-    arguments = recorded_arguments.recorded(found.command)
-    recorded_arguments.check_for_another(arguments)
-    return [found.program, *arguments]
 
 
 def _names(mount: mounts.Mount, vm: str, pattern: str, count: int) -> list[str]:

@@ -50,14 +50,16 @@ def restore(
     mount = mounts.find(mountpoint)
     found = snapshot_file.find(mount, snapshot)
     restoring.check_domain(found.name, name)
-    origin = restoring.Origin(found.path, found.memory_bytes, found.facts)
+    origin, facts = restoring.origin_of(found), found.facts
     state = bring_up.opened(found.device_state())
-    wish = restoring.Wish(name, restoring.command_of(origin, command), resident, target / 100, keep)
+    wish = restoring.Wish(
+        name, restoring.command_of(facts.program, facts.arguments, command), resident, target / 100, keep
+    )
     restoring.start(
         mount,
         origin,
         wish,
-        is_apart=False,
+        is_fork=False,
         warn=lambda sentence: click.echo(f"blockstore: warning: {sentence}", err=True),
         started=bring_up.beside(mount.state, name, state),
     )

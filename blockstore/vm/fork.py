@@ -13,14 +13,17 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Final, NamedTuple, NoReturn
 
 from blockstore.daemon.mounts import Mount
 from blockstore.errors import BlockstoreError, VmError, error_of
-from blockstore.vm import apart, bring_up, qmp_sockets
-from blockstore.vm.monitor import connect
+from blockstore.vm import apart, bring_up, file_work, qmp_sockets
+from blockstore.vm.deadline import deadline
 from blockstore.vm.restore import Origin, Wish, start
+from blockstore.vm.runner import CLONE_S
+from blockstore.vm.sockets import connect
 
 AT_ONCE: Final = 4
 """VMs whose QEMU is started at the same time: more of them only wait for each other's processors and disks."""
@@ -52,19 +55,23 @@ class Clone(NamedTuple):
 def fork(
     mount: Mount,
     origin: Origin,
-    device_state: int,
+    snapshot: Callable[[], int],
     wishes: Sequence[Wish],
     started: Callable[[Clone], None],
 ) -> list[Clone]:
-    """Start them all. `started` is called for each of them when it runs; whatever it raises ends them all, as any other
-    failure does."""
+    """Start them all. `snapshot` fills the file of the origin and returns the device state; it is called while the
+    first QEMUs start, on memory that is empty until then. `started` is called for each VM when it runs. Whatever these
+    raise ends them all, as any other failure does."""
+    device_state = -1
     clones: list[Clone] = []
     watch = _Watch()
     try:
         for first in range(0, len(wishes), AT_ONCE):
             for place, wish in enumerate(wishes[first : first + AT_ONCE], first):
                 clones.append(_launch(mount, origin, wish, place + 1, watch))
+            device_state = snapshot() if device_state < 0 else device_state
             for clone in clones[first:]:
+                _fill(mount, origin, clone)
                 _bring_up(mount, clone, device_state)
                 started(clone)
     except BaseException:
@@ -121,7 +128,7 @@ def run_hook(mount: Mount, clone: Clone, hook: Path, mac: str) -> None:
         "CONSOLE": str(console) if console.exists() else "",
     }
     environment = os.environ | {f"BLOCKSTORE_{key}": value for key, value in values.items()}
-    with contextlib.ExitStack() as stack:
+    with ExitStack() as stack:
         stream = subprocess.DEVNULL
         if console.exists():
             connection = stack.enter_context(connect(console, clone.name))
@@ -180,7 +187,7 @@ def _become(mount: Mount, origin: Origin, wish: Wish, said: int, writer: int, wa
         null = os.open(os.devnull, os.O_RDONLY)
         for target, source in ((0, null), (1, said), (2, said)):
             os.dup2(source, target)
-        start(mount, origin, wish, is_apart=True, warn=_warn, started=lambda volume: None)
+        start(mount, origin, wish, is_fork=True, warn=_warn, started=lambda volume: None)
     except BlockstoreError as error:
         code = error.exit_code
         os.write(writer, bytes([code]) + str(error).encode())
@@ -189,6 +196,19 @@ def _become(mount: Mount, origin: Origin, wish: Wish, said: int, writer: int, wa
     finally:
         os._exit(code)
     raise AssertionError
+
+
+def _fill(mount: Mount, origin: Origin, clone: Clone) -> None:
+    """Let the VM's memory be the origin's; its QEMU has mapped it, and has seen nothing of it yet."""
+    with ExitStack() as stack:
+        stack.enter_context(deadline(CLONE_S, f"{clone.name} cannot have its memory"))
+        source, target = (
+            os.open(path, flags | os.O_CLOEXEC)
+            for path, flags in ((origin.path, os.O_RDONLY), (mount.path / clone.name, os.O_RDWR))
+        )
+        stack.callback(os.close, source)
+        stack.callback(os.close, target)
+        file_work.clone(source, target, origin.memory_bytes)
 
 
 def _bring_up(mount: Mount, clone: Clone, device_state: int) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import socket
 import time
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +17,7 @@ from typing import Any, Final, Self
 from qemu.qmp import ExecuteError, QMPClient, QMPError
 
 from blockstore.errors import VmError
+from blockstore.vm.sockets import connect
 
 ANSWER_S: Final = 10.0
 """How long QEMU may take to answer a command. It takes milliseconds; on a host that swaps, seconds."""
@@ -111,20 +110,3 @@ class Monitor:
 
     def _gone(self, what: str, error: BaseException) -> VmError:
         return VmError(f"the QEMU of {self._vm} closed {self._path} at {what}: {error or type(error).__name__}")
-
-
-def connect(path: Path, vm: str) -> socket.socket:
-    """A connection to a listening socket, whose path may be longer than a socket's address. Raises VmError."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    connection.settimeout(ANSWER_S)
-    try:
-        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            connection.connect(f"/proc/self/fd/{directory}/{path.name}")
-        finally:
-            os.close(directory)
-    except OSError as error:
-        connection.close()
-        raise VmError(f"the QEMU of {vm} cannot be reached at {path}: {error.strerror or error}") from None
-    connection.setblocking(False)
-    return connection

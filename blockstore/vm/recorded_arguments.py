@@ -55,6 +55,18 @@ def recorded(arguments: Sequence[str]) -> list[str]:
     return kept
 
 
+def backend_of(arguments: Sequence[str]) -> str:
+    """The id of the memory backend; empty if it cannot be seen."""
+    return next(
+        (
+            _field(value, "id")
+            for option, value in _pairs(arguments)
+            if option == "-object" and value.startswith("memory-backend-file")
+        ),
+        "",
+    )
+
+
 def check_for_another(arguments: Sequence[str]) -> None:
     """Raises InputError where a second VM with these arguments would take something away from the first."""
     for option, value in _pairs(arguments):

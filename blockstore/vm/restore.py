@@ -11,15 +11,18 @@ from blockstore.daemon.mounts import Mount
 from blockstore.errors import InputError
 from blockstore.vm import qemu_arguments, recorded_arguments, runner
 from blockstore.vm.bring_up import INCOMING
-from blockstore.vm.snapshot_file import Facts, domain_of
+from blockstore.vm.snapshot_file import Snapshot, domain_of
 
 
 class Origin(NamedTuple):
-    """What new VMs begin with: the memory in the file `path` of the mount, and how their QEMU is to be started."""
+    """What new VMs begin with: the memory in the file `path` of the mount, and how their QEMU is to be started: as
+    `arguments` of the origin's in `folder`, with the memory called `backend`."""
 
     path: Path
     memory_bytes: int
-    facts: Facts
+    arguments: list[str]
+    folder: str
+    backend: str
 
 
 class Wish(NamedTuple):
@@ -32,12 +35,18 @@ class Wish(NamedTuple):
     keep: bool
 
 
-def command_of(origin: Origin, command: Sequence[str]) -> list[str]:
-    """Program and arguments of the new VM: `command`, or those recorded. Raises InputError."""
+def origin_of(snapshot: Snapshot) -> Origin:
+    """That of VMs from a snapshot."""
+    facts = snapshot.facts
+    return Origin(snapshot.path, snapshot.memory_bytes, facts.arguments, facts.folder, facts.backend)
+
+
+def command_of(program: str, arguments: list[str], command: Sequence[str]) -> list[str]:
+    """Program and arguments of the new VM: `command`, or those given, which were another's. Raises InputError."""
     if command:
         return list(command)
-    recorded_arguments.check_for_another(origin.facts.arguments)
-    return [origin.facts.program, *origin.facts.arguments]
+    recorded_arguments.check_for_another(arguments)
+    return [program, *arguments]
 
 
 def check_domain(origin_name: str, name: str) -> None:
@@ -56,18 +65,17 @@ def start(
     origin: Origin,
     wish: Wish,
     *,
-    is_apart: bool,
+    is_fork: bool,
     warn: Callable[[str], None],
     started: Callable[[int], None],
 ) -> NoReturn:
-    """Become the new VM, which waits for its device state. Raises a sentence, and then nothing is left behind."""
+    """Become the new VM, which waits for its device state, and if it `is_fork` for its memory. Raises a sentence, and
+    then nothing is left behind."""
     path, size_bytes = str(mount.path / wish.name), origin.memory_bytes
-    balloon = any(qemu_arguments.BALLOON_ID in each for each in origin.facts.arguments)  # that `run` has added
-    arguments = qemu_arguments.with_memory(
-        wish.command[1:], path, size_bytes, balloon=balloon, backend=origin.facts.backend
-    )
-    if Path(origin.facts.folder).is_dir():
-        os.chdir(origin.facts.folder)
+    balloon = any(qemu_arguments.BALLOON_ID in each for each in origin.arguments)  # that `run` has added
+    arguments = qemu_arguments.with_memory(wish.command[1:], path, size_bytes, balloon=balloon, backend=origin.backend)
+    if Path(origin.folder).is_dir():
+        os.chdir(origin.folder)
     runner.run(
         mount,
         wish.name,
@@ -77,7 +85,7 @@ def start(
         [wish.command[0], *arguments, *INCOMING],
         keep=wish.keep,
         warn=warn,
-        memory=origin.path,
-        is_apart=is_apart,
+        memory=None if is_fork else origin.path,
+        is_apart=is_fork,
         started=started,
     )

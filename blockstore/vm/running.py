@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from blockstore.daemon import mounts
 from blockstore.daemon.mounts import Mount
 from blockstore.errors import InputError, MountError, VmError
 from blockstore.vm import qmp_sockets
-from blockstore.vm.monitor import Monitor
+
+if TYPE_CHECKING:  # asyncio, which a fork loads while QEMU starts
+    from blockstore.vm.monitor import Monitor
 
 IGNORE_SHARED: Final = "x-ignore-shared"
 """Leaves shared memory out of the device state (DESIGN.md 2.9)."""

@@ -29,6 +29,9 @@ MIB = 1 << 20
 MEMORY_BYTES = 128 * MIB
 NAME = f"vm{os.getpid()}"
 
+FILES = "find /work -type f ! -name said | sort | xargs md5sum | md5sum"
+"""One sum for all files of a guest but one."""
+
 
 def guest(mounted: Mounted, name: str, *command: str) -> Guest:
     run = [sys.executable, "-m", "blockstore", *command, "--mount", str(mounted.path), "--"]
@@ -79,6 +82,8 @@ def _check_forks(mounted: Mounted, folder: Path, source: Guest) -> None:
         said = {name: ask(mounted, name, "cat /work/said").split() for name in names}
         assert [each[0] for each in said.values()] == names and len({each[1] for each in said.values()}) == 3
         assert source.command("cat /work/said") == "after\n", "and the source goes on"
+        for name in names:
+            assert ask(mounted, name, FILES) == source.command(FILES).strip(), "all its memory is there"
         assert mounted.total()["stored"] < 1.3 * stored
         one_line(blockstore("fork", NAME, "--count", "2", *on), 3, mounted.path / names[0], "--name")
     until(lambda: sorted(os.listdir(mounted.path)) == [".base.snapshot", ".moved.snapshot", NAME], "they are gone", 15)
