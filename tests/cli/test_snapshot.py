@@ -39,17 +39,20 @@ place, command = sys.argv[1].rpartition(":")[::2]
 known = {"Monitor": monitor.Monitor, "FileWork": file_work.FileWork, "file": snapshot_file, "fork": fork}
 owner, name = known[place.split(".")[0]], place.split(".")[1]
 real = getattr(owner, name)
+number = signal.SIGINT if "SIGINT" in os.environ else signal.SIGKILL
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def dies(*arguments, **options):
     if command == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), number)
     result = real(*arguments, **options)
     if command in ("after", arguments[1]):
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), number)
     return result
 setattr(owner, name, dies)
-main(sys.argv[2:])
+sys.exit(main(sys.argv[2:]))
 """
-"""Kills itself at a call of the method PLACE:before, or PLACE:after, or when the QMP command was answered."""
+"""Kills itself at a call of the method PLACE:before, or PLACE:after, or when the QMP command was answered; or, with
+SIGINT in its environment, is interrupted there."""
 
 WRITER_WAITS = """
 import os, random, sys
@@ -190,6 +193,17 @@ def test_killed_at_any_moment(lab: Lab) -> None:
         until(lambda: len(hidden(mounted)) <= len(MOMENTS), "", 1)
         assert snapshot(mounted, NAME, "base").returncode == 0
         assert hidden(mounted) == [".base.snapshot"], "leftovers are cleared by the next one"
+
+
+@pytest.mark.parametrize("moment", ["FileWork.flush:before", "Monitor.execute:stop", "FileWork.clone:before"])
+def test_interrupted(lab: Lab, moment: str) -> None:
+    mounted = lab.mount()
+    with started(mounted, command=RUNS):
+        command = [sys.executable, "-c", KILLED, moment, "snapshot", *on(mounted), NAME, "base"]
+        stopped = run(command, SIGINT="yes")
+        assert stopped.returncode == 130 and not stopped.stderr.strip(), stopped
+        assert not hidden(mounted)
+        until(lambda: is_running(mounted), "the VM goes on", 10)
 
 
 def test_leftovers_are_cleared_by_the_next_mount(lab: Lab) -> None:
