@@ -82,19 +82,23 @@ print(json.dumps(found.facts._asdict()))
 def measure(bench: Bench) -> list[Figure]:
     """Milliseconds and seconds."""
     figures = _clone(bench)
-    memory_bytes = (256 if bench.quick else 512) << 20
+    memory_bytes = (128 if bench.quick else 512) << 20
     with StoreMount(bench.workspace, "fork", "--pool-limit", "2G") as mount:
         command = [*_COMMAND, "run", "vm", "--mount", str(mount.path), "--memory", f"{memory_bytes >> 20}M", "--"]
         with Guest("vm", memory_bytes, mount.path / "vm", runner=command, free_page_reporting=True) as guest:
             bench.say(f"fork: a guest of {memory_bytes >> 20} MiB warms up")
             guest.wait_ready(_COMMAND_S)
-            work.fill_mixed(guest, 16 if bench.quick else 64)
+            work.fill_mixed(guest, 8 if bench.quick else 64)
             figures += _snapshot(bench, mount, guest)
             figures += _fork(bench, mount, guest)
             figures += _twenty(bench, mount)
             if work.verify(guest):
                 raise BenchError("the guest that was forked has lost something")
     return figures
+
+
+def _repetitions(bench: Bench) -> int:
+    return 2 if bench.quick else _REPETITIONS
 
 
 def _clone(bench: Bench) -> list[Figure]:
@@ -104,7 +108,7 @@ def _clone(bench: Bench) -> list[Figure]:
         path, copy = mount.path / "vm", mount.path / "copy"
         processes.run([sys.executable, "-c", _FILL, path, str(data_bytes)], mount.abort, _COMMAND_S)
         command: list[str | Path] = [sys.executable, "-c", _CLONE, path, copy]
-        times = [1000 * float(processes.run(command, mount.abort, _COMMAND_S)) for _ in range(_REPETITIONS)]
+        times = [1000 * float(processes.run(command, mount.abort, _COMMAND_S)) for _ in range(_repetitions(bench))]
     name = f"clone of {data_bytes >> 18} MiB with {data_bytes >> 20} MiB of data"
     return [from_repetitions("fork", name, times, "ms", CLONE_TARGET_MS)]
 
@@ -114,7 +118,7 @@ def _snapshot(bench: Bench, mount: StoreMount, guest: Guest) -> list[Figure]:
     bench.say("fork: snapshots")
     stops, others, walls = [], [], []
     guest.command("while :; do dd if=/dev/urandom of=/work/busy bs=1M count=4 2>/dev/null; done & echo $! >/work/pid")
-    for number in range(_REPETITIONS):
+    for number in range(_repetitions(bench)):
         began = time.perf_counter()
         said = _run(mount, "snapshot", "vm", f"s{number}", "--verbose")
         walls.append(time.perf_counter() - began)
@@ -137,7 +141,7 @@ def _fork(bench: Bench, mount: StoreMount, guest: Guest) -> list[Figure]:
     bench.say("fork: one VM, until it answers")
     plain = _Plain(bench, mount, guest.memory_bytes)
     totals, alone = [], []
-    for _ in range(_REPETITIONS):
+    for _ in range(_repetitions(bench)):
         began = time.perf_counter()
         with _forked(mount, 1) as names:
             _ask_at(_console(mount, names[0]), "echo here")
@@ -206,23 +210,24 @@ def _given(end: socket.socket) -> str:
 
 
 def _twenty(bench: Bench, mount: StoreMount) -> list[Figure]:
-    bench.say(f"fork: {COUNT} VMs")
+    count = 4 if bench.quick else COUNT
+    bench.say(f"fork: {count} VMs")
     processes.run([*_COMMAND, "evict", mount.path], mount.abort, _COMMAND_S)
     one = mount.status()["volumes"]["vm"]["stored"]
     began = time.perf_counter()
-    with _forked(mount, COUNT) as names:
+    with _forked(mount, count) as names:
         up_s = time.perf_counter() - began
         answered = sum("here" in _ask(mount, name, "echo here") for name in names)
         time.sleep(5)
         processes.run([*_COMMAND, "evict", mount.path], mount.abort, _COMMAND_S)
         stored = mount.status()["total"]["stored"]
         again = sum("here" in _ask(mount, name, "echo here") for name in names)
-    name = f"stored with {COUNT} idle clones, against one guest"
-    note = f"{one / 2**20:.1f} MiB, and {stored / 2**20:.1f} MiB with {COUNT} clones"
+    name = f"stored with {count} idle clones, against one guest"
+    note = f"{one / 2**20:.1f} MiB, and {stored / 2**20:.1f} MiB with {count} clones"
     return [
-        Figure("fork", f"{COUNT} clones up", up_s, "s"),
+        Figure("fork", f"{count} clones up", up_s, "s"),
         Figure("fork", name, stored / one, "", TWENTY_TARGET, note=note),
-        Figure("fork", f"of {COUNT} clones, silent", COUNT - min(answered, again), "", 0.0),
+        Figure("fork", f"of {count} clones, silent", count - min(answered, again), "", 0.0),
     ]
 
 
