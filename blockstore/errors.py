@@ -3,6 +3,7 @@
 BlockstoreError
 ├── InputError      what the user gave cannot be used (a path, a size, an image)      exit code 2
 ├── MountError      the mount cannot be made, reached or ended                         exit code 1
+│   ├── VmError     a VM cannot be reached over QMP, saved or started                  exit code 1
 │   └── BusyError   it is in use: by another mount, or by processes with open files    exit code 3
 ├── StateError      the state directory is damaged, foreign, or of another version     exit code 4
 ├── OutOfRoom       the pool limit or the file system under the state is full          exit code 5
@@ -24,6 +25,10 @@ class InputError(BlockstoreError):
 
 
 class MountError(BlockstoreError):
+    exit_code = 1
+
+
+class VmError(MountError):
     exit_code = 1
 
 

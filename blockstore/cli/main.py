@@ -41,6 +41,10 @@ COMMANDS: Final = {
     "reload": Entry("blockstore.cli.reload:reload", "Replace the daemon by the code that is installed now."),
     "run": Entry("blockstore.cli.run:run", "Start a VM whose memory is a file of a mount."),
     "attach": Entry("blockstore.cli.attach:attach", "Hold the resident part of a running VM down."),
+    "snapshot": Entry("blockstore.cli.snapshot:snapshot", "Keep a running VM as it is now; it goes on."),
+    "snapshots": Entry("blockstore.cli.snapshots:snapshots", "List, delete, export and import snapshots."),
+    "restore": Entry("blockstore.cli.restore:restore", "Start a VM from a snapshot."),
+    "fork": Entry("blockstore.cli.fork:fork", "Start many VMs that go on from where one is now."),
     "evict": Entry("blockstore.cli.evict:evict", "Move memory of VMs out of the page cache into the store."),
     "analyze": Entry("blockstore.cli.analyze:analyze", "What the store would save on memory images, without a mount."),
 }
@@ -98,6 +102,7 @@ def cli() -> None:
       blockstore analyze /var/tmp/*.ram        what would it save here?
       blockstore mount /run/vm-memory          serve
       blockstore run vm1 --memory 2G -- qemu-system-x86_64 -nographic disk.qcow2
+      blockstore fork vm1 --count 20           one booted VM becomes twenty
       blockstore status /run/vm-memory         what does it save?
       blockstore top                           and now?
 

@@ -9,6 +9,7 @@ import click
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.resident_size import RESIDENT, target_option
 from blockstore.cli.sizes import SIZE
+from blockstore.cli.vm_name import check_vm_name
 from blockstore.daemon import mounts
 from blockstore.errors import InputError
 from blockstore.vm import qemu_arguments, runner
@@ -49,9 +50,8 @@ def run(
     Example:
       blockstore run blue/vm1 --memory 1G -- qemu-system-x86_64 -nographic -drive file=disk.qcow2,if=virtio
     """
+    check_vm_name(name)
     place = PurePosixPath(name)
-    if place.is_absolute() or ".." in place.parts or not place.parts or name.endswith("/"):
-        raise InputError(f"{name!r} is no name of a file below the mount; write it as vm1 or blue/vm1")
     if not memory or memory % (1 << 20):
         hint = f"; did you mean {memory}M?" if 0 < memory < 1 << 20 else ""
         raise InputError(f"--memory must be a whole number of MiB, and not 0; it is {memory} bytes{hint}")

@@ -51,8 +51,8 @@ class Answers:
         }
 
     async def hello(self, request: Request) -> Answer:
-        """Who is there."""
-        return {"daemon_pid": os.getpid()}
+        """Who is there, and do writes wait for room?"""
+        return {"daemon_pid": os.getpid(), "stalled": self._session.stalled}
 
     async def status(self, request: Request) -> Answer:
         """The census, and how the daemon is."""

@@ -16,6 +16,7 @@ from blockstore.store.volume import ids_of
 
 _PATCHED = np.uint64(PATCHED)
 _ENCODING = np.uint64(ENCODING_MASK)
+_ONE = np.uint32(1)
 _CHECK_FLOOR = np.uint64(1 << CHECK_SHIFT)
 
 
@@ -34,7 +35,11 @@ def rows_of(rows: Rows, entries: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64
 
 def acquire(rows: Rows, ids: npt.NDArray[np.int64]) -> None:
     """One more map entry points at each of these rows (a row may be given many times)."""
-    np.add.at(rows.count.array, ids, 1)
+    count = rows.count.array
+    if _are_different(ids):
+        count[ids] += _ONE
+    else:
+        np.add.at(count, ids, _ONE)
     rows.mark_changed(ids)
 
 
@@ -45,7 +50,10 @@ def release(rows: Rows, pool: Pool, ids: npt.NDArray[np.int64]) -> None:
         return
     rows.mark_changed(ids)
     count = rows.count.array
-    np.subtract.at(count, ids, 1)
+    if _are_different(ids):
+        count[ids] -= _ONE
+    else:
+        np.subtract.at(count, ids, _ONE)
     dead = ids[(count[ids] == 0) & (rows.dependents.array[ids] == 0)]
     if not len(dead):
         return
@@ -59,6 +67,12 @@ def release(rows: Rows, pool: Pool, ids: npt.NDArray[np.int64]) -> None:
         references = np.unique(references)
         unused = (count[references] == 0) & (rows.dependents.array[references] == 0)
         free_rows(rows, pool, references[unused])  # a reference is never a patch itself: it ends here
+
+
+def _are_different(ids: npt.NDArray[np.int64]) -> bool:
+    """Is each row given once, as far as that can be seen at once? So it is where memory was written in order, and then
+    all counts can be changed together, which takes a tenth of what ufunc.at takes."""
+    return bool((ids[1:] > ids[:-1]).all())
 
 
 def free_rows(rows: Rows, pool: Pool, dead: npt.NDArray[np.int64]) -> None:

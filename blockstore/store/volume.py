@@ -132,10 +132,12 @@ class Volume:
 
     def prepare(self, first: int, count: int) -> None:
         """Give the map's pages for these blocks memory. The map must cover them. Raises OutOfRoom."""
-        for page in range(first >> _PAGE_SHIFT, ((first + count - 1) >> _PAGE_SHIFT) + 1):
-            if not self._pages[page]:
-                allocate(self._fd, HEADER_BYTES + page * mmap.PAGESIZE, mmap.PAGESIZE, self._place)
-                self._pages[page] = 1
+        page, end = first >> _PAGE_SHIFT, ((first + count - 1) >> _PAGE_SHIFT) + 1
+        while (page := self._pages.find(0, page, end)) >= 0:
+            stop = self._pages.find(1, page, end)
+            pages = (end if stop < 0 else stop) - page
+            allocate(self._fd, HEADER_BYTES + page * mmap.PAGESIZE, pages * mmap.PAGESIZE, self._place)
+            self._pages[page : page + pages] = b"\1" * pages
 
     def replace(self, first: int, entries: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
         """Let the blocks from `first` on have these entries (their pages are prepared); the ones that they had."""

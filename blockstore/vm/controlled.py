@@ -18,11 +18,11 @@ from typing import Any, Final
 
 from blockstore.daemon.attachments import AUTO, Attachment
 from blockstore.daemon.mounts import Mapping, Mount, mappings_of
-from blockstore.vm import resident
+from blockstore.vm import qmp_sockets, resident
 from blockstore.vm.cgroups import Cgroup
 from blockstore.vm.mechanism import ByCgroup, Clock, Mechanism
 from blockstore.vm.policy import Auto, Fixed, Policy
-from blockstore.vm.process_stat import start_time
+from blockstore.vm.process_stat import children, start_time
 from blockstore.vm.refault_cost import RefaultCost
 from blockstore.vm.write_back import WriteBack
 
@@ -142,7 +142,7 @@ class Controlled:
     def _mappings(self) -> list[Mapping]:
         """The VM's mappings of the file. A VM that `run` has made is a child of the attached process."""
         found: list[Mapping] = []
-        for pid in (self.attachment.pid, *_children(self.attachment.pid)):
+        for pid in (self.attachment.pid, *children(self.attachment.pid)):
             with contextlib.suppress(OSError, ValueError):
                 found += [each for each in mappings_of(pid, self._mount) if each.inode == self.attachment.volume]
         return found
@@ -183,12 +183,13 @@ def cgroup_of(attachment: Attachment) -> Cgroup:
 
 def end(mount: Mount, name: str | None, attachment: Attachment) -> None:
     """Take away what is left of a VM that `run` has made and whose process has ended: what of it still runs in its
-    cgroup, which is nobody else's, the cgroup, its file, and the folder that was made for it.
+    cgroup, which is nobody else's, the cgroup, its sockets, its file, and the folder that was made for it.
 
     `run` does that itself, unless it was killed. Raises OSError.
     """
     if not attachment.owned:
         return
+    qmp_sockets.remove(mount.state, attachment.volume)
     if attachment.cgroup:
         cgroup = cgroup_of(attachment)
         cgroup.kill()
@@ -235,10 +236,3 @@ def _open_file(mount: Mount, name: str, volume: int) -> int:
 def _is_file(found: os.stat_result, mount: Mount, volume: int) -> bool:
     device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
     return device == mount.device and found.st_ino == volume
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []

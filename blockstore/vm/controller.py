@@ -19,6 +19,7 @@ from typing import Any, Final
 from blockstore.daemon import control, mounts
 from blockstore.daemon.attachments import Attachment
 from blockstore.errors import MountError
+from blockstore.vm import snapshot_file
 from blockstore.vm.controlled import Controlled, Ended, end, open_process
 from blockstore.vm.history import Recorder
 from blockstore.vm.log_line import log
@@ -38,6 +39,7 @@ class Controller:
         self._controlled: dict[int, Controlled] = {}
         self._history = Recorder(state)
         self._complaint = ""
+        self._is_first = True
 
     def run(self) -> int:
         """The exit code: 0 when the daemon has ended."""
@@ -63,6 +65,9 @@ class Controller:
             while self._controlled:
                 self._controlled.popitem()[1].close()
             return
+        if self._is_first:
+            self._is_first = False
+            snapshot_file.clear_leftovers(mount)
         wanted = {each["volume"]: Attachment(**each) for each in answer["attachments"]}
         volumes: dict[int, dict[str, Any]] = {int(number): counts for number, counts in answer["volumes"].items()}
         for number, attachment in wanted.items():

@@ -21,6 +21,14 @@ def parent(pid: int) -> int | None:
     return _field(pid, _PARENT)
 
 
+def children(pid: int) -> list[int]:
+    """Its child processes; none if it has ended."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
 def _field(pid: int, place: int) -> int | None:
     try:
         return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(_NAME_END)[2].split()[place])

@@ -1,4 +1,5 @@
-"""QEMU's command line, as far as the memory of the guest is concerned. Pure. (qemu(1): -m, -machine, -object)"""
+"""QEMU's command line, as far as the memory of the guest and our way to speak to QEMU are concerned. Pure.
+(qemu(1): -m, -machine, -object, -mon)"""
 
 from __future__ import annotations
 
@@ -10,28 +11,54 @@ from blockstore.errors import InputError
 
 BACKEND_ID: Final = "blockstore0"
 
+OWN_ID_PREFIX: Final = "blockstore-"
+BALLOON_ID: Final = OWN_ID_PREFIX + "balloon"
+QMP_ID: Final = OWN_ID_PREFIX + "qmp"
+CONSOLE_ID: Final = OWN_ID_PREFIX + "console"
+
+LISTENING: Final = "server=on,wait=off"
+
 _UNITS: Final = {"": 1 << 20, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 """A size without a unit is in MiB."""
 
 _OWN_MEMORY: Final = ("-mem-path", "-mem-prealloc")
 
 
-def with_memory(arguments: Sequence[str], path: str, size_bytes: int, *, balloon: bool) -> list[str]:
-    """QEMU's arguments, and those that make the file at `path` its guest's memory.
+def with_memory(
+    arguments: Sequence[str], path: str, size_bytes: int, *, balloon: bool, backend: str = BACKEND_ID
+) -> list[str]:
+    """QEMU's arguments, and those that make the file at `path` its guest's memory. A device state that is loaded calls
+    the memory by the id of its `backend`.
 
     With `balloon` also a virtio-balloon device with free page reporting, unless there is one: what the guest frees
     comes back to the store then. Raises InputError for arguments that do not agree with that.
     """
     _check(arguments, size_bytes)
     # A comma in an option is written twice.
-    backend = f"memory-backend-file,id={BACKEND_ID},size={size_bytes},share=on,mem-path={path.replace(',', ',,')}"
-    added = ["-object", backend, "-machine", f"memory-backend={BACKEND_ID}"]
+    memory = f"memory-backend-file,id={backend},size={size_bytes},share=on,mem-path={path.replace(',', ',,')}"
+    added = ["-object", memory, "-machine", f"memory-backend={backend}"]
     if not any(option == "-m" for option, _ in _options(arguments)):
         added += ["-m", f"{size_bytes >> 20}M"]
     if balloon and not any("virtio-balloon" in value for option, value in _options(arguments) if option == "-device"):
         bus = "device" if _is_microvm(arguments) else "pci"
-        added += ["-device", f"virtio-balloon-{bus},id=blockstore-balloon,free-page-reporting=on"]
+        added += ["-device", f"virtio-balloon-{bus},id={BALLOON_ID},free-page-reporting=on"]
     return [*arguments, *added]
+
+
+def with_monitor(arguments: Sequence[str], descriptor: int) -> list[str]:
+    """With a QMP monitor at a listening socket. It comes besides those that there are; for QEMU makes its default one
+    only where no other is named, that one is named too."""
+    mon = ["-chardev", f"socket,id={QMP_ID},fd={descriptor},{LISTENING}", "-mon", f"chardev={QMP_ID},mode=control"]
+    return [*arguments, *_default_monitor(arguments), *mon]
+
+
+def _default_monitor(arguments: Sequence[str]) -> list[str]:
+    given = {option for option, _ in _options(arguments)}
+    if given & {"-nodefaults", "-monitor", "-mon", "-qmp", "-qmp-pretty"}:
+        return []
+    if "-nographic" not in given:
+        return ["-monitor", "vc:80Cx24C"]
+    return ["-monitor", "stdio"] if "-serial" in given else ["-serial", "mon:stdio"]
 
 
 def _check(arguments: Sequence[str], size_bytes: int) -> None:

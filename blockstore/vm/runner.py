@@ -20,12 +20,16 @@ from blockstore.daemon import control
 from blockstore.daemon.attachments import Attachment, ask_to_attach
 from blockstore.daemon.mounts import Mount
 from blockstore.errors import BusyError, InputError, MountError, OutOfRoom
-from blockstore.vm import cgroups, huge_pages
+from blockstore.vm import cgroups, file_work, huge_pages, qemu_arguments, qmp_sockets, recorded_arguments
 from blockstore.vm.cgroups import Cgroup
+from blockstore.vm.deadline import deadline
 from blockstore.vm.process_stat import start_time
 
 EARLY_S: Final = 3
 """A QEMU that fails within so many seconds has not begun to run a guest: that is said, below its own words."""
+
+CLONE_S: Final = 30.0
+"""How long a clone of a snapshot's memory may take: milliseconds, unless the store is full."""
 
 SHELL: Final = "/bin/sh"
 
@@ -72,8 +76,14 @@ def run(
     *,
     keep: bool,
     warn: Callable[[str], None],
+    memory: Path | None = None,
+    is_apart: bool = False,
+    started: Callable[[int], None] = lambda volume: None,
 ) -> NoReturn:
     """Make the file `name` of the mount and start `command` (QEMU and its arguments) in the place of this process.
+
+    `memory` is the file of a snapshot whose memory it begins with. A VM that `is_apart` has a socket in the place of
+    the terminal. `started` is called, with the file's number, when nothing can fail any more but the start of QEMU.
 
     Raises a sentence instead when something is not to be had, and then nothing is left behind.
     """
@@ -83,7 +93,7 @@ def run(
     path = mount.path / name
     with ExitStack() as undo:
         folder = _make_folder(mount, path, undo)
-        _make_file(path, size_bytes, undo)
+        _make_file(path, size_bytes, memory, undo)
         cgroup, home = _make_cgroup(name, undo, warn)
         made, pid = path.stat(), os.getpid()
         attachment = Attachment(
@@ -105,13 +115,15 @@ def run(
                 "this VM may keep more resident than it uses, because QEMU asks for huge pages and only root can have "
                 "that refused"
             )
+        arguments = _with_sockets(mount, made.st_ino, command[1:], is_apart, undo)
         if cgroup is not None:
             cgroup.enter(pid)
             undo.callback(_leave, home)
         script = [SHELL, "-c", _SCRIPT, "blockstore-run"]
         what = ["" if keep else str(path), f"{made.st_dev}:{made.st_ino}", str(folder or "")]
         what += [attachment.cgroup, home, str(EARLY_S)]
-        os.execv(SHELL, [*script, *what, program, *command[1:]])
+        started(made.st_ino)
+        os.execv(SHELL, [*script, *what, program, *arguments])
 
 
 def _make_folder(mount: Mount, path: Path, undo: ExitStack) -> Path | None:
@@ -131,7 +143,24 @@ def _make_folder(mount: Mount, path: Path, undo: ExitStack) -> Path | None:
     return folder
 
 
-def _make_file(path: Path, size_bytes: int, undo: ExitStack) -> None:
+def _with_sockets(mount: Mount, volume: int, arguments: Sequence[str], is_apart: bool, undo: ExitStack) -> list[str]:
+    """QEMU's arguments with a monitor of ours, and a console where there is no terminal. The controller takes the
+    sockets away when the VM has ended."""
+    undo.callback(qmp_sockets.remove, mount.state, volume)
+    made = qemu_arguments.with_monitor(arguments, _inherited(mount, qmp_sockets.QMP, volume, undo))
+    if is_apart and recorded_arguments.has_console(made):
+        made = recorded_arguments.with_console(made, _inherited(mount, qmp_sockets.CONSOLE, volume, undo))
+    return made
+
+
+def _inherited(mount: Mount, kind: str, volume: int, undo: ExitStack) -> int:
+    descriptor = qmp_sockets.listen(mount.state, kind, volume)
+    undo.callback(os.close, descriptor)
+    os.set_inheritable(descriptor, True)
+    return descriptor
+
+
+def _make_file(path: Path, size_bytes: int, memory: Path | None, undo: ExitStack) -> None:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
@@ -144,11 +173,22 @@ def _make_file(path: Path, size_bytes: int, undo: ExitStack) -> None:
         raise MountError(f"{path} cannot be made: {error.strerror}") from None
     undo.callback(path.unlink, missing_ok=True)
     try:
+        if memory is not None:
+            _clone(memory, descriptor, size_bytes)
         os.ftruncate(descriptor, size_bytes)
     except OSError as error:
         raise InputError(f"{path} cannot be {size_bytes} bytes long: {error.strerror}") from None
     finally:
         os.close(descriptor)
+
+
+def _clone(memory: Path, target: int, size_bytes: int) -> None:
+    with deadline(CLONE_S, f"the memory of {memory} cannot be cloned"):
+        source = os.open(memory, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            file_work.clone(source, target, size_bytes)
+        finally:
+            os.close(source)
 
 
 def _make_cgroup(name: str, undo: ExitStack, warn: Callable[[str], None]) -> tuple[Cgroup | None, str]:

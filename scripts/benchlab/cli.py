@@ -22,6 +22,7 @@ from benchlab import (
     engine,
     faults,
     fio,
+    fork,
     growth,
     machine,
     mechanisms,
@@ -46,6 +47,7 @@ GROUPS: dict[str, tuple[Group, ...]] = {
     "memory": (memory.measure,),
     "patch": (patch.measure,),
     "clone": (clone.measure,),
+    "fork": (fork.measure,),
     "start": (start.measure,),
     "resident": (resident.measure,),
     "mechanisms": (mechanisms.measure,),
@@ -93,6 +95,7 @@ def bench(
     memory   tables and heap after 1 GiB
     patch    what patches save on three guests
     clone    cp of 1 GiB
+    fork     a clone of 4 GiB, snapshots of a guest that works, forks of it: one, and twenty
     start    a start on existing state, up to 4 GiB of logical memory, and a restart after kill -9
     resident what the controller gives back of guests, and what that costs them
     mechanisms  sharing, breaking, (un)compressing and (un)patching, by the block; the paper's figures beside them

@@ -79,8 +79,8 @@ class StoreMount(Mount):
 
     def __init__(self, folder: Workspace, name: str, *options: str, core: int | None = None) -> None:
         super().__init__(folder.mounts / name)
-        self._state = folder.states / name
-        command: list[str | Path] = [*_COMMAND, "mount", self.path, "--state", self._state, *options]
+        self.state = folder.states / name
+        command: list[str | Path] = [*_COMMAND, "mount", self.path, "--state", self.state, *options]
         try:
             processes.run(command, self.abort, _MOUNT_S, core)
             self.pid = int(self.status()["total"]["daemon_pid"])
@@ -96,7 +96,7 @@ class StoreMount(Mount):
     def _unmount(self) -> None:
         with contextlib.suppress(BenchError):
             processes.run([*_COMMAND, "umount", "--force", "--discard", self.path], self.abort, _UMOUNT_S)
-        shutil.rmtree(self._state, ignore_errors=True)
+        shutil.rmtree(self.state, ignore_errors=True)
 
 
 class ServedMount(Mount):

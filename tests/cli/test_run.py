@@ -153,7 +153,7 @@ def test_terminal_and_exit_code_are_passed_on(lab: Lab) -> None:
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=PROJECT
     )
     output, errors = process.communicate("a line\n", timeout=30)
-    assert process.returncode == 42 and output == "got a line 7\n", (output, errors)
+    assert process.returncode == 42 and output == "got a line 13\n", (output, errors)
     assert errors.startswith("error\n") and "ended at once, with exit code 42" in errors
     nothing_is_left(mounted)
 

@@ -375,6 +375,23 @@ def test_cp_in_one_domain_is_a_clone(lab: Lab) -> None:
     assert (mounted.path / "one/b").read_bytes()[:7] == part[:7] != b"changed"
 
 
+def test_cp_with_reflink_auto_clones_in_a_domain_and_copies_between_them(lab: Lab) -> None:
+    mounted = lab.mount()
+    for domain in ("one", "two"):
+        (mounted.path / domain).mkdir()
+    source, data = mounted.path / "one/a", noisy(2 * MIB + 5, 8)
+    put(source, data)
+    before = mounted.total()["stored"]
+    for target, more in (("one/b", 0), ("two/c", len(data))):
+        stored = mounted.total()["stored"]
+        assert run(["cp", "--reflink=auto", str(source), str(mounted.path / target)]).returncode == 0
+        assert cold(mounted.path / target) == data
+        assert more <= mounted.total()["stored"] - stored <= more + 4096
+    assert mounted.total()["stored"] >= before + len(data)
+    assert run(["cp", "--reflink=always", str(source), str(mounted.path / "two/d")]).returncode != 0
+    assert not (mounted.path / "two/d").stat().st_size
+
+
 def test_copy_file_range_between_domains_copies_bytes(here: Path) -> None:
     other = here.parent / f"{here.name}-other"
     other.mkdir()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from blockstore.errors import InputError
-from blockstore.vm.qemu_arguments import with_memory
+from blockstore.vm.qemu_arguments import with_memory, with_monitor
 
 GIB = 1 << 30
 
@@ -60,3 +60,25 @@ def test_memory_from_elsewhere_is_refused(arguments: tuple[str, ...]) -> None:
 def test_other_objects_and_commas_in_paths() -> None:
     assert added("-object", "iothread,id=one", "-numa", "cpu,node-id=0", "-machine", "q35,accel=tcg")
     assert "mem-path=/mnt/a,,b" in added(path="/mnt/a,b")[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (["-nographic"], ["-serial", "mon:stdio"]),
+        (["-nographic", "-serial", "file:log"], ["-monitor", "stdio"]),
+        (["-display", "none"], ["-monitor", "vc:80Cx24C"]),
+        (["-nodefaults", "-nographic"], []),
+        (["-nographic", "-monitor", "none"], []),
+        (["-nographic", "-qmp", "unix:/run/qmp,server=on,wait=off"], []),
+    ],
+)
+def test_a_monitor_of_ours_takes_none_of_the_users_away(given: list[str], named: list[str]) -> None:
+    """QEMU makes its default monitor only where no other one is named: Ctrl-A C must still lead there."""
+    mon = [
+        "-chardev",
+        "socket,id=blockstore-qmp,fd=12,server=on,wait=off",
+        "-mon",
+        "chardev=blockstore-qmp,mode=control",
+    ]
+    assert with_monitor(given, 12) == [*given, *named, *mon]

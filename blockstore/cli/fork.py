@@ -1,0 +1,132 @@
+"""`blockstore fork`: one booted VM becomes many."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from pathlib import Path
+
+import click
+
+from blockstore.cli.paths import DIRECTORY
+from blockstore.cli.progress import progress
+from blockstore.cli.resident_size import RESIDENT, target_option
+from blockstore.cli.vm_name import check_vm_name
+from blockstore.daemon import mounts
+from blockstore.errors import BusyError, InputError
+from blockstore.vm import fork as forking
+from blockstore.vm import recorded_arguments, restore, running, snapshot_file
+from blockstore.vm.bring_up import opened
+
+
+# No -h: it would be found in -nographic, where the -- before QEMU is forgotten.
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
+@click.argument("vm")
+@click.option("--count", type=click.IntRange(1, forking.MAXIMUM_COUNT), default=1, show_default=True)
+@click.option("--name", "pattern", default="{vm}-{n}", show_default=True, help="Names of the new VMs.")
+@click.option("--hook", type=click.Path(path_type=Path), help="Program to call for each new VM when it runs.")
+@click.option(
+    "--qmp", type=click.Path(path_type=Path), help="QMP socket of a VM that `blockstore run` has not started."
+)
+@click.option("--resident", type=RESIDENT, default="auto", show_default=True, help="As for `blockstore run`.")
+@target_option
+@click.option("--mount", "mountpoint", type=DIRECTORY, help="The mount. Default: the only one there is.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def fork(
+    vm: str,
+    count: int,
+    pattern: str,
+    hook: Path | None,
+    qmp: Path | None,
+    resident: int | str,
+    target: float,
+    mountpoint: Path | None,
+    command: tuple[str, ...],
+) -> None:
+    """Start COUNT new VMs that go on from where VM is now, each on its own clone of its memory. VM goes on as well.
+
+    They run in the background, without a terminal; their names are printed when they run. COMMAND is their QEMU's
+    command line, which must make the same devices; without one it is VM's own. In COMMAND and --name, {vm} is VM's
+    name, {n} the number of the new VM, {name} its name and {mac} a network address of its own.
+
+    The hook gets the new VM's name as its argument, the VM's serial console as its standard input and output, and
+    BLOCKSTORE_NAME, _NUMBER, _MAC, _QMP and _CONSOLE in its environment. When it fails, all new VMs end.
+
+    \b
+    Example:
+      blockstore fork vm1 --count 20
+      blockstore fork vm1 --count 3 --name 'ci-{n}' --hook ./rename-guest -- \\
+          qemu-system-x86_64 -nographic -drive file=/disks/{n}.qcow2,if=virtio
+    """
+    if command and command[0].startswith("-"):
+        raise InputError(f"{command[0]!r} is no program; the command line behind -- begins with QEMU's name")
+    mount = mounts.find(mountpoint)
+    names = _names(mount, vm, pattern, count)
+    program = _hook(hook)
+    found = running.find(mount, vm, qmp)
+    recorded = recorded_arguments.recorded(found.command)
+    full = restore.command_of(found.program, recorded, command)
+    macs = [_mac() for _ in names]
+    wishes = [
+        restore.Wish(
+            name,
+            recorded_arguments.filled_in(full, {"vm": vm, "n": str(number), "name": name, "mac": mac}),
+            resident,
+            target / 100,
+            False,
+        )
+        for number, (name, mac) in enumerate(zip(names, macs, strict=True), 1)
+    ]
+    with snapshot_file.making(mount, snapshot_file.domain_of(vm)) as (path, descriptor):
+        backend = recorded_arguments.backend_of(found.command)
+        origin = restore.Origin(path, found.memory_bytes, recorded, found.folder, backend)
+
+        def snapshot() -> int:
+            from blockstore.vm import take  # asyncio, while the new VMs' QEMUs start
+
+            take.take(mount, found, descriptor, path)
+            taken = snapshot_file.load(mount, path)
+            if taken.facts.backend != backend:
+                raise InputError(
+                    f"{vm} calls its memory {taken.facts.backend}, which its command line does not say; take a "
+                    "snapshot and restore that"
+                )
+            return opened(taken.device_state())
+
+        with progress("starting") as advance:
+
+            def started(clone: forking.Clone) -> None:
+                if program is not None:
+                    forking.run_hook(mount, clone, program, macs[clone.number - 1])
+                advance(clone.number, count)
+
+            clones = forking.fork(mount, origin, snapshot, wishes, started)
+    for clone in clones:
+        click.echo(clone.name)
+
+
+def _names(mount: mounts.Mount, vm: str, pattern: str, count: int) -> list[str]:
+    names = [recorded_arguments.filled_in([pattern], {"vm": vm, "n": str(number)})[0] for number in range(1, count + 1)]
+    if len(set(names)) != count:
+        raise InputError(f"--name {pattern} gives {count} VMs the same name; put {{n}} into it")
+    for name in names:
+        check_vm_name(name)
+        restore.check_domain(vm, name)
+        if os.path.lexists(mount.path / name):
+            raise BusyError(f"{mount.path / name} is there already; choose other names with --name, or delete it")
+    return names
+
+
+def _hook(hook: Path | None) -> Path | None:
+    if hook is None:
+        return None
+    found = shutil.which(hook if hook.name != str(hook) else f"./{hook}")
+    if found is None:
+        raise InputError(f"the hook {hook} is no program that can be started; is it there, and executable?")
+    return Path(found)
+
+
+def _mac() -> str:
+    """In QEMU's own range."""
+    return ":".join(("52:54:00", *(f"{random.SystemRandom().randrange(256):02x}" for _ in range(3))))

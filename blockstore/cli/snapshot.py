@@ -1,0 +1,47 @@
+"""`blockstore snapshot`: keep a VM that runs as it is now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from blockstore.cli.paths import DIRECTORY
+from blockstore.daemon import mounts
+from blockstore.vm import running, snapshot_file, take
+
+
+@click.command()
+@click.argument("vm")
+@click.argument("name")
+@click.option(
+    "--qmp", type=click.Path(path_type=Path), help="QMP socket of a VM that `blockstore run` has not started."
+)
+@click.option("--mount", "mountpoint", type=DIRECTORY, help="The mount. Default: the only one there is.")
+@click.option("-v", "--verbose", is_flag=True, help="Say how long the VM stood still, and what for.")
+def snapshot(vm: str, name: str, qmp: Path | None, mountpoint: Path | None, verbose: bool) -> None:
+    """Keep the VM as it is now, memory and devices, as the snapshot NAME; the VM goes on.
+
+    VM is the name of its memory file (vm1, blue/vm1). It stands still for tens of milliseconds. The snapshot shares all
+    memory with it that neither changes later, and belongs to its sharing domain. Disks are not part of it: see
+    docs/snapshots.md.
+
+    \b
+    Example:
+      blockstore snapshot blue/vm1 booted
+      blockstore restore blue/booted --as blue/vm2
+    """
+    snapshot_file.check_name(name)
+    mount = mounts.find(mountpoint)
+    domain = snapshot_file.domain_of(vm)
+    place = snapshot_file.place_of(mount, domain, name)
+    found = running.find(mount, vm, qmp)
+    if place.exists():
+        raise snapshot_file.taken(place)
+    with snapshot_file.making(mount, domain) as (path, descriptor):
+        taken = take.take(mount, found, descriptor, path)
+        snapshot_file.publish(path, place)
+    if verbose:
+        parts = {"devices": taken.save_s, "dirty pages": taken.flush_s, "clone": taken.clone_s}
+        words = ", ".join(f"{what} {seconds * 1000:.1f} ms" for what, seconds in parts.items())
+        click.echo(f"{vm} stood still for {taken.stopped_s * 1000:.1f} ms: {words}", err=True)

@@ -1,0 +1,177 @@
+"""`blockstore snapshots`: the snapshots of a mount, and moving them elsewhere."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from blockstore.cli.paths import DIRECTORY
+from blockstore.cli.progress import progress
+from blockstore.cli.sizes import format_size
+from blockstore.daemon import control, mounts
+from blockstore.errors import InputError, MountError, StateError
+from blockstore.vm import snapshot_file
+from blockstore.vm.snapshot_file import Snapshot
+
+UNIQUE = ("stored_patched", "stored_compressed", "stored_raw")
+"""Records that one place only has; what is shared with a VM, or within the snapshot, is not among them."""
+
+mount_option = click.option("--mount", "mountpoint", type=DIRECTORY, help="The mount. Default: the only one there is.")
+
+
+@click.group(invoke_without_command=True)
+@mount_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, by name.")
+@click.pass_context
+def snapshots(context: click.Context, mountpoint: Path | None, as_json: bool) -> None:
+    """List the snapshots of a mount; show, delete, export and import them.
+
+    `unique` is what a snapshot alone keeps in the store: memory that VMs and other snapshots share with it costs
+    nothing more.
+
+    \b
+    Example:
+      blockstore snapshots
+      blockstore snapshots export blue/booted /backup/
+      blockstore snapshots import /backup/booted.bsnap --as blue/booted
+      blockstore snapshots delete blue/booted
+    """
+    if context.invoked_subcommand is not None:
+        if mountpoint is not None or as_json:
+            raise InputError(f"options of `snapshots {context.invoked_subcommand}` stand behind that word")
+        return
+    mount = mounts.find(mountpoint)
+    found = [_loaded(mount, path) for path in snapshot_file.all_paths(mount)]
+    described = _described(mount, [each for each in found if each is not None])
+    if as_json:
+        click.echo(json.dumps(described, indent=2))
+    elif described:
+        _print(described)
+
+
+@snapshots.command()
+@click.argument("name")
+@mount_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(name: str, mountpoint: Path | None, as_json: bool) -> None:
+    """Tell all that is known of the snapshot NAME."""
+    mount = mounts.find(mountpoint)
+    found = snapshot_file.find(mount, name)
+    fields = _described(mount, [found])[found.name]
+    if as_json:
+        click.echo(json.dumps(fields, indent=2))
+        return
+    for key, value in fields.items():
+        if key in ("memory", "touched", "unique", "device_state"):
+            value = format_size(value)
+        click.echo(f"{key.replace('_', ' '):13} {shlex.join(value) if isinstance(value, list) else value}")
+
+
+@snapshots.command()
+@click.argument("names", nargs=-1, required=True)
+@mount_option
+def delete(names: tuple[str, ...], mountpoint: Path | None) -> None:
+    """Delete the snapshots with these NAMES. VMs that were started from them go on."""
+    mount = mounts.find(mountpoint)
+    for path in [_path_of(mount, name) for name in names]:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise MountError(f"{path} cannot be deleted: {error.strerror}") from None
+
+
+@snapshots.command()
+@click.argument("name")
+@click.argument("target", type=click.Path(path_type=Path))
+@mount_option
+def export(name: str, target: Path, mountpoint: Path | None) -> None:
+    """Write the snapshot NAME to the file TARGET, or to NAME.bsnap in the directory TARGET.
+
+    The file has all that `import` needs, on this host or another one with the same QEMU. Zeros are left out, the rest
+    is compressed (zstd).
+    """
+    from blockstore.vm import portable
+
+    found = snapshot_file.find(mounts.find(mountpoint), name)
+    if target.is_dir():
+        target = target / f"{found.name.rsplit('/', 1)[-1]}{portable.SUFFIX}"
+    with progress("exporting") as report:
+        portable.export(found, target, report)
+
+
+@snapshots.command("import")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--as", "name", help="Its name here (booted, blue/booted). Default: the one it had, at the top.")
+@mount_option
+def import_(source: Path, name: str | None, mountpoint: Path | None) -> None:
+    """Make a snapshot of the exported file SOURCE. One that is cut off or altered is refused."""
+    from blockstore.vm import portable
+
+    mount = mounts.find(mountpoint)
+    name = name or portable.read_header(source)[0]
+    domain, short = snapshot_file.domain_of(name), name.split("/", 1)[-1]
+    snapshot_file.check_name(short)
+    if domain and not (mount.path / domain).is_dir():
+        raise InputError(f"there is no folder {mount.path / domain}; make it first: mkdir {mount.path / domain}")
+    place = snapshot_file.place_of(mount, domain, short)
+    if place.exists():
+        raise snapshot_file.taken(place)
+    with snapshot_file.making(mount, domain) as (path, descriptor), progress("importing") as report:
+        portable.import_into(source, descriptor, report)
+        snapshot_file.publish(path, place)
+
+
+def _path_of(mount: mounts.Mount, name: str) -> Path:
+    """Also of one that is damaged."""
+    place = snapshot_file.place_of(mount, snapshot_file.domain_of(name), name.rsplit("/", 1)[-1])
+    return place if place.exists() else snapshot_file.find(mount, name).path
+
+
+def _loaded(mount: mounts.Mount, path: Path) -> Snapshot | None:
+    """One that is damaged is told of, and does not keep the others from being listed."""
+    try:
+        return snapshot_file.load(mount, path)
+    except (StateError, InputError) as error:
+        click.echo(f"blockstore: warning: {error}", err=True)
+        return None
+
+
+def _described(mount: mounts.Mount, found: list[Snapshot]) -> dict[str, dict[str, Any]]:
+    if not found:
+        return {}
+    volumes = control.ask(mount.state, {"do": "status"})["report"]["volumes"]
+    return {each.name: _fields(each, volumes.get(str(each.path.relative_to(mount.path)), {})) for each in found}
+
+
+def _fields(snapshot: Snapshot, volume: dict[str, Any]) -> dict[str, Any]:
+    facts = snapshot.facts
+    return {
+        "vm": facts.vm,
+        "taken_at": datetime.fromtimestamp(facts.taken_at).astimezone().isoformat(timespec="seconds"),
+        "memory": snapshot.memory_bytes,
+        "touched": volume.get("touched", 0),
+        "unique": sum(volume.get(key, 0) for key in UNIQUE),
+        "device_state": snapshot.device_bytes,
+        "qemu": facts.qemu,
+        "machine": facts.machine,
+        "command": [facts.program, *facts.arguments],
+        "folder": facts.folder,
+    }
+
+
+def _print(described: dict[str, dict[str, Any]]) -> None:
+    rows = [("snapshot", "vm", "taken", "memory", "unique")]
+    for name, fields in described.items():
+        taken = time.strftime("%Y-%m-%d %H:%M", datetime.fromisoformat(fields["taken_at"]).timetuple())
+        rows.append((name, fields["vm"], taken, format_size(fields["memory"]), format_size(fields["unique"])))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    for row in rows:
+        cells = [text.ljust(width) for text, width in zip(row[:3], widths, strict=False)]
+        cells += [text.rjust(width) for text, width in zip(row[3:], widths[3:], strict=True)]
+        click.echo("  ".join(cells).rstrip())

@@ -1,0 +1,240 @@
+"""Many VMs that go on from where one was: each is a process of its own, without a terminal, and outlives us.
+
+All or none: when one of them cannot be had, those that were started end again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import struct
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Final, NamedTuple, NoReturn
+
+from blockstore.daemon.mounts import Mount
+from blockstore.errors import BlockstoreError, VmError, error_of
+from blockstore.vm import apart, bring_up, file_work, qmp_sockets
+from blockstore.vm.deadline import deadline
+from blockstore.vm.restore import Origin, Wish, start
+from blockstore.vm.runner import CLONE_S
+from blockstore.vm.sockets import connect
+
+AT_ONCE: Final = 4
+"""VMs whose QEMU is started at the same time: more of them only wait for each other's processors and disks."""
+
+MAXIMUM_COUNT: Final = 1000
+"""VMs of one fork; a larger number is a slip."""
+
+HOOK_S: Final = 60.0
+"""How long the hook of one VM may take."""
+
+END_S: Final = 10.0
+"""How long a VM may take to end in order when its fork has failed."""
+
+
+_PID: Final = struct.Struct("I")
+_ALL_RUN: Final = 0
+
+
+class Clone(NamedTuple):
+    """A VM that runs; `pid` is the shell around its QEMU."""
+
+    name: str
+    number: int
+    pid: int
+    volume: int
+    said: IO[bytes]
+
+
+def fork(
+    mount: Mount,
+    origin: Origin,
+    snapshot: Callable[[], int],
+    wishes: Sequence[Wish],
+    started: Callable[[Clone], None],
+) -> list[Clone]:
+    """Start them all. `snapshot` fills the file of the origin and returns the device state; it is called while the
+    first QEMUs start, on memory that is empty until then. `started` is called for each VM when it runs. Whatever these
+    raise ends them all, as any other failure does."""
+    device_state = -1
+    clones: list[Clone] = []
+    watch = _Watch()
+    try:
+        for first in range(0, len(wishes), AT_ONCE):
+            for place, wish in enumerate(wishes[first : first + AT_ONCE], first):
+                clones.append(_launch(mount, origin, wish, place + 1, watch))
+            device_state = snapshot() if device_state < 0 else device_state
+            for clone in clones[first:]:
+                _fill(mount, origin, clone)
+                _bring_up(mount, clone, device_state)
+                started(clone)
+    except BaseException:
+        end(clones)
+        watch.give_up()
+        raise
+    watch.stand_down()
+    return clones
+
+
+class _Watch:
+    """A process that ends the VMs when we are killed before all of them run."""
+
+    def __init__(self) -> None:
+        reader, self._writer = os.pipe()
+        apart.fork([reader], lambda: _end_with_parent(reader))
+        os.close(reader)
+
+    def enter(self) -> None:
+        """Called by the process that becomes a VM."""
+        os.write(self._writer, _PID.pack(os.getpid()))
+
+    def stand_down(self) -> None:
+        """All run."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._writer, _PID.pack(_ALL_RUN))
+        os.close(self._writer)
+
+    def give_up(self) -> None:
+        """End those that are left."""
+        os.close(self._writer)
+
+
+def _end_with_parent(reader: int) -> int:
+    pids = []
+    while said := os.read(reader, _PID.size):
+        if (pid := _PID.unpack(said)[0]) == _ALL_RUN:
+            return 0
+        pids.append(pid)
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    return 0
+
+
+def run_hook(mount: Mount, clone: Clone, hook: Path, mac: str) -> None:
+    """Call a program with the VM's console, if it has one, as its standard input and output. Raises VmError."""
+    console = qmp_sockets.path_of(mount.state, qmp_sockets.CONSOLE, clone.volume)
+    values = {
+        "NAME": clone.name,
+        "NUMBER": str(clone.number),
+        "MAC": mac,
+        "QMP": str(qmp_sockets.path_of(mount.state, qmp_sockets.QMP, clone.volume)),
+        "CONSOLE": str(console) if console.exists() else "",
+    }
+    environment = os.environ | {f"BLOCKSTORE_{key}": value for key, value in values.items()}
+    with ExitStack() as stack:
+        stream = subprocess.DEVNULL
+        if console.exists():
+            connection = stack.enter_context(connect(console, clone.name))
+            connection.setblocking(True)
+            stream = connection.fileno()
+        try:
+            done = subprocess.run(
+                [hook, clone.name], stdin=stream, stdout=stream, env=environment, timeout=HOOK_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise VmError(f"the hook {hook} for {clone.name} did not end within {HOOK_S:g} s") from None
+        except OSError as error:
+            raise VmError(f"the hook {hook} cannot be started: {error.strerror}") from None
+    if done.returncode:
+        raise VmError(f"the hook {hook} for {clone.name} ended with exit code {done.returncode}")
+
+
+def end(clones: Sequence[Clone]) -> None:
+    """End VMs that we have started."""
+    for clone in clones:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(clone.pid, signal.SIGTERM)
+    deadline = time.monotonic() + END_S
+    for clone in clones:
+        while not _has_ended(clone.pid) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(clone.pid, signal.SIGKILL)  # the controller cleans up
+
+
+def _launch(mount: Mount, origin: Origin, wish: Wish, number: int, watch: _Watch) -> Clone:
+    """Start one; it waits for its device state then. Raises what it fails with."""
+    said = tempfile.TemporaryFile()
+    reader, writer = os.pipe()  # closed by exec
+    pid = os.fork()
+    if not pid:
+        _become(mount, origin, wish, said.fileno(), writer, watch)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as answer:
+        failure = answer.read()
+    if failure:
+        os.waitpid(pid, 0)
+        raise error_of(failure[0])(failure[1:].decode(errors="replace"))
+    try:
+        volume = (mount.path / wish.name).stat().st_ino
+    except OSError:
+        raise VmError(f"{wish.name} ended at once: {_last_words(said)}") from None
+    return Clone(wish.name, number, pid, volume, said)
+
+
+def _become(mount: Mount, origin: Origin, wish: Wish, said: int, writer: int, watch: _Watch) -> NoReturn:
+    code = 1
+    try:
+        watch.enter()
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDONLY)
+        for target, source in ((0, null), (1, said), (2, said)):
+            os.dup2(source, target)
+        start(mount, origin, wish, is_fork=True, warn=_warn, started=lambda volume: None)
+    except BlockstoreError as error:
+        code = error.exit_code
+        os.write(writer, bytes([code]) + str(error).encode())
+    except BaseException as error:
+        os.write(writer, bytes([code]) + f"{wish.name} cannot be started: {error!r}".encode())
+    finally:
+        os._exit(code)
+    raise AssertionError
+
+
+def _fill(mount: Mount, origin: Origin, clone: Clone) -> None:
+    """Let the VM's memory be the origin's; its QEMU has mapped it, and has seen nothing of it yet."""
+    with ExitStack() as stack:
+        stack.enter_context(deadline(CLONE_S, f"{clone.name} cannot have its memory"))
+        source, target = (
+            os.open(path, flags | os.O_CLOEXEC)
+            for path, flags in ((origin.path, os.O_RDONLY), (mount.path / clone.name, os.O_RDWR))
+        )
+        stack.callback(os.close, source)
+        stack.callback(os.close, target)
+        file_work.clone(source, target, origin.memory_bytes)
+
+
+def _bring_up(mount: Mount, clone: Clone, device_state: int) -> None:
+    own = bring_up.another(device_state)
+    try:
+        bring_up.bring_up(mount.state, clone.volume, clone.name, own)
+    except VmError as error:
+        time.sleep(0.2)  # QEMU may be about to say why
+        words = _last_words(clone.said)
+        raise VmError(f"{error}; its QEMU said: {words}" if words else str(error)) from None
+    finally:
+        os.close(own)
+
+
+def _last_words(said: IO[bytes]) -> str:
+    said.seek(0)
+    lines = said.read().decode(errors="replace").strip().splitlines()
+    return next((line for line in lines if not line.startswith("blockstore: ")), "")
+
+
+def _warn(sentence: str) -> None:
+    """Of one VM among many, and nobody would read it."""
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] != 0
+    except ChildProcessError:
+        return True

@@ -1,0 +1,92 @@
+"""Whoever stops a VM may be killed before it lets it go on. So a guard is started first, a process of its own that
+sees its parent end, and then lets the VM go on over the same QMP connection: no new one may be had while a client that
+hangs is connected. It needs no memory of its own, being a copy of its parent, and speaks QMP itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from blockstore.vm import apart
+
+RESCUE_S: Final = 60.0
+"""How long the guard tries: a QEMU that does not answer in this time has a trouble of its own."""
+
+RETRY_S: Final = 0.1
+"""QEMU refuses `cont` while it finishes a migration."""
+
+_LARGEST_ANSWER_BYTES: Final = 1 << 20
+
+Command = tuple[str, dict[str, Any]]
+
+_ID: Final = "blockstore-guard"
+_DONE: Final = b"+"
+
+
+class Guard:
+    """From its making until `stand_down` the VM goes on, whatever becomes of us."""
+
+    def __init__(self, connection: int, leftover: Path, afterwards: list[Command]) -> None:
+        """`connection` is the QMP socket; the commands `afterwards` are given, and the file `leftover` is removed, when
+        we do not live to do it."""
+        reader, self._writer = os.pipe()
+        self._pid = apart.fork([reader, connection], lambda: _watch(reader, connection, leftover, afterwards))
+        os.close(reader)
+
+    def stand_down(self) -> None:
+        """The VM goes on, or was not running before."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._writer, _DONE)
+        os.close(self._writer)
+        os.waitpid(self._pid, 0)
+
+    def take_over(self) -> None:
+        """We could not let the VM go on; the guard tries for RESCUE_S, and we need not wait."""
+        os.close(self._writer)
+
+
+def _watch(reader: int, connection: int, leftover: Path, afterwards: list[Command]) -> int:
+    if os.read(reader, 1) == _DONE:
+        return 0
+    with contextlib.suppress(OSError, ValueError):
+        _let_go_on(connection, afterwards)
+    with contextlib.suppress(OSError):
+        leftover.unlink()
+    return 0
+
+
+def _let_go_on(connection: int, afterwards: list[Command]) -> None:
+    deadline, pending = time.monotonic() + RESCUE_S, bytearray()
+    _ask(connection, pending, ("migrate_cancel", {}), deadline)
+    for command in afterwards:
+        while "return" not in _ask(connection, pending, command, deadline) and time.monotonic() < deadline:
+            time.sleep(RETRY_S)
+
+
+def _ask(connection: int, pending: bytearray, command: Command, deadline: float) -> dict[str, Any]:
+    """One command and its answer; what else comes, such as the answers to our parent, is passed over."""
+    request = {"execute": command[0], "arguments": command[1], "id": _ID}
+    os.write(connection, json.dumps(request).encode() + b"\n")
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    while True:
+        line, found, rest = bytes(pending).partition(b"\n")
+        if found:
+            pending[:] = rest
+            with contextlib.suppress(ValueError):  # the rest of a line that our parent has read the beginning of
+                answer = json.loads(line)
+                if answer.get("id") == _ID:
+                    return dict(answer)
+            continue
+        if not poll.poll(max(deadline - time.monotonic(), 0) * 1000):
+            raise TimeoutError
+        part = os.read(connection, 1 << 16)
+        if not part or len(pending) > _LARGEST_ANSWER_BYTES:
+            raise ConnectionResetError
+        pending += part

@@ -1,0 +1,112 @@
+"""QMP, one command at a time, each with a deadline. The only module that knows `qemu.qmp`, which is asyncio.
+
+The event loop runs only while a command does. Never to be imported by daemon or controller, which live long: it takes
+10 MB.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from qemu.qmp import ExecuteError, QMPClient, QMPError
+
+from blockstore.errors import VmError
+from blockstore.vm.sockets import connect
+
+ANSWER_S: Final = 10.0
+"""How long QEMU may take to answer a command. It takes milliseconds; on a host that swaps, seconds."""
+
+CLOSE_S: Final = 1.0
+
+POLL_S: Final = 0.002
+"""Between two looks at a migration, most of which take 30 ms."""
+
+
+class Refused(VmError):
+    """QEMU has answered, and will not do it."""
+
+
+class Monitor:
+    """A connection to the QMP socket of one VM, called `vm` in messages."""
+
+    def __init__(self, path: Path, vm: str, *, greeting_s: float | None = None) -> None:
+        """Connect, and wait for QEMU's greeting. Raises VmError."""
+        self._vm = vm
+        self._path = path
+        self._loop = asyncio.new_event_loop()
+        log = logging.getLogger("qemu.qmp")  # it tells what we tell in our own words
+        log.addHandler(logging.NullHandler())
+        log.propagate = False
+        self._client = QMPClient(vm)
+        self.connection = connect(path, vm)
+        try:
+            self._run(self._client.connect(self.connection), greeting_s or ANSWER_S, "greet")
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def execute(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
+        """The `return` of the answer, which comes within ANSWER_S. Raises Refused, VmError."""
+        return self._run(self._client.execute(command, arguments), ANSWER_S, command)
+
+    def pass_descriptor(self, descriptor: int, name: str) -> None:
+        """Give QEMU a descriptor, for `fd:NAME`. Raises VmError."""
+        try:
+            self._client.send_fd_scm(descriptor)
+        except (OSError, QMPError) as error:
+            raise self._gone("getfd", error) from None
+        self.execute("getfd", {"fdname": name})
+
+    def wait_for_migration(self, timeout_s: float) -> None:
+        """Until the one under way, out or in, is done. Raises VmError when it fails or takes longer."""
+        deadline = time.monotonic() + timeout_s
+        while (found := self.execute("query-migrate")).get("status") != "completed":
+            if found.get("status") in ("failed", "cancelled", "cancelling"):
+                reason = found.get("error-desc") or "QEMU does not say why"
+                raise VmError(f"the device state of {self._vm} could not be moved: {reason}")
+            if time.monotonic() > deadline:
+                raise VmError(f"the device state of {self._vm} was not moved within {timeout_s:g} s")
+            time.sleep(POLL_S)
+
+    def close(self) -> None:
+        """Idempotent; waits for nothing longer than CLOSE_S."""
+        if self._loop.is_closed():
+            return
+        with contextlib.suppress(Exception):
+            self._loop.run_until_complete(asyncio.wait_for(self._client.disconnect(), CLOSE_S))
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        with contextlib.suppress(Exception):
+            self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.close()
+        self.connection.close()
+
+    def _run(self, work: Any, timeout_s: float, what: str) -> Any:
+        try:
+            return self._loop.run_until_complete(asyncio.wait_for(work, timeout_s))
+        except TimeoutError:
+            raise VmError(
+                f"the QEMU of {self._vm} did not answer {what} at {self._path} within {timeout_s:g} s; is somebody "
+                "else connected there, or is it stopped?"
+            ) from None
+        except ExecuteError as error:
+            raise Refused(f"the QEMU of {self._vm} refuses {what}: {str(error).rstrip('.')}") from None
+        except (OSError, EOFError, QMPError) as error:
+            raise self._gone(what, error) from None
+
+    def _gone(self, what: str, error: BaseException) -> VmError:
+        return VmError(f"the QEMU of {self._vm} closed {self._path} at {what}: {error or type(error).__name__}")

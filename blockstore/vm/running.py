@@ -1,0 +1,135 @@
+"""A VM that runs, as a snapshot needs it: its file, its QEMU, how that is reached, and whether it can be saved."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from blockstore.daemon import mounts
+from blockstore.daemon.mounts import Mount
+from blockstore.errors import InputError, MountError, VmError
+from blockstore.vm import qmp_sockets
+
+if TYPE_CHECKING:  # asyncio, which a fork loads while QEMU starts
+    from blockstore.vm.monitor import Monitor
+
+IGNORE_SHARED: Final = "x-ignore-shared"
+"""Leaves shared memory out of the device state (DESIGN.md 2.9)."""
+
+UNDER_WAY: Final = ("setup", "active", "device", "pre-switchover", "cancelling")
+"""What `query-migrate` says of a migration that has not come to its end."""
+
+
+class Running(NamedTuple):
+    """`name` is that of its memory file below the mount; `socket` where its QMP is, which is `own` if `run` made it."""
+
+    name: str
+    path: Path
+    volume: int
+    memory_bytes: int
+    pid: int
+    socket: Path
+    is_own: bool
+    command: list[str]
+    program: str
+    folder: str
+
+
+class Ability(NamedTuple):
+    """What QEMU has told, and how it was before we changed anything."""
+
+    qemu: str
+    machine: str
+    backend: str
+    is_running: bool
+    ignored_shared: bool
+    max_bandwidth: int
+
+
+def find(mount: Mount, name: str, qmp: Path | None) -> Running:
+    """The VM whose memory is this file; `qmp` is a socket of it, for a VM that we have not started. Raises a
+    sentence."""
+    path = mount.path / name
+    try:
+        found = path.lstat()
+    except OSError as error:
+        raise InputError(
+            f"{mount.path} has no file {name!r}: {error.strerror}; `blockstore status {mount.path}` lists them, as vm1 "
+            "or blue/vm1"
+        ) from None
+    pid = _process(mount, name, found)
+    is_own = qmp is None
+    if qmp is None:
+        qmp = qmp_sockets.path_of(mount.state, qmp_sockets.QMP, found.st_ino)
+        if not qmp.exists():
+            raise InputError(f"{name} was not started by `blockstore run`; say where its QMP socket is: --qmp PATH")
+    command, program, folder = _command(pid)
+    return Running(name, path, found.st_ino, found.st_size, pid, qmp.absolute(), is_own, command, program, folder)
+
+
+def ability(monitor: Monitor, vm: Running) -> Ability:
+    """Can it be saved without its memory? Raises InputError, VmError."""
+    capabilities = {each["capability"]: each["state"] for each in monitor.execute("query-migrate-capabilities")}
+    if IGNORE_SHARED not in capabilities:
+        raise VmError(f"the QEMU of {vm.name} has no {IGNORE_SHARED}; QEMU 4.0 or newer has it")
+    backends: list[dict[str, Any]] = monitor.execute("query-memdev")
+    others = [each for each in backends if not each.get("share") or each["size"] != vm.memory_bytes]
+    if others or len(backends) != 1:
+        words = ", ".join(f"{each.get('id', '?')} ({each['size'] >> 20} MiB)" for each in others or backends)
+        raise InputError(
+            f"{vm.name} has memory that is not on the store: {words or 'all of it'}; it cannot be snapshotted"
+        )
+    if not vm.is_own:
+        _check_is_its_own(monitor, vm, str(backends[0]["id"]))
+    if monitor.execute("query-migrate").get("status") in UNDER_WAY:
+        raise VmError(f"{vm.name} is being migrated or saved by somebody else; try again when that is done")
+    version = monitor.execute("query-version")["qemu"]
+    machine = str(monitor.execute("qom-get", {"path": "/machine", "property": "type"}))
+    return Ability(
+        ".".join(str(version[part]) for part in ("major", "minor", "micro")),
+        machine.removesuffix("-machine"),
+        str(backends[0]["id"]),
+        monitor.execute("query-status")["running"],
+        capabilities[IGNORE_SHARED],
+        monitor.execute("query-migrate-parameters").get("max-bandwidth", 0),
+    )
+
+
+def _process(mount: Mount, name: str, file: os.stat_result) -> int:
+    """The one that has all of the file mapped, and writes to it."""
+    mapped: dict[int, int] = {}
+    for mapping in mounts.mappings(mount):
+        if mapping.inode == file.st_ino and mapping.is_shared:
+            mapped[mapping.pid] = mapped.get(mapping.pid, 0) + mapping.length
+    found = [pid for pid, size in mapped.items() if size >= file.st_size]
+    if not found:
+        raise InputError(f"no VM runs on {name}; start it with `blockstore run`, or with share=on")
+    qemus = [pid for pid in found if b"qemu" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]]
+    if len(qemus or found) > 1:
+        raise InputError(f"several processes have the memory of {name} mapped: {', '.join(map(str, qemus or found))}")
+    return (qemus or found)[0]
+
+
+def _check_is_its_own(monitor: Monitor, vm: Running, backend: str) -> None:
+    """Whose socket is it? The process that listens may be another one, which has given the socket to QEMU."""
+    path = Path(str(monitor.execute("qom-get", {"path": f"/objects/{backend}", "property": "mem-path"})))
+    try:
+        same = path.stat().st_ino == vm.volume and path.stat().st_dev == vm.path.stat().st_dev
+    except OSError:
+        same = False
+    if not same:
+        raise InputError(
+            f"the VM at {vm.socket} has its memory in {path}, not in {vm.path}; is it another VM's socket?"
+        )
+
+
+def _command(pid: int) -> tuple[list[str], str, str]:
+    """Its arguments, its program, the folder that it runs in."""
+    place = Path(f"/proc/{pid}")
+    try:
+        words = [os.fsdecode(word) for word in (place / "cmdline").read_bytes().split(b"\0")[:-1]]
+        program = str((place / "exe").readlink())
+        return words[1:], program.removesuffix(" (deleted)"), str((place / "cwd").readlink())
+    except (OSError, IndexError):
+        raise MountError(f"process {pid} has ended") from None

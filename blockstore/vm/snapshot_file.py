@@ -1,0 +1,252 @@
+"""A snapshot is one file of the mount: the memory of a VM, behind it its device state, and what is known of both.
+
+    memory | device state (QEMU's migration stream) | facts (JSON) | footer
+
+It lies at the top of the VM's sharing domain, because only there its memory is the VM's blocks, and is called
+`.NAME.snapshot`. Until it is whole it has another name (`partial_path`), so that one rename publishes it, and one
+unlink deletes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import json
+import os
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from blockstore.daemon.mounts import Mount
+from blockstore.errors import BusyError, InputError, MountError, OutOfRoom, StateError
+from blockstore.vm.process_stat import start_time
+
+PREFIX, SUFFIX, PARTIAL = ".", ".snapshot", ".snapshot-of-"
+
+MAXIMUM_DEVICE_BYTES: Final = 1 << 30
+"""QEMU saves less than a megabyte, and the memory of the graphics card. More is a file that is none of ours."""
+
+MAXIMUM_FACTS_BYTES: Final = 1 << 20
+
+# magic 8s, version I, unused I, bytes of memory Q, of device state Q, of facts Q, sha256 of the last two 32s
+_FOOTER: Final = struct.Struct(">8sIIQQQ32s")
+_MAGIC: Final = b"bstsnap\n"
+_VERSION: Final = 1
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,99}")
+
+_RENAME_NOREPLACE: Final = 1
+_AT_FDCWD: Final = -100
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class Facts(NamedTuple):
+    """What is known of a snapshot; `arguments` are those that QEMU (`program`) is to be started with again, in the
+    folder `folder`; `backend` is the id of its memory backend, by which the device state calls the memory."""
+
+    vm: str
+    taken_at: float
+    qemu: str
+    machine: str
+    program: str
+    arguments: list[str]
+    folder: str
+    backend: str
+
+
+class Snapshot(NamedTuple):
+    """One that is whole. `name` is its place below the mount: base, or blue/base."""
+
+    name: str
+    path: Path
+    memory_bytes: int
+    device_bytes: int
+    facts: Facts
+
+    def device_state(self) -> bytes:
+        """QEMU's stream. Raises MountError, StateError."""
+        with _reading(self.path) as descriptor:
+            return _tail(descriptor, self.path)[1]
+
+
+def check_name(name: str) -> None:
+    """Raises InputError for what no snapshot can be called."""
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"{name!r} cannot be the name of a snapshot; use up to 100 letters, digits and _ . @ + -, the first a "
+            "letter or a digit"
+        )
+
+
+def domain_of(name: str) -> str:
+    """The top-level folder of a file of the mount, its sharing domain; empty for files at the top."""
+    return name.split("/", 1)[0] if "/" in name else ""
+
+
+def place_of(mount: Mount, domain: str, name: str) -> Path:
+    """Where the snapshot `name` of a domain is, or would be."""
+    return mount.path / domain / f"{PREFIX}{name}{SUFFIX}"
+
+
+def partial_path(mount: Mount, domain: str) -> Path:
+    """For one that is being made by this process; told from those that a dead process has left."""
+    pid = os.getpid()
+    return mount.path / domain / f"{PREFIX}{pid}-{start_time(pid)}{PARTIAL}{os.urandom(4).hex()}"
+
+
+@contextlib.contextmanager
+def making(mount: Mount, domain: str) -> Iterator[tuple[Path, int]]:
+    """A new file for a snapshot; it is gone afterwards, unless it was published. Raises MountError, OutOfRoom."""
+    clear_leftovers(mount)
+    path = partial_path(mount, domain)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _cannot(path, "made", error) from None
+    try:
+        yield path, descriptor
+    finally:
+        os.close(descriptor)
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+
+
+def complete(tail: int, memory_bytes: int, facts: Facts) -> None:
+    """A file `tail`, which holds the device state, becomes all that stands behind the memory. Raises MountError."""
+    device_bytes = os.fstat(tail).st_size
+    if not 0 < device_bytes <= MAXIMUM_DEVICE_BYTES:
+        raise MountError(f"{facts.vm} has a device state of {device_bytes} bytes; the most is {MAXIMUM_DEVICE_BYTES}")
+    told = json.dumps(facts._asdict()).encode()
+    digest = hashlib.sha256(os.pread(tail, device_bytes, 0) + told).digest()
+    footer = _FOOTER.pack(_MAGIC, _VERSION, 0, memory_bytes, device_bytes, len(told), digest)
+    os.pwrite(tail, told + footer, device_bytes)
+
+
+def publish(path: Path, place: Path) -> None:
+    """Give a finished one its name, unless that is taken. Raises BusyError, MountError."""
+    try:
+        rename_to_new(path, place)
+    except FileExistsError:
+        raise taken(place) from None
+    except OSError as error:
+        raise _cannot(place, "made", error) from None
+
+
+def rename_to_new(path: Path, place: Path) -> None:
+    """Rename a file, unless there is one of the new name. Raises FileExistsError, OSError."""
+    if _libc.renameat2(_AT_FDCWD, os.fsencode(path), _AT_FDCWD, os.fsencode(place), _RENAME_NOREPLACE):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def taken(place: Path) -> BusyError:
+    """The name is."""
+    return BusyError(
+        f"there is a snapshot {shown_name(place)!r} already; take another name, or delete that one with "
+        f"`blockstore snapshots delete {shown_name(place)}`"
+    )
+
+
+def shown_name(place: Path) -> str:
+    return place.name.removeprefix(PREFIX).removesuffix(SUFFIX)
+
+
+def load(mount: Mount, path: Path) -> Snapshot:
+    """Read what stands behind the memory, and check it. Raises MountError, StateError."""
+    with _reading(path) as descriptor:
+        memory_bytes, device_state, facts = _tail(descriptor, path)
+    domain = str(path.parent.relative_to(mount.path))
+    name = shown_name(path) if domain == "." else f"{domain}/{shown_name(path)}"
+    return Snapshot(name, path, memory_bytes, len(device_state), facts)
+
+
+def all_paths(mount: Mount) -> list[Path]:
+    """The files of all snapshots of the mount, sorted. Raises MountError."""
+    return sorted(path for path in _hidden(mount) if path.name.endswith(SUFFIX))
+
+
+def find(mount: Mount, name: str) -> Snapshot:
+    """The one with this name; without its domain if it is the only one of that name. Raises InputError, StateError."""
+    paths = all_paths(mount)
+    exact = [path for path in paths if path == place_of(mount, domain_of(name), name.rsplit("/", 1)[-1])]
+    found = exact or [path for path in paths if "/" not in name and shown_name(path) == name]
+    if not found:
+        raise InputError(f"{mount.path} has no snapshot {name!r}; `blockstore snapshots` lists those that there are")
+    if len(found) > 1:
+        names = ", ".join(load(mount, path).name for path in found)
+        raise InputError(f"there are several snapshots of that name: {names}; say which one")
+    return load(mount, found[0])
+
+
+def clear_leftovers(mount: Mount) -> None:
+    """Delete what processes that were killed have left half-made. Raises MountError."""
+    for path in _hidden(mount):
+        owner = re.fullmatch(rf"{re.escape(PREFIX)}(\d+)-(\d+){re.escape(PARTIAL)}[0-9a-f]+", path.name)
+        if owner and start_time(int(owner[1])) != int(owner[2]):
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+
+
+def _hidden(mount: Mount) -> Iterator[Path]:
+    """Files with a dot, at the top of each domain."""
+    try:
+        folders = [mount.path, *(Path(each) for each in os.scandir(mount.path) if each.is_dir(follow_symlinks=False))]
+        for folder in folders:
+            with contextlib.suppress(FileNotFoundError):
+                names = os.listdir(folder)
+                yield from (folder / name for name in names if name.startswith(PREFIX))
+    except OSError as error:
+        raise MountError(f"{mount.path} cannot be read: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[int]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        raise _cannot(path, "read", error) from None
+    try:
+        yield descriptor
+    except OSError as error:
+        raise _cannot(path, "read", error) from None
+    finally:
+        os.close(descriptor)
+
+
+def _tail(descriptor: int, path: Path) -> tuple[int, bytes, Facts]:
+    damaged = StateError(f"the snapshot {path} is damaged; delete it, and take or import it again")
+    end = os.fstat(descriptor).st_size
+    footer = os.pread(descriptor, _FOOTER.size, max(end - _FOOTER.size, 0))
+    if len(footer) != _FOOTER.size:
+        raise damaged
+    magic, version, _, memory_bytes, device_bytes, facts_bytes, digest = _FOOTER.unpack(footer)
+    if magic == _MAGIC and version != _VERSION:
+        raise StateError(f"the snapshot {path} is of version {version}, and this is blockstore for version {_VERSION}")
+    fits = device_bytes <= MAXIMUM_DEVICE_BYTES and facts_bytes <= MAXIMUM_FACTS_BYTES
+    if magic != _MAGIC or not fits or memory_bytes + device_bytes + facts_bytes + _FOOTER.size != end:
+        raise damaged
+    tail = os.pread(descriptor, device_bytes + facts_bytes, memory_bytes)
+    if hashlib.sha256(tail).digest() != digest:
+        raise damaged
+    return memory_bytes, tail[:device_bytes], facts_of(json.loads(tail[device_bytes:]))
+
+
+def facts_of(fields: dict[str, Any]) -> Facts:
+    """Of JSON. Raises InputError for what is none."""
+    try:
+        facts = Facts(**fields)
+    except TypeError as error:
+        raise InputError(f"these are no facts of a snapshot: {error}") from None
+    texts = (facts.vm, facts.qemu, facts.machine, facts.program, facts.folder, facts.backend, *facts.arguments)
+    if not all(isinstance(each, str) for each in texts) or not isinstance(facts.taken_at, (int, float)):
+        raise InputError("these are no facts of a snapshot")
+    return facts
+
+
+def _cannot(path: Path, what: str, error: OSError) -> MountError | OutOfRoom:
+    text = f"{path} cannot be {what}: {error.strerror}"
+    return OutOfRoom(text) if error.errno == errno.ENOSPC else MountError(text)

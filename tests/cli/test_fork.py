@@ -1,0 +1,83 @@
+"""`blockstore fork` and `restore`: what they refuse, and that nothing half-made is left. With guests: tests/guest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_run import NAME, on, processes_with, running
+from tests.cli.test_snapshot import KILLED, RUNS, is_running
+from tests.daemon.lab import Lab, Mounted, blockstore, noisy, one_line, put, run, until
+
+pytestmark = [
+    pytest.mark.mount,
+    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64"),
+]
+
+
+def left(mounted: Mounted) -> list[str]:
+    return sorted(os.listdir(mounted.path))
+
+
+def test_a_fork_that_is_killed_leaves_no_vm(lab: Lab) -> None:
+    mounted = lab.mount()
+    with running(mounted, command=RUNS):
+        killed = run(
+            [sys.executable, "-c", KILLED, "fork._bring_up:before", "fork", *on(mounted), NAME, "--count", "2"]
+        )
+        assert killed.returncode == -signal.SIGKILL, killed
+        until(lambda: not processes_with(f"{mounted.path}/{NAME}-"), "the new VMs end", 15)
+        until(lambda: not list(mounted.path.glob(f"{NAME}-*")), "and their memory is gone", 15)
+        assert is_running(mounted)
+        assert not blockstore("snapshots", *on(mounted)).stdout
+
+
+def test_bad_input(lab: Lab) -> None:
+    mounted = lab.mount()
+    plain = lab.path / "no-program"
+    plain.write_text("")
+    with running(mounted, command=(*RUNS, "-netdev", "user,id=n,hostfwd=tcp:127.0.0.1:0-:22")):
+        for arguments, code, words in (
+            ([NAME], 2, ("hostfwd", "behind --")),
+            ([NAME, "--count", "0", "--", *RUNS], 2, ("--count",)),
+            ([NAME, "--count", "2", "--name", "same", "--", *RUNS], 2, ("same", "{n}")),
+            ([NAME, "--name", "blue/vm", "--", *RUNS], 2, ("domain", "vm")),
+            ([NAME, "--name", NAME, "--", *RUNS], 3, (mounted.path / NAME, "--name")),
+            ([NAME, "--hook", str(plain), "--", *RUNS], 2, (plain, "executable")),
+            ([NAME, "--hook", "/nowhere", "--", *RUNS], 2, ("/nowhere",)),
+            (["nothing", "--", *RUNS], 2, ("nothing",)),
+            ([NAME, "--", "no-such-qemu"], 2, ("no-such-qemu",)),
+            ([NAME, "--", "-nographic"], 2, ("-nographic",)),
+        ):
+            one_line(blockstore("fork", *on(mounted), *arguments), code, *words)
+            until(lambda: left(mounted) == [NAME], f"{arguments}: nothing is left", 10)
+        assert is_running(mounted)
+
+
+def test_restore_refuses(lab: Lab) -> None:
+    mounted = lab.mount()
+    one_line(blockstore("restore", *on(mounted), "base", "--as", "vm2"), 2, "base", "snapshots")
+    one_line(blockstore("restore", *on(mounted), "base"), 2, "--as")
+    one_line(blockstore("restore", *on(mounted), "base", "--as", "../vm"), 2, "../vm")
+    put(mounted.path / ".base.snapshot", noisy(1 << 20, 1))
+    one_line(blockstore("restore", *on(mounted), "base", "--as", "vm2"), 4, "base.snapshot", "damaged")
+    listed = blockstore("snapshots", *on(mounted))
+    assert listed.returncode == 0 and not listed.stdout and "damaged" in listed.stderr
+    assert blockstore("snapshots", "delete", "base", *on(mounted)).returncode == 0 and not left(mounted)
+
+
+def test_a_qemu_with_other_devices_is_no_restored_vm(lab: Lab) -> None:
+    mounted = lab.mount()
+    with running(mounted, command=RUNS):
+        assert blockstore("snapshot", *on(mounted), NAME, "base").returncode == 0
+        other = (*RUNS, "-device", "virtio-rng-pci", "-machine", "q35")
+        result = blockstore("restore", *on(mounted), "base", "--as", "vm2", "--", *other)
+        assert result.returncode and "Traceback" not in result.stderr and "blockstore: " in result.stderr, result
+        until(lambda: left(mounted) == [".base.snapshot", NAME], "nothing is left of it", 10)
+        assert is_running(mounted)
+        assert Path(mounted.path / ".base.snapshot").exists()
