@@ -20,7 +20,19 @@ from blockstore.cli.savings_table import print_savings
 from tests.store.material import near, noise, text
 from tests.test_analysis import MIXED, image
 
-WORDS = ("logical", "touched", "zero", "shared", "patched", "compressed", "raw", "stored", "tables", "footprint")
+WORDS = (
+    "logical",
+    "touched",
+    "zero",
+    "shared",
+    "patched",
+    "compressed",
+    "dense",
+    "raw",
+    "stored",
+    "tables",
+    "footprint",
+)
 
 
 def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

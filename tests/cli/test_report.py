@@ -94,10 +94,10 @@ def test_the_page_says_what_status_says(mounted: Mounted) -> None:
     mounted.evict()
     until(lambda: len(samples_of(mounted)) >= 2, "two samples")
     page, status = report(mounted), mounted.status()
-    keys = ("logical", "touched", "zero", "shared", "patched", "compressed", "raw", "stored", "pool")
+    keys = ("logical", "touched", "zero", "shared", "patched", "compressed", "dense", "raw", "stored", "pool")
     for name, figures in [("total", status["total"]), *status["volumes"].items()]:
         assert page.row(name)[: len(keys)] == expected(figures, keys), name
-    for key in ("logical", "touched", "pool", "zero", "shared", "patched", "compressed", "raw", "stored"):
+    for key in ("logical", "touched", "pool", "zero", "shared", "patched", "compressed", "dense", "raw", "stored"):
         assert any(format_size(status["total"][key]) in text for text in page.texts), key
     assert page.count("figure") == 5 and page.count("script") == 1
     assert all(word in page.texts for word in ("Saved", "Refaults per second", "Resident, by VM", "vm0", "vm1", "vm2"))

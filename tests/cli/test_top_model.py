@@ -17,7 +17,19 @@ from blockstore.cli.top_screen import COLUMNS, LEAST_TREND, head_of, headings_of
 from blockstore.daemon.latency import BOUNDS_US
 from blockstore.daemon.mounts import Mount
 
-SIZES = ("logical", "touched", "resident", "footprint", "stored", "zero", "shared", "patched", "compressed", "raw")
+SIZES = (
+    "logical",
+    "touched",
+    "resident",
+    "footprint",
+    "stored",
+    "zero",
+    "shared",
+    "patched",
+    "compressed",
+    "dense",
+    "raw",
+)
 
 
 Figures = dict[str, Any]
