@@ -91,6 +91,14 @@ def test_tables(images: list[str]) -> None:
     assert "Verified" in output and "\x1b" not in output and "…" not in output
 
 
+def test_cold(images: list[str]) -> None:
+    result = CliRunner().invoke(cli, ["analyze", "--cold", "--json", *images])
+    total = json.loads(result.stdout)["total"]
+    assert 0 < total["stored_cold"] < total["stored"]
+    output = CliRunner().invoke(cli, ["analyze", "--cold", *images]).output
+    assert "all of it cold" in output and f"{total['stored_cold']:,}" in output
+
+
 def test_no_patch(images: list[str]) -> None:
     result = CliRunner().invoke(cli, ["analyze", "--no-patch", "--json", *images])
     total = json.loads(result.stdout)["total"]

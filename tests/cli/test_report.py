@@ -113,7 +113,7 @@ def test_hostile_names_do_nothing(lab: Lab) -> None:
     page = report(mounted)
     for name in NAMES:
         shown = printable(os.fsdecode(name))
-        assert "\x1b" not in shown and len(page.row(shown)) == 14
+        assert "\x1b" not in shown and len(page.row(shown)) == 15
         assert sum(text == shown for text in page.texts) == 2  # in the table, and in the legend of a chart
     assert page.count("script") == 1 and page.count("b") == 9  # no tag of the names is one
     assert not any(key.startswith("on") for _, attributes in page.tags for key in attributes)

@@ -151,7 +151,7 @@ def test_many_vms_and_a_full_history(count: int) -> None:
     found = Places()
     found.feed("".join(charts(samples, UTC)))
     assert min(found.numbers) >= 0 and max(found.numbers) <= 1136
-    assert found.legend == 5 + 5 + min(count, 9)  # footprint, mechanisms, VMs
+    assert found.legend == 5 + 6 + min(count, 9)  # footprint, mechanisms, VMs
     facts = Facts("/mnt<", "host", 1 << 34, "1", NOON_S + 9000, ["the pool is full; act"], UTC)
     text = page(whole_report(count), samples, facts)
     assert len(text) < 2 << 20
