@@ -96,7 +96,7 @@ def test_cold(images: list[str]) -> None:
     total = json.loads(result.stdout)["total"]
     assert 0 < total["stored_cold"] < total["stored"]
     output = CliRunner().invoke(cli, ["analyze", "--cold", *images]).output
-    assert "all of it cold" in output and f"{total['stored_cold']:,}" in output
+    assert "all of it cold" in output
 
 
 def test_no_patch(images: list[str]) -> None:
