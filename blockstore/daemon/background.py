@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 LOOK_S: Final = 2.0
 """How often cold segments are looked for, and room when there was none."""
 
-BURST_S: Final = 0.002
-"""Of processor time, then a pause in proportion: more of them would wake up for nothing, longer ones delay names."""
+BURST_S: Final = 0.0003
+"""Of processor time, then a pause in proportion: a batch or two. Where all cores are busy, a fault may wait so long."""
 
 BUSY_S: Final = 0.01
 """After requests were seen to wait, so that the device is drained first."""
