@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 DEFAULT_BACKGROUND_CPU: Final = 10.0
-"""Per cent of one core for background work: enough to encode some 2000 cold blocks a second anew, a VM of 1 GiB in two
+"""Per cent of one core for background work: enough to encode some 1000 cold blocks a second anew, a VM of 1 GiB in four
 minutes, and little enough that nobody has to know of it."""
 
 

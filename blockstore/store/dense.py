@@ -66,7 +66,7 @@ def decompress(record: Buffer) -> bytes:
 
 def make_patch(block: Buffer, reference: bytes) -> bytes:
     """The record of a block that may copy from `reference`, another whole block."""
-    # A new compressor for each, because zstandard gives one dictionary to a compressor for good. It costs 6 us.
+    # A new compressor for each, because zstandard gives one dictionary to a compressor for good.
     compressor = zstandard.ZstdCompressor(compression_params=_WITH_REFERENCE, dict_data=_dictionary(reference))
     return _record(compressor.compress(block))
 
