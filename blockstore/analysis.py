@@ -23,13 +23,13 @@ from blockstore.errors import CorruptBlock, InputError, OutOfRoom
 from blockstore.store import census
 from blockstore.store.codec import compress
 from blockstore.store.decode import Decoder
+from blockstore.store.densify import encode
 from blockstore.store.geometry import (
     BLOCK_BYTES,
     BLOCK_SHIFT,
+    COMPRESSED,
     ENCODING_MASK,
     FIRST_ROW,
-    PATCHED,
-    RAW,
     SIZE_MASK,
     SIZE_SHIFT,
 )
@@ -48,6 +48,11 @@ ZRAM_STEP_BYTES: Final = 64
 
 USABLE_SHARE: Final = 0.9
 """Of the memory that the host has left, the most that the pool takes: the tables and the host need some."""
+
+_NO_ROOM: Final = (
+    "the images do not fit into the memory that is left ({} MiB), even shared and compressed; free some, or analyze "
+    "fewer at once"
+)
 
 Progress = Callable[[str, int, int], None]
 """progress(stage, bytes done, bytes in all)"""
@@ -92,9 +97,15 @@ class Image:
 
 
 def analyze(
-    paths: Sequence[str], *, patching: bool = True, verify: bool = False, progress: Progress | None = None
+    paths: Sequence[str],
+    *,
+    patching: bool = True,
+    cold: bool = False,
+    verify: bool = False,
+    progress: Progress | None = None,
 ) -> Report:
-    """The report (store/report.py) of these images, with the keys of `_comparison` in its total.
+    """The report (store/report.py) of these images, with the keys of `_comparison` in its total. With `cold` also
+    `stored_cold`: the records, were all of them cold.
 
     Raises InputError for an image that cannot be used, OutOfRoom when memory does not suffice, and with
     `verify` CorruptBlock when an image does not read back as it was.
@@ -113,6 +124,10 @@ def analyze(
         for figures in (*report["volumes"].values(), report["total"]):
             figures |= {"blocks": figures["touched_blocks"], "bytes": figures["touched"]}
         report["total"] |= _comparison(store, zeros=report["total"]["zero_blocks"] > 0)
+        if cold:
+            report["total"]["stored_cold"] = _stored_cold(store, progress)
+            if verify:
+                _verify(store, images, in_all, progress)
         return report
 
 
@@ -136,15 +151,27 @@ def _comparison(store: Store, *, zeros: bool) -> dict[str, int]:
     }
 
 
+def _stored_cold(store: Store, progress: Progress) -> int:
+    """The bytes of records after all were encoded anew."""
+    rows, densify, upkeep = store.rows, store.densify, store.upkeep
+    densify.begin_all()
+    while (picked := densify.pick()) is not None:
+        if not densify.replace(encode(picked)):
+            raise OutOfRoom(_NO_ROOM.format(store.pool.limit_bytes >> 20))
+        if upkeep.due():
+            upkeep.step()
+        progress("encoding anew", densify.tried * BLOCK_BYTES, rows.live * BLOCK_BYTES)
+    return int(store.pool.live_bytes.sum())
+
+
 def _compressed_sizes(store: Store) -> npt.NDArray[np.int64]:
     """The LZ4 size of each row's block alone. Nothing was freed: the rows are dense, each has a map entry."""
     rows = store.rows
     assert not len(rows.free) and rows.count.array[FIRST_ROW : rows.next_row].all()
     where = rows.where.array[FIRST_ROW : rows.next_row]
     sizes = (where >> np.uint64(SIZE_SHIFT) & np.uint64(SIZE_MASK)).astype(np.int64)
-    encoding = where & np.uint64(ENCODING_MASK)
     content = Decoder(rows, store.pool).content
-    for place in np.flatnonzero((encoding == PATCHED) | (encoding == RAW)).tolist():
+    for place in np.flatnonzero(where & np.uint64(ENCODING_MASK) != COMPRESSED).tolist():
         sizes[place] = len(compress(content(place + FIRST_ROW)))
     return sizes
 
@@ -161,10 +188,7 @@ def _feed(store: Store, images: list[Image], in_all: int, progress: Progress) ->
                 progress("reading", done, in_all)
             image.check_unchanged()
     except OutOfRoom:
-        raise OutOfRoom(
-            f"the images do not fit into the memory that is left ({store.pool.limit_bytes >> 20} MiB), "
-            "even shared and compressed; free some, or analyze fewer at once"
-        ) from None
+        raise OutOfRoom(_NO_ROOM.format(store.pool.limit_bytes >> 20)) from None
 
 
 def _new_volume(store: Store, number: int, image: Image) -> Volume:

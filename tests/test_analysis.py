@@ -67,6 +67,17 @@ def test_comparison_equals_brute_force(tmp_path: Path, patching: bool) -> None:
         assert total["patched"] == 0 and total["stored"] == total["stored_no_patch"]
 
 
+def test_cold_is_smaller_and_changes_nothing_else(tmp_path: Path) -> None:
+    paths = [image(tmp_path, "a", MIXED), image(tmp_path, "b", [text(1), noise(1), near(text(9), 4, 60)])]
+    warm, cold = analyze(paths), analyze(paths, cold=True, verify=True)
+    stored_cold = cold["total"].pop("stored_cold")
+    assert 0 < stored_cold < 0.9 * cold["total"]["stored"]
+    assert cold.keys() == warm.keys() and cold["total"].keys() == warm["total"].keys()
+    same = ("touched", "zero", "compressed", "raw", "ksm_bytes", "zram_bytes", "both_bytes", "stored_no_patch")
+    assert {key: cold["total"][key] for key in same} == {key: warm["total"][key] for key in same}
+    assert cold["total"]["dense"] == 0, "the report is that of what was written just now"
+
+
 def test_an_image_without_zeros_shares_no_zero_page(tmp_path: Path) -> None:
     assert analyze([image(tmp_path, "a", [text(1)])])["total"]["ksm_bytes"] == BLOCK_BYTES
 

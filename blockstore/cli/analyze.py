@@ -27,8 +27,11 @@ from blockstore.store.report import Report, saved
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, bytes as integers.")
 @click.option("--no-patch", is_flag=True, help="Store without patches: share and compress only.")
+@click.option(
+    "--cold", is_flag=True, help="Show as well what is stored once all of it is cold (encoded anew with zstd)."
+)
 @click.option("--verify", is_flag=True, help="Read everything back from the store and compare it with the images.")
-def analyze(images: tuple[str, ...], as_json: bool, no_patch: bool, verify: bool) -> None:
+def analyze(images: tuple[str, ...], as_json: bool, no_patch: bool, cold: bool, verify: bool) -> None:
     """What would the store save on these memory images?
 
     An IMAGE is the raw memory of one VM: a file that backs its memory, the output of QEMU's `pmemsave`, or
@@ -47,15 +50,15 @@ def analyze(images: tuple[str, ...], as_json: bool, no_patch: bool, verify: bool
 
     \b
     Keys of --json: {"volumes": {NAME: {...}}, "total": {...}}, with, in bytes:
-      logical, touched, zero, shared, patched, compressed, raw (each but the first
+      logical, touched, zero, shared, patched, compressed, dense, raw (each but the first
       also as KEY_blocks), stored, stored_shared, stored_patched, stored_compressed,
-      stored_raw, stored_references, pool, tables, footprint (pool + tables),
+      stored_dense, stored_raw, stored_references, pool, tables, footprint (pool + tables),
       saved (1 - footprint/touched), bytes (= touched), blocks (= touched_blocks);
-      in total also ksm_bytes, zram_bytes, both_bytes, stored_no_patch.
+      in total also ksm_bytes, zram_bytes, both_bytes, stored_no_patch, with --cold stored_cold.
     NAME is the file's name, or the path as given where several have the same.
     """
     with _progress_bar() as progress:
-        report = analysis.analyze(images, patching=not no_patch, verify=verify, progress=progress)
+        report = analysis.analyze(images, patching=not no_patch, cold=cold, verify=verify, progress=progress)
     if as_json:
         click.echo(json.dumps(report, indent=2))
         return
@@ -77,6 +80,8 @@ def _comparison(report: Report, *, patching: bool) -> Table:
     ]
     if patching:
         rows.append(("blockstore", total["stored"]))
+    if "stored_cold" in total:
+        rows.append(("blockstore, all of it cold", total["stored_cold"]))
     table = new_table("The same blocks, stored otherwise", "", ("bytes", "", "saved"))
     for name, size_bytes in rows:
         table.add_row(

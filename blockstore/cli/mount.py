@@ -13,7 +13,7 @@ from blockstore.cli.address import ADDRESS
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.sizes import SIZE, format_size
 from blockstore.daemon import launch, mounts
-from blockstore.daemon.options import MountOptions
+from blockstore.daemon.options import DEFAULT_BACKGROUND_CPU, MountOptions
 from blockstore.daemon.states import default_states
 from blockstore.store.home import SECTOR_BYTES, free_bytes_under
 from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES, check_limit
@@ -63,6 +63,22 @@ DEFAULT_ROOM_SHARE: Final = 0.9
     metavar="ADDR:PORT",
     help="Serve metrics for Prometheus there (127.0.0.1:9180, [::1]:9180; :9180 for all addresses).",
 )
+@click.option(
+    "--background-cpu",
+    type=click.FloatRange(0, 100),
+    default=DEFAULT_BACKGROUND_CPU,
+    show_default=True,
+    metavar="PERCENT",
+    help="Of one core, to encode with zstd what is cold: a third less memory for it. 0 is off.",
+)
+@click.option(
+    "--cold-after",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long something must be stored without change to be cold.",
+)
 def mount(
     mountpoint: Path,
     state: Path | None,
@@ -73,6 +89,8 @@ def mount(
     allow_other: bool,
     watchdog: float,
     metrics: tuple[str, int] | None,
+    background_cpu: float,
+    cold_after: float,
 ) -> None:
     """Serve VM memory files in the directory MOUNTPOINT, which must exist and be empty.
 
@@ -98,6 +116,8 @@ def mount(
         foreground=foreground,
         watchdog_s=watchdog,
         metrics=metrics,
+        background_cpu=background_cpu,
+        cold_after_s=cold_after,
     )
     check_limit(options.pool_limit_bytes)
     if foreground:

@@ -18,10 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from blockstore.cli.sizes import format_size
-from blockstore.store.classes import RECORDS
+from blockstore.store.classes import CLASSES, RECORDS
 from blockstore.store.report import Report
 
-MEMORY_COLUMNS: Final = ("logical", "touched", "zero", "shared", "patched", "compressed", "raw")
+MEMORY_COLUMNS: Final = ("logical", "touched", *CLASSES)
 COST_COLUMNS: Final = (
     "stored",
     "pool",
@@ -33,7 +33,7 @@ COST_COLUMNS: Final = (
     "saved",
 )
 
-MEMORY_TITLE: Final = "Memory of the VMs: touched = zero + shared + patched + compressed + raw"
+MEMORY_TITLE: Final = f"Memory of the VMs: touched = {' + '.join(CLASSES)}"
 
 REDIRECTED_WIDTH: Final = 500
 """Columns where nobody looks at a terminal: wide enough for any name, so that nothing is folded."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,6 +12,7 @@ from blockstore.cli import health
 from blockstore.cli.control_table import print_control
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.savings_table import make_console, print_savings
+from blockstore.cli.sizes import format_size
 from blockstore.daemon import control, mounts, phase
 from blockstore.errors import InputError, MountError
 from blockstore.vm.observe import full_share, observe
@@ -47,9 +49,17 @@ def status(mountpoint: Path | None, as_json: bool, check: bool) -> int:
         return 0
     print_savings(report, make_console())
     print_control(report, make_console())
+    click.echo(_background(report["total"]["background"]))
     for sentence in health.judge(answer).sentences:
         click.echo(f"blockstore: warning: {sentence}", err=True)
     return 0
+
+
+def _background(figures: dict[str, Any]) -> str:
+    percent = figures["cpu_percent"]
+    budget = f"at most {percent:g} % of a core" if percent else "off"
+    done, size = figures["densified_blocks"], format_size(figures["saved_bytes"])
+    return f"Cold blocks encoded anew ({budget}): {done:,} since the daemon's start, {size} less"
 
 
 def _check(mountpoint: Path | None) -> int:

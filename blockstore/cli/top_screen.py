@@ -89,7 +89,19 @@ SORT_KEYS: Final = {
 }
 """By key: what it sorts by, and whether the largest comes first."""
 
-_GIVEN_UP: Final = ("by", "wanted", "memory", "zero", "compressed", "patched", "raw", "shared", "touched", "stored")
+_GIVEN_UP: Final = (
+    "by",
+    "wanted",
+    "memory",
+    "zero",
+    "compressed",
+    "dense",
+    "patched",
+    "raw",
+    "shared",
+    "touched",
+    "stored",
+)
 """The order in which columns go where even one page does not fit."""
 
 

@@ -13,6 +13,7 @@ from blockstore.daemon import bill, control_server
 from blockstore.daemon.attachments import own_pid_namespace
 from blockstore.daemon.control import Answer
 from blockstore.daemon.notify import RELOAD_EXIT_CODE
+from blockstore.daemon.options import DEFAULT_BACKGROUND_CPU
 from blockstore.daemon.verification import OnlineVerification
 from blockstore.errors import BlockstoreError
 from blockstore.store import census
@@ -82,6 +83,7 @@ class Answers:
             "is_orphaned": session.is_orphaned,
             "stalled": session.stalled,
             "corrupt_reads": session.lane.corrupt_reads if session.lane else 0,
+            "background": session.background.figures(),
         }
 
     async def reload(self, request: Request) -> Answer:
@@ -105,18 +107,25 @@ class Answers:
         return {"error": f"the code that is installed now did not start within {CHECK_S:.0f} s; the old one goes on"}
 
     async def set(self, request: Request) -> Answer:
-        """Change `pool_limit`, in bytes, for as long as the mount lasts."""
-        session, limit_bytes = self._session, request.get("pool_limit")
-        if type(limit_bytes) is not int:
+        """Change `pool_limit`, in bytes, or `background_cpu`, per cent or "default", for as long as the mount lasts."""
+        session, limit_bytes, percent = self._session, request.get("pool_limit"), request.get("background_cpu")
+        if percent == "default":
+            percent = session.options.background_cpu or DEFAULT_BACKGROUND_CPU
+        if type(limit_bytes) is not int and limit_bytes is not None:
             return {"error": "set wants pool_limit, a number of bytes"}
+        if percent is not None and not (isinstance(percent, int | float) and 0 <= percent <= 100):
+            return {"error": "set wants background_cpu, 0 to 100 per cent"}
         try:
-            with session.door:
-                session.store.pool.set_limit(limit_bytes)
-            session.remember(pool_limit_bytes=limit_bytes)
+            if limit_bytes is not None:
+                with session.door:
+                    session.store.pool.set_limit(limit_bytes)
+                session.remember(pool_limit_bytes=limit_bytes)
+            if percent is not None:
+                session.background.cpu_percent = float(percent)
+                session.remember(background_cpu=float(percent))
         except BlockstoreError as error:
             return {"error": str(error), "code": error.exit_code}
-        room = session.state_free_bytes() + session.store.pool.allocated_bytes
-        return {"pool_limit": limit_bytes, "state_room": room}
+        return {"state_room": session.state_free_bytes() + session.store.pool.allocated_bytes}
 
     async def verify(self, request: Request) -> Answer:
         """Start a verification, with `repair` or not; tell how far it is (`progress`); end it (`cancel`)."""

@@ -36,6 +36,8 @@ class Handover:
     restarts: int = 0
     pool_limit_bytes: int = 0
     """What `blockstore set` has made of the limit, 0 if nothing."""
+    background_cpu: float = -1.0
+    """What it has made of the budget for background work, in per cent; negative if nothing."""
     mounted_at: float = 0.0
     """When the mount was made, in seconds since 1970."""
 
@@ -58,7 +60,7 @@ class Handover:
             raise lack_of_room(error, str(state)) from None
         return self
 
-    def changed(self, state: Path, **fields: str | int) -> Handover:
+    def changed(self, state: Path, **fields: str | float) -> Handover:
         """Saved with these fields changed."""
         return replace(self, **fields).save(state)  # type: ignore[arg-type]
 

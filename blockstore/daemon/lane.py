@@ -177,6 +177,10 @@ class Lane:
         """Do requests wait in the device, although none was taken since `turns` was `turns_before`?"""
         return self.turns == turns_before and bool(self._poll_pending.poll(0)) and self.turns == turns_before
 
+    def has_waiting(self) -> bool:
+        """Is there something to do: jobs that can go on, or requests in the device? For trio's thread."""
+        return self._jobs.can_go_on or bool(self._poll_pending.poll(0))
+
     def _wait_beside_jobs(self) -> bool:
         """With jobs under way: should the device be read now?"""
         jobs = self._jobs

@@ -24,6 +24,7 @@ import trio
 
 from blockstore.daemon import control_server, handover, kernel, mounts, pressure, throttle
 from blockstore.daemon.attachments import Attachments
+from blockstore.daemon.background import Background
 from blockstore.daemon.companion import Companion
 from blockstore.daemon.door import Door
 from blockstore.daemon.handover import Handover
@@ -76,6 +77,9 @@ class Session:
             names, store, self.door, self.stepper, self.state_free_bytes, self._is_in_use, self._is_attached
         )
         self.lane: Lane | None = None
+        self.background = Background(
+            store, self.door, options, self._has_waiting, self._requests, lambda: bool(self.stalled)
+        )
         self.attachments = Attachments(Path(options.state))
         self.companion = Companion(options)
         self._is_kept = bool(inherited)
@@ -87,6 +91,8 @@ class Session:
         self._session_fd = -1
         if inherited:
             self._device_fd, self.handover = inherited
+            if self.handover.background_cpu >= 0:
+                self.background.cpu_percent = self.handover.background_cpu
         else:
             self._device_fd = -1
         self._takes_over = bool(inherited)
@@ -161,6 +167,7 @@ class Session:
                 tasks: list[Callable[[], Coroutine[Any, Any, None]]] = [
                     self._watch_signals,
                     self.stepper.compact,
+                    self.background.run,
                     self._announce,
                 ]
                 for task in tasks:
@@ -249,7 +256,7 @@ class Session:
             except OSError as error:
                 log.error("the descriptor of the mount cannot be handed over: %s", error.strerror)
 
-    def remember(self, **fields: str | int) -> None:
+    def remember(self, **fields: str | float) -> None:
         """Leave this to the next daemon as well. Raises OutOfRoom."""
         with self._remembering:
             self.handover = self.handover.changed(self._state, **fields)
@@ -280,6 +287,12 @@ class Session:
                 log.error("%s stays mounted (%s), used by %s; end these first", mount.path, failure, users)
             return
         log.error("the mount is detached from the tree; it ends with the last who uses its files")
+
+    def _has_waiting(self) -> bool:
+        return self.lane is not None and self.lane.has_waiting()
+
+    def _requests(self) -> int:
+        return self.lane.turns if self.lane is not None else 0
 
     def _is_attached(self, inode: int) -> bool:
         return inode in self.attachments

@@ -21,6 +21,8 @@ from blockstore.store.apportion import apportion
 from blockstore.store.classes import CLASSES, RECORDS
 from blockstore.store.geometry import (
     COMPRESSED,
+    DENSE,
+    DENSE_PATCHED,
     ENCODING_MASK,
     FIRST_ROW,
     HOLE,
@@ -39,7 +41,9 @@ WINDOW: Final = 8192
 _SPAN: Final = 16 * WINDOW
 """Blocks in which one step looks for map entries that have memory: a sparse volume is passed over so fast."""
 
-_ZERO, _SHARED, _PATCHED, _COMPRESSED, _RAW = range(len(CLASSES))
+_ZERO, _SHARED, _PATCHED, _COMPRESSED, _DENSE, _RAW = range(len(CLASSES))
+_CLASS_OF: Final = np.full(ENCODING_MASK + 1, _RAW, dtype=np.int64)
+_CLASS_OF[[PATCHED, COMPRESSED, DENSE, DENSE_PATCHED]] = _PATCHED, _COMPRESSED, _DENSE, _DENSE
 _REFERENCES: Final = RECORDS.index("references")
 _FIRST_RECORD: Final = _SHARED
 """The zero block has no record, so a class number less this is a place in RECORDS."""
@@ -153,10 +157,7 @@ def _record_bytes(store: Store, first: int) -> npt.NDArray[np.int64]:
 
 def _kinds(where: npt.NDArray[np.uint64], count: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
     """The class of each row, as a place in CLASSES."""
-    encoding = where & np.uint64(ENCODING_MASK)
-    kind = np.full(len(where), _RAW, dtype=np.int64)
-    kind[encoding == COMPRESSED] = _COMPRESSED
-    kind[encoding == PATCHED] = _PATCHED
+    kind: npt.NDArray[np.int64] = _CLASS_OF[where & np.uint64(ENCODING_MASK)]
     kind[count > 1] = _SHARED
     return kind
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-CLASSES: Final = ("zero", "shared", "patched", "compressed", "raw")
-"""What a touched block can be: zeros; of a row with a count above one; else what its row is encoded as."""
+CLASSES: Final = ("zero", "shared", "patched", "compressed", "dense", "raw")
+"""What a touched block can be: zeros; of a row with a count above one; else what its row is encoded as. Patches that
+were encoded anew because they are cold are `dense`, as all that zstd has made is."""
 
-RECORDS: Final = ("shared", "patched", "compressed", "raw", "references")
+RECORDS: Final = ("shared", "patched", "compressed", "dense", "raw", "references")
 """What a record can be: of a row of the class of that name, or of a row that only patches need."""

@@ -1,7 +1,7 @@
 """What turns a block into a record and back: digest, compression, patches. Pure functions, no state.
 
 LZ4 with a dictionary is the delta coder: a patch is the block compressed with its reference as the dictionary
-(DESIGN.md 2.3), so one decoder serves both encodings. Other codecs would be put beside these functions.
+(DESIGN.md 2.3), so one decoder serves both encodings. The codec of what is cold is dense.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Final
 import lz4.block
 import xxhash
 
-from blockstore.store.geometry import BLOCK_BYTES, COMPRESSED, PATCHED, RAW
+from blockstore.store import dense
+from blockstore.store.geometry import BLOCK_BYTES, COMPRESSED, DENSE, DENSE_PATCHED, PATCHED, RAW
 
 Buffer = bytes | bytearray | memoryview
 
@@ -55,12 +56,23 @@ def apply_patch(patch: Buffer, reference: Buffer) -> bytes:
 DecodeError: Final[type[Exception]] = lz4.block.LZ4BlockError
 
 
-def decode(record: Buffer, encoding: int, reference: Buffer) -> bytes:
+def decode(record: Buffer, encoding: int, reference: bytes) -> bytes:
     """The 4096 bytes of a record; `reference` is the block that a patch is against. Raises `DecodeError`."""
     if encoding == COMPRESSED:
         return decompress(record, BLOCK_BYTES)
     if encoding == PATCHED:
         return apply_patch(record, reference)
+    if encoding == DENSE:
+        return _dense(dense.decompress, record)
+    if encoding == DENSE_PATCHED:
+        return _dense(dense.apply_patch, record, reference)
     if encoding == RAW and len(record) == BLOCK_BYTES:
         return bytes(record)
     raise DecodeError(f"it says encoding {encoding} with {len(record)} bytes")
+
+
+def _dense(decoder: Callable[..., bytes], *arguments: Buffer) -> bytes:
+    try:
+        return decoder(*arguments)
+    except dense.DenseError as error:
+        raise DecodeError(str(error)) from None

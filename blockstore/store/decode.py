@@ -19,7 +19,7 @@ from blockstore.store.geometry import (
     HOLE,
     ID_MASK,
     OFFSET_SHIFT,
-    PATCHED,
+    PATCH_BITS,
     SIZE_MASK,
     SIZE_SHIFT,
     ZERO_BLOCK,
@@ -46,9 +46,9 @@ class Decoder:
             raise CorruptBlock(row, "there is no such row")
         where = rows.where.items[row]
         reference = b""
-        if where & ENCODING_MASK == PATCHED:
+        if where & PATCH_BITS == PATCH_BITS:
             base = rows.reference.items[row]
-            if base >= rows.capacity or rows.where.items[base] & ENCODING_MASK == PATCHED:
+            if base >= rows.capacity or rows.where.items[base] & PATCH_BITS == PATCH_BITS:
                 raise CorruptBlock(row, f"its reference {base} is none")
             reference = self.content(base)
         try:

@@ -14,14 +14,14 @@ was damaged, or a row that was given away by mistake, is never taken for the blo
 
 A row says where its record is in one 64-bit word, so that moving a record is a single store:
 
-    bits 0..2    encoding (FREE, RAW, COMPRESSED, PATCHED)
+    bits 0..2    encoding (FREE, RAW, COMPRESSED, PATCHED, DENSE, DENSE_PATCHED)
     bits 3..15   record size in bytes, 1..4096
     bits 16..63  byte offset of the record in the pool
 """
 
 from typing import Final
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 
 BLOCK_BYTES: Final = 4096
 BLOCK_SHIFT: Final = 12
@@ -50,6 +50,12 @@ FREE: Final = 0
 RAW: Final = 1
 COMPRESSED: Final = 2
 PATCHED: Final = 3
+DENSE: Final = 4
+DENSE_PATCHED: Final = 7
+"""The last two are what COMPRESSED and PATCHED become when they are cold (densify.py)."""
+
+PATCH_BITS: Final = 3
+"""Both set in the encodings that are patches against a reference, and in no other: one mask asks for them all."""
 
 ENCODING_MASK: Final = 0x7
 SIZE_SHIFT: Final = 3

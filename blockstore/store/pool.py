@@ -5,7 +5,8 @@ of which only what was written is ever touched. A segment's memory goes back to 
 any more. A record never changes: what is overwritten or freed leaves *garbage* behind, which compaction
 (upkeep.py) turns into free segments.
 
-Written by: ingest (append), upkeep (append, release_segment), release (count). Nobody else has a method for it.
+Written by: ingest (append), upkeep (append, release_segment), densify (append, forget), release (count). Nobody else
+has a method for it.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class Pool:
             self._mapping = mmap.mmap(self._fd, self.segments * SEGMENT_BYTES)
         self.view = memoryview(self._mapping)
         self.live_bytes = np.zeros(self.segments, dtype=np.int64)
+        self.generation = np.zeros(self.segments, dtype=np.int64)
+        """Another number for a segment each time that it is filled anew; 0 for those that were found."""
         self._allocated = bytearray(self.segments)
         self._free = array("I", range(self.segments - 1, -1, -1))
         self.allocated_segments = 0
@@ -57,6 +60,7 @@ class Pool:
         self.spare = -1  # taken from the free ones, becomes the head when that is full
         self.tail = 0
         self.head_end = 0
+        self._heads = 0
 
     def set_limit(self, limit_bytes: int) -> None:
         """Change the limit. Raises InputError for one below what is stored, or out of range; replaces `view`."""
@@ -82,6 +86,7 @@ class Pool:
         self._mapping = mmap.mmap(self._fd, segments * SEGMENT_BYTES)
         self.view = memoryview(self._mapping)
         self.live_bytes = np.concatenate((self.live_bytes, np.zeros(segments - self.segments, dtype=np.int64)))
+        self.generation = np.concatenate((self.generation, np.zeros(segments - self.segments, dtype=np.int64)))
         self._allocated.extend(bytes(segments - self.segments))
         self._free = array("I", range(segments - 1, self.segments - 1, -1)) + self._free
         self.segments = segments
@@ -184,6 +189,8 @@ class Pool:
 
     def _start_spare(self) -> None:
         self.head, self.spare = self.spare, -1
+        self._heads += 1
+        self.generation[self.head] = self._heads
         self.tail = self.head * SEGMENT_BYTES
         self.head_end = self.tail + SEGMENT_BYTES
 
@@ -212,13 +219,17 @@ class Pool:
         """Is this a segment with memory to which nothing will be appended any more?"""
         return self.is_allocated(segment) and segment not in (self.head, self.spare)
 
-    def emptiest(self) -> tuple[int, int]:
-        """(segment, live_bytes) of the emptiest allocated segment, head and spare aside; (-1, 0) if none."""
-        allocated = np.frombuffer(self._allocated, dtype=np.uint8).astype(bool)
+    def full_segments(self) -> npt.NDArray[np.bool_]:
+        """`is_full` of each segment."""
+        full = np.frombuffer(self._allocated, dtype=np.uint8).astype(np.bool_)
         for segment in (self.head, self.spare):
             if segment >= 0:
-                allocated[segment] = False
-        candidates = np.flatnonzero(allocated)
+                full[segment] = False
+        return full
+
+    def emptiest(self) -> tuple[int, int]:
+        """(segment, live_bytes) of the emptiest segment that is full; (-1, 0) if none."""
+        candidates = np.flatnonzero(self.full_segments())
         if not len(candidates):
             return -1, 0
         segment = int(candidates[np.argmin(self.live_bytes[candidates])])

@@ -9,14 +9,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from blockstore.store.geometry import CHECK_SHIFT, ENCODING_MASK, FIRST_ROW, PATCHED
+from blockstore.store.geometry import CHECK_SHIFT, FIRST_ROW, PATCH_BITS
 from blockstore.store.pool import Pool
 from blockstore.store.rows import Rows
 from blockstore.store.volume import ids_of
 
-_PATCHED = np.uint64(PATCHED)
-_ENCODING = np.uint64(ENCODING_MASK)
 _ONE = np.uint32(1)
+_PATCH = np.uint64(PATCH_BITS)
 _CHECK_FLOOR = np.uint64(1 << CHECK_SHIFT)
 
 
@@ -58,7 +57,7 @@ def release(rows: Rows, pool: Pool, ids: npt.NDArray[np.int64]) -> None:
     if not len(dead):
         return
     dead = np.unique(dead)
-    patched = dead[(rows.where.array[dead] & _ENCODING) == _PATCHED]
+    patched = dead[rows.where.array[dead] & _PATCH == _PATCH]
     references = rows.reference.array[patched].astype(np.int64)
     free_rows(rows, pool, dead)
     if len(references):

@@ -9,7 +9,8 @@
     dependents  u16   rebuilt at start    patches against this row
 
 28 bytes a row. A row is filled with `where` last, and published by a map entry only then; it is freed when
-`count` and `dependents` are both zero. Written by ingest (new rows), release (counts, freeing), upkeep (`where`).
+`count` and `dependents` are both zero. Written by ingest (new rows), release (counts, freeing), upkeep and densify
+(`where`).
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from blockstore.store.geometry import ENCODING_MASK, FIRST_ROW, PATCHED
+from blockstore.store.geometry import FIRST_ROW, PATCH_BITS
 from blockstore.store.home import Home
 from blockstore.store.shared_array import SharedArray
 
 MAXIMUM_DEPENDENTS: Final = 60_000
 """Patches against one row, below what its 16-bit column can count. A busier reference is no candidate any more."""
 
+_PATCH: Final = np.uint64(PATCH_BITS)
 _FIRST_CAPACITY: Final = 4096
 _CAPACITY_STEP: Final = 2048
 """The narrowest column fills whole pages then, and so do all others: they have one length."""
@@ -98,10 +100,9 @@ class Rows:
         self.count.clear()
         self.count.array[: len(references_of_maps)] = references_of_maps
         self.count.array[:FIRST_ROW] = 0
-        encoding = where & np.uint64(ENCODING_MASK)
-        orphan = (self.count.array == 0) & (encoding == PATCHED)
+        orphan = (self.count.array == 0) & (where & _PATCH == _PATCH)
         where[orphan] = 0
-        patched = np.flatnonzero((where & np.uint64(ENCODING_MASK)) == PATCHED)
+        patched = np.flatnonzero(where & _PATCH == _PATCH)
         dependents = np.bincount(reference[patched], minlength=self.capacity)
         self.dependents.array[:] = dependents.astype(np.uint16)
         where[(self.count.array == 0) & (self.dependents.array == 0)] = 0

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstore.store.features import NO_FEATURE
-from blockstore.store.geometry import ENCODING_MASK, FREE, PATCHED
+from blockstore.store.geometry import ENCODING_MASK, FREE, PATCH_BITS
 from blockstore.store.home import Home
 from blockstore.store.rows import MAXIMUM_DEPENDENTS, Rows
 from blockstore.store.shared_array import SharedArray
@@ -23,6 +23,7 @@ SLOTS_PER_ROW: Final = 2
 """The least number of slots for a row that has features. There are four, so some older hints are forgotten; one
 slot costs 5 bytes, and a table that just doubled has twice as many: 20 bytes a row at most."""
 
+_PATCH: Final = np.uint64(PATCH_BITS)
 _FIRST_SLOTS: Final = 8192
 _TAG_MIX: Final = np.uint32(0x9E37_79B1)
 _TAG_SHIFT: Final = np.uint32(24)
@@ -76,10 +77,10 @@ class SimilarityIndex:
 
     @staticmethod
     def _usable(row: npt.NDArray[np.uint32], rows: Rows, domain: int) -> npt.NDArray[np.bool_]:
-        encoding = rows.where.array[row] & np.uint64(ENCODING_MASK)
+        where = rows.where.array[row]
         return (  # type: ignore[no-any-return]
-            (encoding != FREE)
-            & (encoding != PATCHED)
+            (where & np.uint64(ENCODING_MASK) != FREE)
+            & (where & _PATCH != _PATCH)
             & (rows.domain.array[row] == domain)
             & (rows.dependents.array[row] < MAXIMUM_DEPENDENTS)
             & (rows.count.array[row] != 0)  # nothing new may keep a row that only patches need

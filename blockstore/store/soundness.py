@@ -13,12 +13,15 @@ import numpy.typing as npt
 from blockstore.store.geometry import (
     BLOCK_BYTES,
     CHECK_SHIFT,
+    COMPRESSED,
+    DENSE,
+    DENSE_PATCHED,
     ENCODING_MASK,
     FIRST_ROW,
-    FREE,
     HOLE,
     LOST_ENTRY,
     OFFSET_SHIFT,
+    PATCH_BITS,
     PATCHED,
     RAW,
     SEGMENT_BYTES,
@@ -37,6 +40,8 @@ NOT_ROWS: Final = np.array([HOLE, ZERO_ENTRY, LOST_ENTRY], dtype=np.uint64)
 
 _CHECK_FLOOR = np.uint64(1 << CHECK_SHIFT)
 _ENCODING = np.uint64(ENCODING_MASK)
+_PATCH = np.uint64(PATCH_BITS)
+_IS_KNOWN = np.isin(np.arange(ENCODING_MASK + 1), (RAW, COMPRESSED, PATCHED, DENSE, DENSE_PATCHED))
 _IN_SEGMENT = np.uint64(SEGMENT_BYTES - 1)
 
 
@@ -45,12 +50,12 @@ def usable_rows(rows: Rows, segments: int, ids: npt.NDArray[np.int64] | None = N
     reference if it is a patch?"""
     ids = np.arange(rows.capacity) if ids is None else ids
     usable = names_record(rows.where.array[ids], segments) & (ids >= FIRST_ROW)
-    patched = np.flatnonzero(usable & (rows.where.array[ids] & _ENCODING == PATCHED))
+    patched = np.flatnonzero(usable & (rows.where.array[ids] & _PATCH == _PATCH))
     if len(patched):
         base = rows.reference.array[ids[patched]].astype(np.int64)
         in_range = (base >= FIRST_ROW) & (base < rows.capacity)
         where = rows.where.array[np.where(in_range, base, 0)]
-        usable[patched] = in_range & names_record(where, segments) & (where & _ENCODING != PATCHED)
+        usable[patched] = in_range & names_record(where, segments) & (where & _PATCH != _PATCH)
     return usable
 
 
@@ -59,7 +64,7 @@ def names_record(where: npt.NDArray[np.uint64], segments: int) -> Mask:
     encoding = where & _ENCODING
     size = where >> np.uint64(SIZE_SHIFT) & np.uint64(SIZE_MASK)
     start = (where >> np.uint64(OFFSET_SHIFT)) & _IN_SEGMENT
-    found = (encoding != FREE) & (encoding <= PATCHED) & (size > 0) & (size <= BLOCK_BYTES)
+    found = _IS_KNOWN[encoding] & (size > 0) & (size <= BLOCK_BYTES)
     found &= (where >> np.uint64(WHERE_SEGMENT_SHIFT)) < segments
     found &= (start + size <= SEGMENT_BYTES) & ((encoding != RAW) | (size == BLOCK_BYTES))
     return np.asarray(found, dtype=np.bool_)

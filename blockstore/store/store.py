@@ -20,6 +20,7 @@ from blockstore.errors import CorruptBlock, InputError, OutOfRoom, StateError
 from blockstore.store import superblock
 from blockstore.store.content_index import ContentIndex
 from blockstore.store.decode import Decoder
+from blockstore.store.densify import Densify
 from blockstore.store.domains import Domains
 from blockstore.store.geometry import (
     BLOCK_BYTES,
@@ -80,6 +81,7 @@ class Store:
             self.decoder = Decoder(self.rows, self.pool)
             self._ingest = Ingest(self.rows, self.pool, self.content, self.similarity, self.decoder, patching=patching)
             self.upkeep = Upkeep(self.rows, self.pool)
+            self.densify = Densify(self.rows, self.pool, self.decoder, self.domains)
             self.slice_blocks = SLICE_BLOCKS
             """Blocks that a step of a write takes; less where somebody waits for its end, at a price for each block."""
             self.lost_blocks = 0

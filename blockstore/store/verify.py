@@ -15,11 +15,10 @@ import numpy.typing as npt
 
 from blockstore.store.geometry import (
     BLOCK_SHIFT,
-    ENCODING_MASK,
     FIRST_ROW,
     LOST,
     LOST_ENTRY,
-    PATCHED,
+    PATCH_BITS,
 )
 from blockstore.store.references import free_rows, rows_of
 from blockstore.store.repair import Repair
@@ -35,6 +34,8 @@ ROWS_A_STEP: Final = 1 << 14
 
 MAXIMUM_FINDINGS: Final = 1000
 """Findings that are described; further ones are only counted."""
+
+_PATCH: Final = np.uint64(PATCH_BITS)
 
 
 @dataclass
@@ -119,7 +120,7 @@ class _Check:
         rows = self._rows
         if self._repair:
             base = rows.reference.items[row]
-            if rows.where.items[row] & ENCODING_MASK == PATCHED and FIRST_ROW <= base < rows.capacity:
+            if rows.where.items[row] & PATCH_BITS == PATCH_BITS and FIRST_ROW <= base < rows.capacity:
                 yield from self._repair_row(base)  # a patch can be no better than its reference
             yield from self._repair_row(row)
         repaired = self._repairer.is_whole(row)
@@ -175,7 +176,7 @@ class _Check:
         rows = self._rows
         for first in range(FIRST_ROW, len(self._counts), ROWS_A_STEP):
             end = min(first + ROWS_A_STEP, len(self._counts))
-            patched = np.flatnonzero((rows.where.array[first:end] & np.uint64(ENCODING_MASK)) == PATCHED) + first
+            patched = np.flatnonzero(rows.where.array[first:end] & _PATCH == _PATCH) + first
             base = rows.reference.array[patched].astype(np.int64)
             np.add.at(self._dependents, base[base < len(self._dependents)], 1)
             yield True
@@ -209,7 +210,7 @@ class _Check:
 
     def _free(self, orphans: npt.NDArray[np.int64]) -> None:
         rows = self._rows
-        patched = orphans[(rows.where.array[orphans] & np.uint64(ENCODING_MASK)) == PATCHED]
+        patched = orphans[rows.where.array[orphans] & _PATCH == _PATCH]
         base = rows.reference.array[patched].astype(np.int64)
         free_rows(rows, self._store.pool, orphans)
         base = base[(base >= FIRST_ROW) & (base < rows.capacity)]

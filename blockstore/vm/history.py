@@ -56,6 +56,7 @@ class Figures(NamedTuple):
     shared: int
     patched: int
     compressed: int
+    dense: int
     raw: int
     stored: int
     pool: int
@@ -66,7 +67,7 @@ class Figures(NamedTuple):
 
     @property
     def touched(self) -> int:
-        return self.zero + self.shared + self.patched + self.compressed + self.raw
+        return self.zero + self.shared + self.patched + self.compressed + self.dense + self.raw
 
     @property
     def footprint(self) -> int:

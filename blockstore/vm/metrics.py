@@ -63,6 +63,11 @@ def _parts(figures: Figures) -> Series:
     return [([part], float(figures["daemon_memory_parts"][part])) for part in PARTS]
 
 
+def _background(key: str) -> Callable[[Figures], Series]:
+    """What the daemon tells of its background work."""
+    return lambda figures: [([], float(figures["background"][key]))]
+
+
 def _controlled(key: str, scale: float = 1.0) -> Callable[[Figures], Series]:
     """A number that the controller tells; nothing for a volume without one, and where it has none (`auto`)."""
 
@@ -112,6 +117,8 @@ MOUNT: Final = (
     _Of("stalled_requests", "Requests that wait for room in the pool.", _one("stalled")),
     _Of("corrupt_reads", "Reads that met a block which cannot be read.", _one("corrupt_reads"), is_counter=True),
     _Of("lost_blocks", "Blocks that damaged tables cost at the daemon's start.", _one("lost_blocks")),
+    _Of("background_cpu_seconds", "Processor time of background work.", _background("cpu_s"), is_counter=True),
+    _Of("background_saved_bytes", "Taken off cold records.", _background("saved_bytes"), is_counter=True),
     _Of("replaceable", "1 if the mount outlives its daemon.", _one("can_be_replaced")),
     _Of("orphaned", "1 if the supervisor has died.", _one("is_orphaned")),
 )

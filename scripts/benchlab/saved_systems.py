@@ -23,6 +23,7 @@ from benchlab.saved_cost import Mapped, Sample
 from benchlab.saved_guests import Saved
 from benchlab.undo import Undo
 from blockstore.daemon.bill import process_bytes
+from blockstore.store.classes import CLASSES, RECORDS
 from blockstore.vm import cgroups
 from blockstore.vm.cgroups import Cgroup
 
@@ -38,8 +39,8 @@ STEADY_FROM: Final = 26
 STEADY_LOOKS: Final = 6
 STEADY_SHARE: Final = 0.95
 
-STORED: Final = ("stored_shared", "stored_patched", "stored_compressed", "stored_raw", "stored_references")
-MECHANISMS: Final = ("zero", "shared", "patched", "compressed", "raw")
+STORED: Final = tuple(f"stored_{name}" for name in RECORDS)
+MECHANISMS: Final = CLASSES
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,19 @@ from blockstore.cli.savings_table import print_savings
 from tests.store.material import near, noise, text
 from tests.test_analysis import MIXED, image
 
-WORDS = ("logical", "touched", "zero", "shared", "patched", "compressed", "raw", "stored", "tables", "footprint")
+WORDS = (
+    "logical",
+    "touched",
+    "zero",
+    "shared",
+    "patched",
+    "compressed",
+    "dense",
+    "raw",
+    "stored",
+    "tables",
+    "footprint",
+)
 
 
 def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -77,6 +89,14 @@ def test_tables(images: list[str]) -> None:
     for word in ("web.ram", "db.ram", "total", "(KSM)", "zram", "blockstore without patches", *WORDS):
         assert word in output
     assert "Verified" in output and "\x1b" not in output and "…" not in output
+
+
+def test_cold(images: list[str]) -> None:
+    result = CliRunner().invoke(cli, ["analyze", "--cold", "--json", *images])
+    total = json.loads(result.stdout)["total"]
+    assert 0 < total["stored_cold"] < total["stored"]
+    output = CliRunner().invoke(cli, ["analyze", "--cold", *images]).output
+    assert "all of it cold" in output
 
 
 def test_no_patch(images: list[str]) -> None:

@@ -37,7 +37,9 @@ def test_a_guest_survives_the_eviction_of_its_memory(mounted: Mounted) -> None:
             assert evicted["after"] <= evicted["before"] / 2  # without the lane both may be 0
             volume = mounted.status()["volumes"][name]
             assert volume["logical"] == MEMORY_BYTES and volume["touched"] > WORK_MIB << 20
-            assert volume["touched"] == sum(volume[word] for word in ("zero", "shared", "patched", "compressed", "raw"))
+            assert volume["touched"] == sum(
+                volume[word] for word in ("zero", "shared", "patched", "compressed", "dense", "raw")
+            )
             assert volume["stored"] < volume["touched"] * 0.6
             assert work.verify(guest) == [] and work.verified_files(guest) > 0
         one_line(mounted.umount(), 3, mounted.path)

@@ -9,9 +9,12 @@ from blockstore.store.geometry import (
     BLOCK_BYTES,
     CHECK_SHIFT,
     COMPRESSED,
+    DENSE,
+    DENSE_PATCHED,
     ENCODING_MASK,
     FIRST_ROW,
     FREE,
+    PATCH_BITS,
     PATCHED,
     RAW,
     SEGMENT_BYTES,
@@ -82,15 +85,16 @@ def _check_rows(store: Store) -> None:
     rows = store.rows
     where = rows.where.array[: rows.capacity]
     encoding = (where & np.uint64(ENCODING_MASK)).astype(np.int64)
-    assert set(np.unique(encoding).tolist()) <= {FREE, RAW, COMPRESSED, PATCHED}
+    assert set(np.unique(encoding).tolist()) <= {FREE, RAW, COMPRESSED, PATCHED, DENSE, DENSE_PATCHED}
     assert not where[:FIRST_ROW].any(), "HOLE or ZERO has a row"
-    patched = np.flatnonzero(encoding == PATCHED)
+    is_patch = encoding & PATCH_BITS == PATCH_BITS
+    patched = np.flatnonzero(is_patch)
     references = rows.reference.array[patched]
     dependents = np.bincount(references, minlength=rows.capacity)
     kept = rows.dependents.array[: rows.capacity].astype(np.int64)
     wrong = np.flatnonzero(kept != dependents)
     assert not len(wrong), f"row {wrong[0]} has {dependents[wrong[0]]} patches against it, counted are {kept[wrong[0]]}"
-    assert not (encoding[references] == PATCHED).any(), "a reference is a patch itself"
+    assert not is_patch[references].any(), "a reference is a patch itself"
     assert (encoding[references] != FREE).all(), "a reference is a free row"
     assert (rows.domain.array[patched] == rows.domain.array[references]).all(), "a patch crosses domains"
     needed = (rows.count.array[: rows.capacity] > 0) | (dependents > 0)

@@ -44,6 +44,13 @@ def contents(store: Store, volume: Volume) -> bytes:
     return b"".join(store.read(volume, 0, volume.size_bytes))
 
 
+def densify(store: Store) -> None:
+    """Encode everything anew that gets smaller by it, however young."""
+    store.densify.begin_all()
+    while store.densify.step():
+        pass
+
+
 def put(store: Store, volume: Volume, offset: int, data: bytes) -> None:
     """Write all of it now."""
     run(store.write_steps(volume, offset, data))

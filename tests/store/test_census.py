@@ -14,7 +14,7 @@ from blockstore.store.home import MemoryHome
 from blockstore.store.report import Report, complete, describe
 from blockstore.store.store import Store, run
 from blockstore.store.volume import Volume
-from tests.store.material import near, noise, put, text
+from tests.store.material import densify, near, noise, put, text
 
 
 @pytest.fixture
@@ -89,6 +89,22 @@ def test_a_row_that_only_patches_need_is_a_reference(store: Store) -> None:
     assert counted.total.blocks["patched"] == counted.total.touched_blocks == 1
     assert counted.total.record_bytes["references"] > counted.total.record_bytes["patched"] > 0
     assert_adds_up(describe(counted, {1: "vm"}))
+
+
+def test_what_was_encoded_anew_is_dense(store: Store) -> None:
+    _filled(store)
+    before = census.take(store).total
+    densify(store)
+    counted = census.take(store)
+    total = counted.total
+    assert total.blocks["dense"] > 0 and total.record_bytes["dense"] > 0
+    assert total.touched_blocks == before.touched_blocks and total.stored_bytes < before.stored_bytes
+    for kind in ("zero", "shared"):
+        assert total.blocks[kind] == before.blocks[kind]
+    assert total.blocks["dense"] + total.blocks["patched"] + total.blocks["compressed"] + total.blocks["raw"] == (
+        before.blocks["patched"] + before.blocks["compressed"] + before.blocks["raw"]
+    )
+    assert_adds_up(describe(counted, {1: "one", 2: "two"}))
 
 
 def test_report_adds_up(store: Store) -> None:

@@ -9,9 +9,12 @@ from blockstore.store.geometry import (
     BLOCK_BYTES,
     BLOCK_SHIFT,
     COMPRESSED,
+    DENSE,
+    DENSE_PATCHED,
     ENCODING_MASK,
     FREE,
     OFFSET_SHIFT,
+    PATCH_BITS,
     PATCHED,
     RAW,
     SEGMENT_BYTES,
@@ -24,8 +27,10 @@ from blockstore.store.geometry import (
     unpack_where,
 )
 
+ENCODINGS = (RAW, COMPRESSED, PATCHED, DENSE, DENSE_PATCHED)
 
-@given(st.integers(0, (1 << 48) - 1), st.integers(0, BLOCK_BYTES), st.sampled_from((FREE, RAW, COMPRESSED, PATCHED)))
+
+@given(st.integers(0, (1 << 48) - 1), st.integers(0, BLOCK_BYTES), st.sampled_from((FREE, *ENCODINGS)))
 def test_where_round_trip(offset: int, size_bytes: int, encoding: int) -> None:
     where = pack_where(offset, size_bytes, encoding)
     assert 0 <= where < 1 << 64
@@ -36,7 +41,9 @@ def test_where_round_trip(offset: int, size_bytes: int, encoding: int) -> None:
 def test_fields_fill_the_word_without_overlap() -> None:
     assert ENCODING_MASK < 1 << SIZE_SHIFT
     assert SIZE_MASK >= BLOCK_BYTES and SIZE_MASK << SIZE_SHIFT < 1 << OFFSET_SHIFT
-    assert max(RAW, COMPRESSED, PATCHED) <= ENCODING_MASK
+    assert max(ENCODINGS) <= ENCODING_MASK and len(set(ENCODINGS)) == len(ENCODINGS)
+    patches = [encoding for encoding in range(ENCODING_MASK + 1) if encoding & PATCH_BITS == PATCH_BITS]
+    assert patches == [PATCHED, DENSE_PATCHED]
     assert pack_where(0, 0, FREE) == 0, "a free row must be all zeros"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blockstore.store.geometry import COMPRESSED, FIRST_ROW, PATCHED, ROW_BYTES, pack_where
+from blockstore.store.geometry import COMPRESSED, DENSE_PATCHED, FIRST_ROW, PATCHED, ROW_BYTES, pack_where
 from blockstore.store.home import DirectoryHome, MemoryHome
 from blockstore.store.rows import MAXIMUM_DEPENDENTS, Rows
 
@@ -50,14 +50,15 @@ def test_take_give_back_reserve() -> None:
     assert set(again) == {*taken[:10], taken[-1] + 1, taken[-1] + 2}
 
 
-def test_rebuild_frees_orphans_and_keeps_the_rest() -> None:
+@pytest.mark.parametrize("encoding", (PATCHED, DENSE_PATCHED))
+def test_rebuild_frees_orphans_and_keeps_the_rest(encoding: int) -> None:
     rows = Rows(MemoryHome())
     rows.reserve(10)
     mapped, reference, orphan, patch, orphan_patch, lost_reference, last = rows.take(7).tolist()
     for row in (mapped, reference, orphan, lost_reference, last):
         rows.where.items[row] = pack_where(row * 100, 100, COMPRESSED)
     for row, against in ((patch, reference), (orphan_patch, lost_reference)):
-        rows.where.items[row] = pack_where(row * 100, 50, PATCHED)
+        rows.where.items[row] = pack_where(row * 100, 50, encoding)
         rows.reference.items[row] = against
     rows.count.array[:] = 77  # what a killed process left
     rows.dependents.array[:] = 88

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstore.store.features import FEATURES, NO_FEATURE
-from blockstore.store.geometry import COMPRESSED, FREE, PATCHED, RAW, pack_where
+from blockstore.store.geometry import COMPRESSED, DENSE_PATCHED, FREE, PATCHED, RAW, pack_where
 from blockstore.store.home import MemoryHome
 from blockstore.store.rows import MAXIMUM_DEPENDENTS, Rows
 from blockstore.store.similarity_index import SLOTS_PER_ROW, SimilarityIndex
@@ -94,7 +94,7 @@ def test_what_may_not_be_a_reference_is_no_candidate() -> None:
     assert index.candidates(lines, rows, DOMAIN)[0].tolist() == [row]
 
     assert not index.candidates(lines, rows, DOMAIN + 1)[0].any(), "a row of another domain"
-    for encoding in (FREE, PATCHED):
+    for encoding in (FREE, PATCHED, DENSE_PATCHED):
         rows.where.items[row] = pack_where(0, 100, encoding)
         assert not index.candidates(lines, rows, DOMAIN)[0].any()
     rows.where.items[row] = pack_where(0, 100, RAW)

@@ -13,13 +13,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from blockstore.store.densify import Gain, encode
 from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.home import DirectoryHome, Home, MemoryHome
 from blockstore.store.ingest import Extent
 from blockstore.store.store import Steps, Store, run
 from blockstore.store.volume import PAGE_ENTRIES, Volume
 from tests.store.invariants import check_nothing_twice, check_store
-from tests.store.material import contents, near, noise, text
+from tests.store.material import contents, densify, near, noise, text
 
 POOL_LIMIT_BYTES = 64 << 20
 MAXIMUM_VOLUMES = 4
@@ -147,6 +148,8 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.models: dict[int, Model] = {}
         self.numbers = iter(range(1, 1000))
+        self.now_s = 0.0
+        self.held: list[Gain] | None = None
         self.store = Store(self.home(), POOL_LIMIT_BYTES)
 
     def home(self) -> Home:
@@ -270,6 +273,30 @@ class StoreMachine(RuleBasedStateMachine):
         while self.store.upkeep.step():
             pass
 
+    @rule()
+    def densify(self) -> None:
+        densify(self.store)
+
+    @rule(after_s=st.sampled_from((0.0, 0.0, 5.0)), batches=st.integers(1, 20))
+    def densify_some(self, after_s: float, batches: int) -> None:
+        """Of what is cold, or the rest of the pass that was begun last."""
+        self.now_s += 3.0
+        if self.store.densify.begin(self.now_s, after_s):
+            for _ in range(batches):
+                self.store.densify.step()
+
+    @precondition(lambda self: self.held is None)
+    @rule()
+    def densify_half(self) -> None:
+        """Pick records, and let all kinds of things happen to them before they are replaced."""
+        self.held = encode(self.store.densify.pick() or [])
+
+    @precondition(lambda self: self.held is not None)
+    @rule()
+    def densify_other_half(self) -> None:
+        assert self.held is not None and self.store.densify.replace(self.held)
+        self.held = None
+
     @rule(which=WHICH, offset=OFFSETS, length=LENGTHS)
     def read(self, which: int, offset: int, length: int) -> None:
         volume, model = self.pick(which)
@@ -332,6 +359,7 @@ class DirectoryMachine(StoreMachine):
         )
         store.close()
         self.store = store = Store(self.home(), POOL_LIMIT_BYTES)
+        self.held = None
         assert before == (
             {domain.key: domain.seed for domain in store.domains._by_key.values()},
             store.rows.where.array[store.rows.where.array != 0].tolist(),
