@@ -29,8 +29,12 @@ BURST_S: Final = 0.0003
 BUSY_S: Final = 0.01
 """After requests were seen to wait, so that the device is drained first."""
 
-BESIDE_REQUESTS: Final = 20
-"""Of so many bursts one is left while VMs ask for something: one fault of ten would feel the whole budget."""
+MANY_REQUESTS_PER_S: Final = 200.0
+BESIDE_MANY: Final = 20
+"""While VMs ask for more than so much, one burst of so many is left: one fault of ten would feel the whole budget."""
+
+RATE_S: Final = 0.1
+"""Over which requests are counted."""
 
 
 class Background:
@@ -52,7 +56,8 @@ class Background:
         self._cold_after_s = options.cold_after_s
         self._has_waiting = has_waiting
         self._requests = requests
-        self._requests_before = 0
+        self._counted = (time.monotonic(), requests())
+        self._is_beside_many = False
         self._is_stalled = is_stalled
         self._was_set = trio.Event()
         self._used_s = 0.0
@@ -118,8 +123,11 @@ class Background:
         return max(pause_s, used_s * (100 / self._percent_now() - 1) if self._cpu_percent else 0.0)
 
     def _percent_now(self) -> float:
-        before, self._requests_before = self._requests_before, self._requests()
-        return self._cpu_percent if before == self._requests_before else self._cpu_percent / BESIDE_REQUESTS
+        (before_s, before), now_s = self._counted, time.monotonic()
+        if now_s - before_s >= RATE_S:
+            self._counted = (now_s, self._requests())
+            self._is_beside_many = self._counted[1] - before > MANY_REQUESTS_PER_S * (now_s - before_s)
+        return self._cpu_percent / BESIDE_MANY if self._is_beside_many else self._cpu_percent
 
     def _step(self) -> bool | None:
         """A few blocks. None at the end of a pass, False without room."""
