@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 DEFAULT_BACKGROUND_CPU: Final = 20.0
-"""Per cent of one core for background work, while there is some and no VM asks for much: enough to encode some 2000 cold
+"""Per cent of one core for background work, while no VM asks for much: enough to encode some 2000 cold
 blocks a second anew, a VM of 1 GiB in two minutes."""
 
 

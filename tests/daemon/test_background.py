@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from blockstore.daemon.options import DEFAULT_BACKGROUND_CPU
 from tests.daemon.lab import Lab, Mounted, blockstore, cold, noisy, one_line, put, until
 from tests.store.material import near, text
 
@@ -78,14 +79,14 @@ def test_the_switch(lab: Lab) -> None:
     tried = background(mounted)["tried_blocks"]
     assert not tried
     assert blockstore("set", str(mounted.path), "--background", "on").returncode == 0
-    assert background(mounted)["cpu_percent"] == 10, "the default, because mount was told 0"
+    assert background(mounted)["cpu_percent"] == DEFAULT_BACKGROUND_CPU, "the default, because mount was told 0"
     until(lambda: background(mounted)["tried_blocks"] > 0, "it works again")
     assert cold(mounted.path / "more") == CONTENT[::-1]
 
 
 def test_bad_input(lab: Lab) -> None:
     mounted = lab.mount()
-    assert background(mounted)["cpu_percent"] == 10
+    assert background(mounted)["cpu_percent"] == DEFAULT_BACKGROUND_CPU
     for option, value in (("--background-cpu", "101"), ("--background-cpu", "-1"), ("--background", "maybe")):
         result = blockstore("set", str(mounted.path), option, value)
         assert result.returncode == 2 and option in result.stderr and "Traceback" not in result.stderr, result
