@@ -8,7 +8,20 @@ import time
 
 import pytest
 
-from tests.daemon.lab import KILL_S, Mounted, ask, blockstore, end, noisy, one_line, put, run, sha256, spawn
+from tests.daemon.lab import (
+    KILL_S,
+    Mounted,
+    ask,
+    blockstore,
+    end,
+    make_resident,
+    noisy,
+    one_line,
+    put,
+    run,
+    sha256,
+    spawn,
+)
 
 pytestmark = pytest.mark.mount
 
@@ -68,6 +81,7 @@ def test_only_what_was_named(mounted: Mounted) -> None:
     (mounted.path / "domain").mkdir()
     for name in ("a", "domain/b"):
         put(mounted.path / name, noisy(1 << 20, name))
+        make_resident(mounted.path / name)
     result = mounted.evict("domain/b")
     assert result.stdout == "domain/b: 1.0 MiB resident, now 0 B\n"
     volumes = mounted.status()["volumes"]

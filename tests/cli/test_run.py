@@ -96,6 +96,8 @@ def running(
         end(process.pid)
         for pid in set(qemu_of(mounted)) - set(before):
             os.kill(pid, signal.SIGKILL)
+        # Before the mount goes, and with it whoever would take it away; later tests look at all that there are.
+        until(lambda: not cgroups_left(), "no cgroup is left", 15)
 
 
 def qemu_of(mounted: Mounted) -> list[int]:

@@ -14,7 +14,7 @@ import pytest
 
 from blockstore.daemon import control
 from blockstore.errors import MountError
-from tests.daemon.lab import Lab, Mounted, append, blockstore, mixed_blocks, noisy, one_line, put, run
+from tests.daemon.lab import Lab, Mounted, append, blockstore, make_resident, mixed_blocks, noisy, one_line, put, run
 
 pytestmark = pytest.mark.mount
 
@@ -82,6 +82,8 @@ def test_columns_add_up(mounted: Mounted) -> None:
 def test_resident_is_what_was_read(mounted: Mounted) -> None:
     put(mounted.path / "file", noisy(4 << 20, 1))
     put(mounted.path / "other", noisy(1 << 20, 2))
+    for name in ("file", "other"):
+        make_resident(mounted.path / name)
     assert mounted.status()["volumes"]["file"]["resident"] == 4 << 20
     mounted.evict("file")
     volumes = mounted.status()["volumes"]

@@ -416,6 +416,12 @@ def put(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def make_resident(path: Path) -> None:
+    """Read all of it. Without the lane the kernel drops what was just written when it sees the new time of change."""
+    path.stat()
+    path.read_bytes()
+
+
 def append(path: Path, data: bytes) -> None:
     """Write behind the end of a file and wait until it is in the store."""
     with path.open("ab") as file:
