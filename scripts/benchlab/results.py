@@ -10,6 +10,7 @@ import html
 import io
 import json
 from collections.abc import Mapping
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,15 +71,19 @@ def save(report: Mapping[str, Any], folder: Path) -> Path:
 
 
 def publish(report: Mapping[str, Any]) -> Path:
-    """The dated copy in docs/: the table, and the plots as SVG, which are text. Raises OSError."""
-    folder = DATED / str(report["machine"]["date"])
-    folder.mkdir(parents=True, exist_ok=True)
+    """The dated copy in docs/: the table, and the plots as SVG, which are text. Raises OSError.
+
+    What was published before stays: the second one of a day is called DATE-2, and so on."""
+    date = str(report["machine"]["date"])
+    names = chain([date], (f"{date}-{number}" for number in count(2)))
+    folder = next(DATED / name for name in names if not (DATED / name).exists())
+    folder.mkdir(parents=True)
     drawn = plots.draw(report["data"])
     for name, plot in drawn.items():
         plot.savefig(folder / f"{name}.svg", metadata={"Date": None})
     plots.forget()
     pictures = "".join(f"\n![{_CAPTIONS.get(name, name)}]({name}.svg)\n\n{_CAPTIONS.get(name, '')}\n" for name in drawn)
-    _put(folder / "README.md", f"# Measured on {report['machine']['date']}\n\n{table(report)}{pictures}")
+    _put(folder / "README.md", f"# Measured on {date}\n\n{table(report)}{pictures}")
     return folder
 
 

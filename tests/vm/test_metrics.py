@@ -28,6 +28,7 @@ from tests.daemon.lab import (
     drop,
     end,
     ended,
+    make_resident,
     mixed_blocks,
     mounts_below,
     noisy,
@@ -115,6 +116,7 @@ def test_equals_status(lab: Lab, lane: bool) -> None:
     (mounted.path / "blue").mkdir()
     for seed, name in enumerate(("vm1", "blue/vm 2", os.fsdecode(b'q"\\\n-\xff'))):
         put(mounted.path / name, b"".join(mixed_blocks(seed)))
+        make_resident(mounted.path / name)
     samples, status = scrape(port), mounted.status()
     assert {name: value(samples, f"volume_{name}_bytes", volume="vm1") for name in ("logical", "touched")} == {
         name: status["volumes"]["vm1"][name] for name in ("logical", "touched")
