@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from blockstore.cli.paths import DIRECTORY
+from blockstore.cli.prefetch_option import prefetch_option
 from blockstore.cli.progress import progress
 from blockstore.cli.resident_size import RESIDENT, target_option
 from blockstore.cli.vm_name import check_vm_name
@@ -18,6 +19,7 @@ from blockstore.errors import BusyError, InputError
 from blockstore.vm import fork as forking
 from blockstore.vm import recorded_arguments, restore, running, snapshot_file
 from blockstore.vm.bring_up import opened
+from blockstore.vm.prefetch import Prefetch
 
 
 # No -h: it would be found in -nographic, where the -- before QEMU is forgotten.
@@ -31,6 +33,7 @@ from blockstore.vm.bring_up import opened
 )
 @click.option("--resident", type=RESIDENT, default="auto", show_default=True, help="As for `blockstore run`.")
 @target_option
+@prefetch_option
 @click.option("--mount", "mountpoint", type=DIRECTORY, help="The mount. Default: the only one there is.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def fork(
@@ -41,6 +44,7 @@ def fork(
     qmp: Path | None,
     resident: int | str,
     target: float,
+    prefetch: bool,
     mountpoint: Path | None,
     command: tuple[str, ...],
 ) -> None:
@@ -101,7 +105,8 @@ def fork(
                     forking.run_hook(mount, clone, program, macs[clone.number - 1])
                 advance(clone.number, count)
 
-            clones = forking.fork(mount, origin, snapshot, wishes, started)
+            prefetching = Prefetch(mount.state, found.volume) if prefetch else None
+            clones = forking.fork(mount, origin, snapshot, wishes, started, prefetching)
     for clone in clones:
         click.echo(clone.name)
 

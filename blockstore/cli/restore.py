@@ -7,12 +7,14 @@ from pathlib import Path
 import click
 
 from blockstore.cli.paths import DIRECTORY
+from blockstore.cli.prefetch_option import prefetch_option
 from blockstore.cli.resident_size import RESIDENT, target_option
 from blockstore.cli.vm_name import check_vm_name
 from blockstore.daemon import mounts
 from blockstore.errors import InputError
 from blockstore.vm import bring_up, snapshot_file
 from blockstore.vm import restore as restoring
+from blockstore.vm.prefetch import Prefetch
 
 
 # No -h: it would be found in -nographic, where the -- before QEMU is forgotten.
@@ -21,6 +23,7 @@ from blockstore.vm import restore as restoring
 @click.option("--as", "name", required=True, help="Name of the new VM (vm2, blue/vm2): its memory file in the mount.")
 @click.option("--resident", type=RESIDENT, default="auto", show_default=True, help="As for `blockstore run`.")
 @target_option
+@prefetch_option
 @click.option("--mount", "mountpoint", type=DIRECTORY, help="The mount. Default: the only one there is.")
 @click.option("--keep", is_flag=True, help="Leave the memory file when the VM has ended.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
@@ -29,6 +32,7 @@ def restore(
     name: str,
     resident: int | str,
     target: float,
+    prefetch: bool,
     mountpoint: Path | None,
     keep: bool,
     command: tuple[str, ...],
@@ -52,6 +56,7 @@ def restore(
     restoring.check_domain(found.name, name)
     origin, facts = restoring.origin_of(found), found.facts
     state = bring_up.opened(found.device_state())
+    prefetching = Prefetch(mount.state, found.path.stat().st_ino) if prefetch else None
     wish = restoring.Wish(
         name, restoring.command_of(facts.program, facts.arguments, command), resident, target / 100, keep
     )
@@ -61,5 +66,5 @@ def restore(
         wish,
         is_fork=False,
         warn=lambda sentence: click.echo(f"blockstore: warning: {sentence}", err=True),
-        started=bring_up.beside(mount.state, name, state),
+        started=bring_up.beside(mount, name, state, prefetching),
     )

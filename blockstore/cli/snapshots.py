@@ -16,7 +16,7 @@ from blockstore.cli.progress import progress
 from blockstore.cli.sizes import format_size
 from blockstore.daemon import control, mounts
 from blockstore.errors import InputError, MountError, StateError
-from blockstore.vm import snapshot_file
+from blockstore.vm import snapshot_file, working_set
 from blockstore.vm.snapshot_file import Snapshot
 
 UNIQUE = ("stored_patched", "stored_compressed", "stored_raw")
@@ -81,7 +81,11 @@ def delete(names: tuple[str, ...], mountpoint: Path | None) -> None:
     mount = mounts.find(mountpoint)
     for path in [_path_of(mount, name) for name in names]:
         try:
-            path.unlink(missing_ok=True)
+            number = path.stat().st_ino
+            path.unlink()
+            working_set.remove(mount.state, number)
+        except FileNotFoundError:
+            continue
         except OSError as error:
             raise MountError(f"{path} cannot be deleted: {error.strerror}") from None
 

@@ -48,6 +48,7 @@ class Answers:
             "verify": self.verify,
             "attach": self.attach,
             "detach": self.detach,
+            "runs": self.runs,
             "control": self.control,
         }
 
@@ -158,6 +159,14 @@ class Answers:
             session.operations.vm_ended(number)
         elif number in session.store.volumes:
             session.attachments.let_alone(number, session.store.volumes[number].size_bytes)
+        return {}
+
+    async def runs(self, request: Request) -> Answer:
+        """The VM of this `volume` runs from now on: what was read of its memory before was no wait of it."""
+        volume = self._session.store.volumes.get(int(request.get("volume", 0)))
+        if volume is not None:
+            with self._session.door:
+                volume.forget_reads()
         return {}
 
     async def control(self, request: Request) -> Answer:

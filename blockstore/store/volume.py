@@ -76,8 +76,8 @@ class Volume:
         self.touched_blocks = 0
         """Blocks that were written and not freed: entries that are not HOLE."""
         self.refaults = 0
-        """Blocks that left the page cache and were asked for again one by one, since this daemon's start: reads of
-        entries that are not HOLE. Counted by whoever answers reads."""
+        """Blocks that left the page cache and were asked for again one by one, since this daemon's start or the
+        VM's: reads of entries that are not HOLE. Counted by whoever answers reads."""
         self.range_refaults = 0
         """The same, in requests for more than one block (read-ahead)."""
         self.range_requests = 0
@@ -176,6 +176,10 @@ class Volume:
         found = sum(int(np.count_nonzero(self.map_array[start:stop])) for start, stop in self.prepared(first, end))
         self.range_refaults += found
         self.range_requests += found > 0
+
+    def forget_reads(self) -> None:
+        """Count refaults from 0."""
+        self.refaults = self.range_refaults = self.range_requests = 0
 
     def prepared(self, first: int, end: int) -> list[tuple[int, int]]:
         """The [start, end) ranges of blocks within [first, end) whose map pages have memory."""

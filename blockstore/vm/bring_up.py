@@ -10,8 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from blockstore.daemon import control
+from blockstore.daemon.mounts import Mount
 from blockstore.errors import BlockstoreError
 from blockstore.vm import apart, qmp_sockets
+from blockstore.vm.prefetch import Prefetch, Reading
 from blockstore.vm.process_stat import children
 
 START_S: Final = 60.0
@@ -24,8 +27,9 @@ INCOMING: Final = ("-incoming", "defer")
 _DESCRIPTOR: Final = "blockstore-device-state"
 
 
-def bring_up(state: Path, volume: int, vm: str, device_state: int) -> None:
-    """Load it and let the VM go on; `device_state` is a file. Raises VmError."""
+def bring_up(state: Path, volume: int, vm: str, device_state: int, reading: Reading | None) -> None:
+    """Load it and let the VM go on; `device_state` is a file, `reading` what of its memory is being prefetched. Raises
+    VmError."""
     from blockstore.vm.monitor import Monitor  # while QEMU starts, not before
     from blockstore.vm.running import IGNORE_SHARED
 
@@ -36,16 +40,29 @@ def bring_up(state: Path, volume: int, vm: str, device_state: int) -> None:
         monitor.execute("migrate-incoming", {"uri": f"fd:{_DESCRIPTOR}"})
         monitor.wait_for_migration(LOAD_S)
         monitor.execute("migrate-set-capabilities", {"capabilities": [{**capability, "state": False}]})
+        if reading is not None:
+            reading.finish()
+        with contextlib.suppress(BlockstoreError):  # a daemon that is being replaced counts from 0 anyway
+            control.ask(state, {"do": "runs", "volume": volume})
         monitor.execute("cont")
 
 
-def beside(state: Path, vm: str, device_state: int) -> Callable[[int], None]:
+def beside(mount: Mount, vm: str, device_state: int, prefetch: Prefetch | None) -> Callable[[int], None]:
     """What `runner.run` is to call before it becomes QEMU's shell: starts a process that brings the VM up. When that
     fails, QEMU is killed, and so the exit code is not 0."""
 
     def start(volume: int) -> None:
         shell = os.getpid()
-        apart.fork([2, device_state], lambda: _bring_up_or_kill(state, volume, vm, device_state, shell))
+
+        def job() -> int:
+            os.lseek(device_state, 0, os.SEEK_SET)
+            reading = prefetch.begin(mount.path / vm) if prefetch else None
+            code = _bring_up_or_kill(mount.state, volume, vm, device_state, reading, shell)
+            if prefetch and not code:
+                prefetch.follow(mount.path / vm)
+            return code
+
+        apart.fork([2, device_state], job)
 
     return start
 
@@ -63,10 +80,9 @@ def another(device_state: int) -> int:
     return os.open(f"/proc/self/fd/{device_state}", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _bring_up_or_kill(state: Path, volume: int, vm: str, device_state: int, shell: int) -> int:
-    os.lseek(device_state, 0, os.SEEK_SET)
+def _bring_up_or_kill(state: Path, volume: int, vm: str, device_state: int, reading: Reading | None, shell: int) -> int:
     try:
-        bring_up(state, volume, vm, device_state)
+        bring_up(state, volume, vm, device_state, reading)
         return 0
     except BlockstoreError as error:
         print(f"blockstore: {error}", file=sys.stderr, flush=True)

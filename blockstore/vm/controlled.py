@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from blockstore.daemon.attachments import AUTO, Attachment
 from blockstore.daemon.mounts import Mapping, Mount, mappings_of
-from blockstore.vm import qmp_sockets, resident
+from blockstore.vm import qmp_sockets, resident, working_set
 from blockstore.vm.cgroups import Cgroup
 from blockstore.vm.mechanism import ByCgroup, Clock, Mechanism
 from blockstore.vm.policy import Auto, Fixed, Policy
@@ -190,6 +190,7 @@ def end(mount: Mount, name: str | None, attachment: Attachment) -> None:
     if not attachment.owned:
         return
     qmp_sockets.remove(mount.state, attachment.volume)
+    working_set.remove(mount.state, attachment.volume)
     if attachment.cgroup:
         cgroup = cgroup_of(attachment)
         cgroup.kill()

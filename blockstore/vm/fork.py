@@ -21,6 +21,7 @@ from blockstore.daemon.mounts import Mount
 from blockstore.errors import BlockstoreError, VmError, error_of
 from blockstore.vm import apart, bring_up, file_work, qmp_sockets
 from blockstore.vm.deadline import deadline
+from blockstore.vm.prefetch import Prefetch
 from blockstore.vm.restore import Origin, Wish, start
 from blockstore.vm.runner import CLONE_S
 from blockstore.vm.sockets import connect
@@ -58,6 +59,7 @@ def fork(
     snapshot: Callable[[], int],
     wishes: Sequence[Wish],
     started: Callable[[Clone], None],
+    prefetch: Prefetch | None = None,
 ) -> list[Clone]:
     """Start them all. `snapshot` fills the file of the origin and returns the device state; it is called while the
     first QEMUs start, on memory that is empty until then. `started` is called for each VM when it runs. Whatever these
@@ -72,7 +74,7 @@ def fork(
             device_state = snapshot() if device_state < 0 else device_state
             for clone in clones[first:]:
                 _fill(mount, origin, clone)
-                _bring_up(mount, clone, device_state)
+                _bring_up(mount, clone, device_state, prefetch)
                 started(clone)
     except BaseException:
         end(clones)
@@ -211,10 +213,13 @@ def _fill(mount: Mount, origin: Origin, clone: Clone) -> None:
         file_work.clone(source, target, origin.memory_bytes)
 
 
-def _bring_up(mount: Mount, clone: Clone, device_state: int) -> None:
+def _bring_up(mount: Mount, clone: Clone, device_state: int, prefetch: Prefetch | None) -> None:
     own = bring_up.another(device_state)
+    reading = prefetch.begin(mount.path / clone.name) if prefetch else None
     try:
-        bring_up.bring_up(mount.state, clone.volume, clone.name, own)
+        bring_up.bring_up(mount.state, clone.volume, clone.name, own, reading)
+        if prefetch:
+            prefetch.follow(mount.path / clone.name)
     except VmError as error:
         time.sleep(0.2)  # QEMU may be about to say why
         words = _last_words(clone.said)

@@ -58,12 +58,22 @@ def of_descriptor(descriptor: int, offset: int = 0, length: int = 0) -> Residenc
     return Residency(_in_core_bytes(descriptor, offset, length), 0, 0)
 
 
+def pages_of(descriptor: int) -> bytes:
+    """A byte for each page of the file: 1 if it is in the page cache. Raises OSError."""
+    return _in_core(descriptor, 0, 0)
+
+
 def _in_core_bytes(descriptor: int, offset: int, length: int) -> int:
-    """mincore(2), for kernels without cachestat(2); a page that is dirty cannot be told there."""
+    """For kernels without cachestat(2); a page that is dirty cannot be told there."""
+    return sum(_in_core(descriptor, offset, length)) * mmap.PAGESIZE
+
+
+def _in_core(descriptor: int, offset: int, length: int) -> bytes:
+    """mincore(2)"""
     left = os.fstat(descriptor).st_size - offset
     size = min(length, left) if length else left
     if size <= 0:
-        return 0
+        return b""
     protection = mmap.PROT_READ | mmap.PROT_WRITE
     with mmap.mmap(descriptor, size, mmap.MAP_PRIVATE, protection, offset=offset) as mapping:
         pages = -(-size // mmap.PAGESIZE)
@@ -72,4 +82,8 @@ def _in_core_bytes(descriptor: int, offset: int, length: int) -> int:
         if _libc.mincore(ctypes.c_void_p(start), ctypes.c_size_t(size), vector):
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
-        return sum(page & 1 for page in vector) * mmap.PAGESIZE
+        return bytes(vector).translate(_LOWEST_BIT)
+
+
+_LOWEST_BIT: Final = bytes(value & 1 for value in range(256))
+"""The others have no meaning yet."""

@@ -1,4 +1,5 @@
-"""Snapshot and fork: how long a clone takes and a VM stands still, when its fork answers, and what twenty keep."""
+"""Snapshot and fork: how long a clone takes and a VM stands still, when its fork answers, and what twenty keep.
+Restoring: prefetch.py."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from guestlab import work
 from guestlab.guest import Guest
 from guestlab.qmp import QmpChannel
 
-from benchlab import processes
+from benchlab import prefetch, processes
 from benchlab.bench import Bench
 from benchlab.errors import BenchError
 from benchlab.figures import Figure, from_repetitions
@@ -90,6 +91,7 @@ def measure(bench: Bench) -> list[Figure]:
             guest.wait_ready(_COMMAND_S)
             work.fill_mixed(guest, 8 if bench.quick else 64)
             figures += _snapshot(bench, mount, guest)
+            figures += prefetch.measure(bench, mount, guest, _repetitions(bench))
             figures += _fork(bench, mount, guest)
             figures += _twenty(bench, mount)
             if work.verify(guest):

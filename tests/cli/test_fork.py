@@ -5,14 +5,22 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from blockstore.errors import VmError
+from blockstore.vm import qmp_sockets, resident, working_set
+from blockstore.vm.monitor import Monitor
+from blockstore.vm.prefetch import LOOKS_S
 from tests.cli.test_run import NAME, on, processes_with, running
 from tests.cli.test_snapshot import KILLED, RUNS, is_running
-from tests.daemon.lab import Lab, Mounted, blockstore, noisy, one_line, put, run, until
+from tests.daemon.lab import PROJECT, Lab, Mounted, blockstore, end, noisy, one_line, put, run, until
 
 pytestmark = [
     pytest.mark.mount,
@@ -81,3 +89,53 @@ def test_a_qemu_with_other_devices_is_no_restored_vm(lab: Lab) -> None:
         until(lambda: left(mounted) == [".base.snapshot", NAME], "nothing is left of it", 10)
         assert is_running(mounted)
         assert Path(mounted.path / ".base.snapshot").exists()
+
+
+@contextmanager
+def restored(mounted: Mounted, *options: str) -> Iterator[None]:
+    """`blockstore restore` of `base`; inside its VM runs."""
+    command = [sys.executable, "-m", "blockstore", "restore", *on(mounted), "base", "--as", "vm2", *options]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=PROJECT, start_new_session=True)
+    try:
+        until(lambda: process.poll() is not None or runs(mounted, "vm2"), "the VM runs")
+        assert process.poll() is None
+        yield
+    finally:
+        end(process.pid)
+        until(lambda: not (mounted.path / "vm2").exists(), "its memory is gone", 15)
+
+
+def runs(mounted: Mounted, name: str) -> bool:
+    try:
+        volume = (mounted.path / name).stat().st_ino
+        with Monitor(qmp_sockets.path_of(mounted.state, qmp_sockets.QMP, volume), name) as asked:
+            return bool(asked.execute("query-status")["running"])
+    except (OSError, VmError):
+        return False
+
+
+def resident_blocks(mounted: Mounted, name: str) -> int:
+    return resident.of_file(mounted.path / name).resident // 4096
+
+
+def test_the_first_restored_vm_is_watched_and_the_next_ones_have_their_memory_read(lab: Lab) -> None:
+    mounted = lab.mount()
+    with running(mounted, command=RUNS):
+        assert blockstore("snapshot", *on(mounted), NAME, "base").returncode == 0
+    place = working_set.path_of(mounted.state, (mounted.path / ".base.snapshot").stat().st_ino)
+    with restored(mounted, "--no-prefetch"):
+        time.sleep(LOOKS_S[-1] + 0.5)
+        assert not place.exists(), "nobody looks"
+    with restored(mounted):
+        until(place.exists, "it is recorded", 10)
+        recorded = sum(run.blocks for run in working_set.load(mounted.state, int(place.name.rsplit("-", 1)[-1])))
+        assert 0 < recorded <= resident_blocks(mounted, "vm2")
+        assert mounted.status()["volumes"]["vm2"]["refaults"] > 0
+    with restored(mounted):
+        assert resident_blocks(mounted, "vm2") >= recorded
+        assert mounted.status()["volumes"]["vm2"]["refaults"] == 0, "all that it asks for is there"
+    place.write_bytes(b"damaged")
+    with restored(mounted):
+        until(lambda: place.stat().st_size > 40, "a damaged one is recorded anew", 10)
+    assert blockstore("snapshots", "delete", "base", *on(mounted)).returncode == 0
+    assert not list(mounted.state.glob("working-set-*"))
