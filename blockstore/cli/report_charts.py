@@ -23,8 +23,10 @@ NAMED_VMS: Final = 8
 
 
 def ending_with(samples: Sequence[Sample], now: Sample) -> list[Sample]:
-    """The charts end with what the page says of now. A sample just before goes: there is no rate over an instant."""
-    return [*(sample for sample in samples if sample.time_s <= now.time_s - samples[-1].interval_s / 2), now]
+    """The charts end with what the page says of now. A sample just before goes, because there is no rate over an
+    instant; but not one of another daemon, for which a mark is drawn."""
+    latest_s = now.time_s - samples[-1].interval_s / 2
+    return [*(sample for sample in samples if sample.time_s <= latest_s or sample.restarts != now.restarts), now]
 
 
 def charts(samples: Sequence[Sample], zone: tzinfo | None) -> Iterator[str]:

@@ -100,6 +100,12 @@ def test_the_last_rate_is_over_more_than_an_instant(after_s: float, kept: int) -
     assert (_refault_rates(found)[-1] == 0) == (kept == 3), "zero only if nothing came for half an interval"
 
 
+def test_the_last_sample_of_a_daemon_before_stays() -> None:
+    samples = [Sample(NOON_S + 5 * n, NOON_S, 5.0, int(n > 0), figures(), {"vm": figures()}) for n in range(2)]
+    now = Sample(NOON_S + 6, NOON_S, 5.0, 2, figures(), {"vm": figures()})
+    assert ending_with(samples, now) == [*samples, now]
+
+
 def test_savings_of_an_empty_mount_do_not_flatten_the_chart() -> None:
     totals = [figures(touched=0, resident=1 << 30), figures(touched=4096, resident=1 << 30)]
     totals += [figures(resident=size << 16) for size in (8, 8, 8, 8, 8, 48, 8)]

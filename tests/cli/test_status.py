@@ -215,7 +215,7 @@ def test_a_hundred_clients_at_once(mounted: Mounted) -> None:
     with ThreadPoolExecutor(100) as pool:
         pids = set(pool.map(client, range(100)))
     assert pids == {mounted.total()["daemon_pid"]}
-    with pytest.raises(MountError, match="hello, reload, set, status, verify"):
+    with pytest.raises(MountError, match="hello, reload, runs, set, status, verify"):
         control.ask(mounted.state, {"do": "nonsense"})
 
 
