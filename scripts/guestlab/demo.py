@@ -27,8 +27,8 @@ from guestlab.guest import Guest
 GUEST_BYTES: Final = 256 << 20
 WORK_MIB: Final = 96
 LEFT_ALONE_S: Final = 90
-"""Time for the controller to take back what an idle guest does not use. It leaves a guest in peace that has just had much
-brought back, until that is a hundredth of its time: some 45 s here."""
+"""Time for the controller to take back what an idle guest does not use. It leaves a guest in peace that has just had
+much brought back, until that is a hundredth of its time: some 45 s here."""
 
 COMMAND_S: Final = 180.0
 """The longest that one blockstore command may take; an unmount writes back what is dirty."""
