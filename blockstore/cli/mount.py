@@ -13,7 +13,7 @@ from blockstore.cli.address import ADDRESS
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.sizes import SIZE, format_size
 from blockstore.daemon import launch, mounts
-from blockstore.daemon.options import DEFAULT_BACKGROUND_CPU, MountOptions
+from blockstore.daemon.options import DEFAULT_BACKGROUND_CPU, DEFAULT_COLD_AFTER_S, MountOptions
 from blockstore.daemon.states import default_states
 from blockstore.store.home import SECTOR_BYTES, free_bytes_under
 from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES, check_limit
@@ -74,7 +74,7 @@ DEFAULT_ROOM_SHARE: Final = 0.9
 @click.option(
     "--cold-after",
     type=click.FloatRange(min=0),
-    default=30.0,
+    default=DEFAULT_COLD_AFTER_S,
     show_default=True,
     metavar="SECONDS",
     help="How long something must be stored without change to be cold.",

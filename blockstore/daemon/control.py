@@ -90,7 +90,7 @@ def _connect(state: Path, connection: socket.socket, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            at(state, connection.connect)
+            at(state / SOCKET_NAME, connection.connect)
             return
         except BlockingIOError:
             if time.monotonic() > deadline:
@@ -98,10 +98,10 @@ def _connect(state: Path, connection: socket.socket, timeout_s: float) -> None:
             time.sleep(CONNECT_RETRY_S)
 
 
-def at(state: Path, use: Callable[[str], None]) -> None:
-    """Use the socket by a short name: a socket address holds 107 bytes, the path of a state may be longer."""
-    directory = os.open(state, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def at(path: Path, use: Callable[[str], None]) -> None:
+    """Use a socket by a short name: a socket address holds 107 bytes, the path of a state may be longer."""
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        use(f"/proc/self/fd/{directory}/{SOCKET_NAME}")
+        use(f"/proc/self/fd/{directory}/{path.name}")
     finally:
         os.close(directory)

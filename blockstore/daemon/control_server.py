@@ -63,7 +63,7 @@ def _listen(state: Path) -> trio.socket.SocketType:
     (state / SOCKET_NAME).unlink(missing_ok=True)
     plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.close()
-    at(state, plain.bind)
+    at(state / SOCKET_NAME, plain.bind)
     (state / SOCKET_NAME).chmod(0o600)
     plain.listen(MAXIMUM_WAITING)
     return trio.socket.from_stdlib_socket(plain)

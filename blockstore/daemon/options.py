@@ -10,6 +10,10 @@ DEFAULT_BACKGROUND_CPU: Final = 20.0
 """Per cent of one core for background work, while no VM asks for much: enough to encode some 2000 cold
 blocks a second anew, a VM of 1 GiB in two minutes."""
 
+DEFAULT_COLD_AFTER_S: Final = 30.0
+"""A VM's working set is written back again within this time (the kernel's own age for dirty pages), and then the work
+was for nothing; what stays longer, stays for minutes as a rule."""
+
 
 @dataclass(frozen=True)
 class MountOptions:
@@ -28,7 +32,7 @@ class MountOptions:
     watchdog_s: float = 10.0
     metrics: tuple[str, int] | None = None
     background_cpu: float = DEFAULT_BACKGROUND_CPU
-    cold_after_s: float = 30.0
+    cold_after_s: float = DEFAULT_COLD_AFTER_S
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -41,10 +41,6 @@ from blockstore.store.geometry import (
 from blockstore.store.pool import Pool
 from blockstore.store.rows import Rows
 
-COLD_AFTER_S: Final = 30.0
-"""A VM's working set is written back again within this time (the kernel's own age for dirty pages), and then the work
-was for nothing; what stays longer, stays for minutes as a rule."""
-
 MINIMUM_BYTES: Final = 256
 """Records that are smaller are a twentieth of all, and all of them together 0.4 % of the bytes."""
 
@@ -98,7 +94,7 @@ class Densify:
         self.tried = self.replaced = self.saved_bytes = 0
         """Blocks that were tried, those of them that became dense, and by how much their records are smaller."""
 
-    def begin(self, now_s: float, cold_after_s: float = COLD_AFTER_S) -> bool:
+    def begin(self, now_s: float, cold_after_s: float) -> bool:
         """Is a pass under way, or is there a cold segment to begin one for? To be asked every few seconds."""
         if self._cold is not None:
             return True

@@ -31,15 +31,14 @@ def bring_up(state: Path, volume: int, vm: str, device_state: int, reading: Read
     """Load it and let the VM go on; `device_state` is a file, `reading` what of its memory is being prefetched. Raises
     VmError."""
     from blockstore.vm.monitor import Monitor  # while QEMU starts, not before
-    from blockstore.vm.running import IGNORE_SHARED
+    from blockstore.vm.running import without_memory
 
     with Monitor(qmp_sockets.path_of(state, qmp_sockets.QMP, volume), vm, greeting_s=START_S) as monitor:
-        capability = {"capability": IGNORE_SHARED, "state": True}
-        monitor.execute("migrate-set-capabilities", {"capabilities": [capability]})
+        monitor.execute(*without_memory(True))
         monitor.pass_descriptor(device_state, _DESCRIPTOR)
         monitor.execute("migrate-incoming", {"uri": f"fd:{_DESCRIPTOR}"})
         monitor.wait_for_migration(LOAD_S)
-        monitor.execute("migrate-set-capabilities", {"capabilities": [{**capability, "state": False}]})
+        monitor.execute(*without_memory(False))
         if reading is not None:
             reading.finish()
         with contextlib.suppress(BlockstoreError):  # a daemon that is being replaced counts from 0 anyway

@@ -107,14 +107,14 @@ class Controlled:
         waited_s = self._cost.waited_s(before, counts) if before is not None else 0.0
         if may_write:
             self._write_back.go_on(elapsed_s)
-        wanted = self._policy.reclaim_bytes(self._can_take_bytes(), waited_s, elapsed_s)
+        resident_bytes = self._can_take_bytes()
+        wanted = self._policy.reclaim_bytes(resident_bytes, waited_s, elapsed_s)
         if wanted and self._policy.must:  # then to the page
             wanted = self._policy.reclaim_bytes(resident.of_descriptor(self._descriptor).resident, waited_s, elapsed_s)
         if wanted and may_write:
-            self._reclaim(wanted)
+            self._reclaim(wanted, resident_bytes)
 
-    def _reclaim(self, wanted_bytes: int) -> None:
-        before_bytes = self._can_take_bytes()
+    def _reclaim(self, wanted_bytes: int, before_bytes: int) -> None:
         failure = self._reclaiming.run(lambda: self._mechanism.reclaim(wanted_bytes, must=self._policy.must))
         self._failures = self._failures + 1 if failure else 0
         if self._failures >= KEEP_TRYING and not isinstance(self._mechanism, Clock):

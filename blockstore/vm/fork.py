@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import IO, Final, NamedTuple, NoReturn
 
 from blockstore.daemon.mounts import Mount
-from blockstore.errors import BlockstoreError, VmError, error_of
-from blockstore.vm import apart, bring_up, file_work, qmp_sockets
-from blockstore.vm.deadline import deadline
+from blockstore.errors import BlockstoreError, MountError, VmError, error_of
+from blockstore.vm import apart, bring_up, qmp_sockets
 from blockstore.vm.prefetch import Prefetch
 from blockstore.vm.restore import Origin, Wish, start
-from blockstore.vm.runner import CLONE_S
+from blockstore.vm.runner import clone_memory
 from blockstore.vm.sockets import connect
 
 AT_ONCE: Final = 4
@@ -202,15 +201,15 @@ def _become(mount: Mount, origin: Origin, wish: Wish, said: int, writer: int, wa
 
 def _fill(mount: Mount, origin: Origin, clone: Clone) -> None:
     """Let the VM's memory be the origin's; its QEMU has mapped it, and has seen nothing of it yet."""
-    with ExitStack() as stack:
-        stack.enter_context(deadline(CLONE_S, f"{clone.name} cannot have its memory"))
-        source, target = (
-            os.open(path, flags | os.O_CLOEXEC)
-            for path, flags in ((origin.path, os.O_RDONLY), (mount.path / clone.name, os.O_RDWR))
-        )
-        stack.callback(os.close, source)
-        stack.callback(os.close, target)
-        file_work.clone(source, target, origin.memory_bytes)
+    failed = f"{clone.name} cannot have its memory"
+    try:
+        target = os.open(mount.path / clone.name, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise MountError(f"{failed}: {error.strerror}") from None
+    try:
+        clone_memory(origin.path, target, origin.memory_bytes, failed)
+    finally:
+        os.close(target)
 
 
 def _bring_up(mount: Mount, clone: Clone, device_state: int, prefetch: Prefetch | None) -> None:

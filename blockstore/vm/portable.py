@@ -24,6 +24,7 @@ import numpy as np
 import zstandard
 
 from blockstore.errors import BlockstoreError, BusyError, InputError, MountError, OutOfRoom
+from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.vm.deadline import deadline
 from blockstore.vm.file_work import append
 from blockstore.vm.snapshot_file import (
@@ -42,8 +43,7 @@ LEVEL: Final = 3
 """Of zstd: a core packs 200 MB/s with it; 6 saves 3 % more in three times the time (DESIGN.md 2.12)."""
 
 WINDOW_BYTES: Final = 1 << 20
-_BLOCK_BYTES: Final = 4096
-_WINDOW_BLOCKS: Final = WINDOW_BYTES // _BLOCK_BYTES
+_WINDOW_BLOCKS: Final = WINDOW_BYTES // BLOCK_BYTES
 
 WRITE_S: Final = 30.0
 """How long a write of one window may wait for room in the store."""
@@ -97,8 +97,8 @@ def import_into(source: Path, descriptor: int, report: Report) -> None:
         for offset, blocks, kept in _windows(checked, memory_bytes):
             with _deadline(source):
                 for first, count, at in _runs(kept):
-                    data = blocks[at * _BLOCK_BYTES : (at + count) * _BLOCK_BYTES]
-                    _write(descriptor, data, offset + first * _BLOCK_BYTES)
+                    data = blocks[at * BLOCK_BYTES : (at + count) * BLOCK_BYTES]
+                    _write(descriptor, data, offset + first * BLOCK_BYTES)
             report(offset, memory_bytes)
         try:
             complete(tail, memory_bytes, facts)
@@ -126,7 +126,7 @@ def _export(snapshot: Snapshot, memory: int, out: _Hashing, report: Report) -> N
     position = 0
     while (position := _next_data(memory, position, snapshot.memory_bytes)) < snapshot.memory_bytes:
         window = os.pread(memory, min(WINDOW_BYTES, snapshot.memory_bytes - position), position)
-        rows = np.frombuffer(window, dtype=np.uint64).reshape(-1, _BLOCK_BYTES // 8)
+        rows = np.frombuffer(window, dtype=np.uint64).reshape(-1, BLOCK_BYTES // 8)
         kept = rows.any(axis=1)
         if kept.any():
             blocks = rows[kept].tobytes()
@@ -168,7 +168,7 @@ def _header(checked: _Checked) -> tuple[dict[str, Any], Facts]:
         sizes = [int(header[key]) for key in ("memory_bytes", "device_bytes", "device_packed_bytes")]
     except (ValueError, TypeError, KeyError):
         raise checked.altered() from None
-    if sizes[0] % _BLOCK_BYTES or min(sizes) <= 0 or max(sizes[1:]) > MAXIMUM_DEVICE_BYTES:
+    if sizes[0] % BLOCK_BYTES or min(sizes) <= 0 or max(sizes[1:]) > MAXIMUM_DEVICE_BYTES:
         raise checked.altered()
     return header, facts
 
@@ -193,10 +193,10 @@ def _windows(checked: _Checked, memory_bytes: int) -> Iterator[tuple[int, bytes,
             return
         kept = np.unpackbits(np.frombuffer(which, dtype=np.uint8), bitorder="little").astype(bool)
         count = int(kept.sum())
-        stop = offset + (int(np.flatnonzero(kept)[-1]) + 1 if count else 0) * _BLOCK_BYTES
-        if offset % _BLOCK_BYTES or offset <= last or not count or stop > memory_bytes or length > 2 * WINDOW_BYTES:
+        stop = offset + (int(np.flatnonzero(kept)[-1]) + 1 if count else 0) * BLOCK_BYTES
+        if offset % BLOCK_BYTES or offset <= last or not count or stop > memory_bytes or length > 2 * WINDOW_BYTES:
             raise checked.altered()
-        blocks = _unpacked(checked, length, count * _BLOCK_BYTES)
+        blocks = _unpacked(checked, length, count * BLOCK_BYTES)
         if hashlib.sha256(blocks).digest() != digest:
             raise checked.altered()
         yield offset, blocks, kept

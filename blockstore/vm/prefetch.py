@@ -17,10 +17,9 @@ import time
 from pathlib import Path
 from typing import Final
 
+from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.vm import apart, resident, working_set
 from blockstore.vm.working_set import Run
-
-BLOCK_BYTES: Final = 4096
 
 PIECE_BLOCKS: Final = 32
 """Read with one call: 128 KiB, the most that the kernel reads ahead for one, and 0.2 ms in which no other fault of the

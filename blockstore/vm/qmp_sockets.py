@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import socket
 from pathlib import Path
 from typing import Final
 
+from blockstore.daemon import control
 from blockstore.errors import MountError
 
 QMP: Final = "qmp"
@@ -36,11 +36,7 @@ def listen(state: Path, kind: str, volume: int) -> int:
     path = path_of(state, kind, volume)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        directory = os.open(state, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            listener.bind(f"/proc/self/fd/{directory}/{path.name}")
-        finally:
-            os.close(directory)
+        control.at(path, listener.bind)
         path.chmod(0o600)
         listener.listen(_BACKLOG)
         descriptor = fcntl.fcntl(listener.fileno(), fcntl.F_DUPFD, _FIRST_DESCRIPTOR)

@@ -174,7 +174,7 @@ def _make_file(path: Path, size_bytes: int, memory: Path | None, undo: ExitStack
     undo.callback(path.unlink, missing_ok=True)
     try:
         if memory is not None:
-            _clone(memory, descriptor, size_bytes)
+            clone_memory(memory, descriptor, size_bytes, f"the memory of {memory} cannot be cloned")
         os.ftruncate(descriptor, size_bytes)
     except OSError as error:
         raise InputError(f"{path} cannot be {size_bytes} bytes long: {error.strerror}") from None
@@ -182,8 +182,9 @@ def _make_file(path: Path, size_bytes: int, memory: Path | None, undo: ExitStack
         os.close(descriptor)
 
 
-def _clone(memory: Path, target: int, size_bytes: int) -> None:
-    with deadline(CLONE_S, f"the memory of {memory} cannot be cloned"):
+def clone_memory(memory: Path, target: int, size_bytes: int, failed: str) -> None:
+    """Let an open file begin with another one's memory. Raises OutOfRoom, MountError, which begin with `failed`."""
+    with deadline(CLONE_S, failed):
         source = os.open(memory, os.O_RDONLY | os.O_CLOEXEC)
         try:
             file_work.clone(source, target, size_bytes)

@@ -21,6 +21,11 @@ UNDER_WAY: Final = ("setup", "active", "device", "pre-switchover", "cancelling")
 """What `query-migrate` says of a migration that has not come to its end."""
 
 
+def without_memory(is_on: bool) -> tuple[str, dict[str, Any]]:
+    """The command that makes QEMU save and load its devices without shared memory, or with it again."""
+    return "migrate-set-capabilities", {"capabilities": [{"capability": IGNORE_SHARED, "state": is_on}]}
+
+
 class Running(NamedTuple):
     """`name` is that of its memory file below the mount; `socket` where its QMP is, which is `own` if `run` made it."""
 

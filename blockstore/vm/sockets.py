@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 from typing import Final
 
+from blockstore.daemon import control
 from blockstore.errors import VmError
 
 CONNECT_S: Final = 10.0
@@ -18,11 +18,7 @@ def connect(path: Path, vm: str) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     connection.settimeout(CONNECT_S)
     try:
-        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            connection.connect(f"/proc/self/fd/{directory}/{path.name}")
-        finally:
-            os.close(directory)
+        control.at(path, connection.connect)
     except OSError as error:
         connection.close()
         raise VmError(f"the QEMU of {vm} cannot be reached at {path}: {error.strerror or error}") from None

@@ -23,7 +23,7 @@ from blockstore.vm.file_work import FileWork
 from blockstore.vm.guard import RESCUE_S, Command, Guard
 from blockstore.vm.monitor import Monitor, Refused
 from blockstore.vm.recorded_arguments import recorded
-from blockstore.vm.running import IGNORE_SHARED, UNDER_WAY, Ability, Running, ability
+from blockstore.vm.running import UNDER_WAY, Ability, Running, ability, without_memory
 from blockstore.vm.snapshot_file import Facts
 
 FLUSH_S: Final = 120.0
@@ -156,9 +156,8 @@ def _patiently(monitor: Monitor, command: Command) -> None:
 
 
 def _settings(ignore_shared: bool, max_bandwidth: int) -> list[Command]:
-    capability = {"capability": IGNORE_SHARED, "state": ignore_shared}
     return [
-        ("migrate-set-capabilities", {"capabilities": [capability]}),
+        without_memory(ignore_shared),
         ("migrate-set-parameters", {"max-bandwidth": max_bandwidth}),
     ]
 

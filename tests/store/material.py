@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from functools import lru_cache
 
-from blockstore.store.geometry import BLOCK_BYTES
+import numpy as np
+
+from blockstore.store.geometry import BLOCK_BYTES, ENCODING_MASK
 from blockstore.store.store import Store, run
 from blockstore.store.volume import Volume
 
@@ -49,6 +52,21 @@ def densify(store: Store) -> None:
     store.densify.begin_all()
     while store.densify.step():
         pass
+
+
+def steps_to_the_end(step: Callable[[], bool]) -> int:
+    """Take steps until there is nothing more to do; how many."""
+    count = 0
+    while step():
+        count += 1
+        assert count < 10_000, "it does not end"
+    return count
+
+
+def encodings(store: Store) -> dict[int, int]:
+    """How many live rows there are of each encoding."""
+    words = store.rows.where.array[store.rows.where.array != 0] & np.uint64(ENCODING_MASK)
+    return {int(code): int((words == code).sum()) for code in np.unique(words)}
 
 
 def put(store: Store, volume: Volume, offset: int, data: bytes) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from blockstore.store.codec import digest
-from blockstore.store.densify import COLD_AFTER_S, Cold, encode
+from blockstore.store.densify import Cold, encode
 from blockstore.store.geometry import (
     BLOCK_BYTES,
     COMPRESSED,
@@ -23,10 +23,11 @@ from blockstore.store.geometry import (
 from blockstore.store.home import DirectoryHome, MemoryHome
 from blockstore.store.store import Store, run
 from tests.store.invariants import check_nothing_twice, check_store
-from tests.store.material import contents, densify, half, near, noise, put, text
+from tests.store.material import contents, densify, encodings, half, near, noise, put, steps_to_the_end, text
 
 LIMIT_BYTES = 64 << 20
 TEXTS, PATCHES = 700, 300
+COLD_AFTER_S = 30.0
 
 
 @pytest.fixture
@@ -42,18 +43,9 @@ def store() -> Store:
     return store
 
 
-def encodings(store: Store) -> dict[int, int]:
-    found, counts = np.unique(store.rows.where.array & np.uint64(ENCODING_MASK), return_counts=True)
-    return {int(encoding): int(count) for encoding, count in zip(found, counts, strict=True) if encoding}
-
-
 def finish(store: Store) -> int:
     """The rest of the pass; how many steps."""
-    count = 0
-    while store.densify.step():
-        count += 1
-        assert count < 10_000, "the pass does not end"
-    return count
+    return steps_to_the_end(store.densify.step)
 
 
 def test_everything_gets_dense_and_stays_what_it_is(store: Store) -> None:
@@ -76,9 +68,9 @@ def test_everything_gets_dense_and_stays_what_it_is(store: Store) -> None:
 
 def test_only_full_segments_of_some_age_are_cold(store: Store) -> None:
     head = store.pool.head
-    assert not store.densify.begin(100.0), "they were seen for the first time just now"
-    assert not store.densify.begin(100.0 + COLD_AFTER_S - 1)
-    assert store.densify.begin(100.0 + COLD_AFTER_S) and finish(store)
+    assert not store.densify.begin(100.0, COLD_AFTER_S), "they were seen for the first time just now"
+    assert not store.densify.begin(100.0 + COLD_AFTER_S - 1, COLD_AFTER_S)
+    assert store.densify.begin(100.0 + COLD_AFTER_S, COLD_AFTER_S) and finish(store)
     assert store.densify.replaced > 100
     where = store.rows.where.array[store.rows.where.array != 0]
     of_head = where[where >> np.uint64(36) == head] & np.uint64(ENCODING_MASK)

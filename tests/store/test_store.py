@@ -11,19 +11,13 @@ import numpy as np
 import pytest
 
 from blockstore.errors import CorruptBlock, OutOfRoom
-from blockstore.store.geometry import BLOCK_BYTES, COMPRESSED, ENCODING_MASK, ID_MASK, PATCHED, RAW, SEGMENT_BYTES
+from blockstore.store.geometry import BLOCK_BYTES, COMPRESSED, ID_MASK, PATCHED, RAW, SEGMENT_BYTES
 from blockstore.store.home import DirectoryHome, MemoryHome
 from blockstore.store.store import Store, run
 from tests.store.invariants import check_nothing_twice, check_store
-from tests.store.material import contents, half, near, noise, put, text
+from tests.store.material import contents, encodings, half, near, noise, put, text
 
 LIMIT_BYTES = 16 << 20
-
-
-def encodings(store: Store) -> dict[int, int]:
-    """How many live rows there are of each encoding."""
-    words = store.rows.where.array[store.rows.where.array != 0] & np.uint64(ENCODING_MASK)
-    return {int(code): int((words == code).sum()) for code in np.unique(words)}
 
 
 def test_each_mechanism_engages() -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.vm import prefetch, resident, working_set
-from blockstore.vm.prefetch import BLOCK_BYTES, Prefetch, Reading
+from blockstore.vm.prefetch import Prefetch, Reading
 from blockstore.vm.working_set import Run
 from tests.daemon.lab import Lab, drop, noisy, put, until
 
