@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 from pathlib import Path
 
 import click
 
+from blockstore.cli.disks_option import disks_option, moving_disks, told_where_disks_are
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.prefetch_option import prefetch_option
 from blockstore.cli.progress import progress
@@ -17,8 +17,9 @@ from blockstore.cli.vm_name import check_vm_name
 from blockstore.daemon import mounts
 from blockstore.errors import BusyError, InputError
 from blockstore.vm import fork as forking
-from blockstore.vm import recorded_arguments, restore, running, snapshot_file
+from blockstore.vm import mac, overlays, recorded_arguments, restore, running, snapshot_file
 from blockstore.vm.bring_up import opened
+from blockstore.vm.disk_arguments import for_others
 from blockstore.vm.prefetch import Prefetch
 
 
@@ -34,6 +35,7 @@ from blockstore.vm.prefetch import Prefetch
 @click.option("--resident", type=RESIDENT, default="auto", show_default=True, help="As for `blockstore run`.")
 @target_option
 @prefetch_option
+@disks_option
 @click.option("--mount", "mountpoint", type=DIRECTORY, help="The mount. Default: the only one there is.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def fork(
@@ -45,6 +47,7 @@ def fork(
     resident: int | str,
     target: float,
     prefetch: bool,
+    disks_folder: Path | None,
     mountpoint: Path | None,
     command: tuple[str, ...],
 ) -> None:
@@ -52,7 +55,8 @@ def fork(
 
     They run in the background, without a terminal; their names are printed when they run. COMMAND is their QEMU's
     command line, which must make the same devices; without one it is VM's own. In COMMAND and --name, {vm} is VM's
-    name, {n} the number of the new VM, {name} its name and {mac} a network address of its own.
+    name, {n} the number of the new VM, {name} its name, {mac} a network address of its own, and with --disks {disk1},
+    {disk2} its disks. They stay when it has ended.
 
     The hook gets the new VM's name as its argument, the VM's serial console as its standard input and output, and
     BLOCKSTORE_NAME, _NUMBER, _MAC, _QMP and _CONSOLE in its environment. When it fails, all new VMs end.
@@ -60,8 +64,9 @@ def fork(
     \b
     Example:
       blockstore fork vm1 --count 20
+      blockstore fork vm1 --count 20 --disks /var/lib/overlays
       blockstore fork vm1 --count 3 --name 'ci-{n}' --hook ./rename-guest -- \\
-          qemu-system-x86_64 -nographic -drive file=/disks/{n}.qcow2,if=virtio
+          qemu-system-x86_64 -nographic -nic tap,ifname=tap{n},mac={mac}
     """
     if command and command[0].startswith("-"):
         raise InputError(f"{command[0]!r} is no program; the command line behind -- begins with QEMU's name")
@@ -69,40 +74,36 @@ def fork(
     names = _names(mount, vm, pattern, count)
     program = _hook(hook)
     found = running.find(mount, vm, qmp)
-    recorded = recorded_arguments.recorded(found.command)
-    full = restore.command_of(found.program, recorded, command)
-    macs = [_mac() for _ in names]
-    wishes = [
-        restore.Wish(
-            name,
-            recorded_arguments.filled_in(full, {"vm": vm, "n": str(number), "name": name, "mac": mac}),
-            resident,
-            target / 100,
-            False,
-        )
-        for number, (name, mac) in enumerate(zip(names, macs, strict=True), 1)
-    ]
+    moving = moving_disks(found, disks_folder)
+    recorded = for_others(found, moving.disks if moving else [])
+    full = restore.command_of(found.program, recorded, command, len(moving.disks) if moving else 0)
+    wishes = []
+    for number, name in enumerate(names, 1):
+        paths = overlays.paths_for(moving.targets[0].parent, name, len(moving.disks)) if moving else []
+        values = {"vm": vm, "n": str(number), "name": name, "mac": mac.of(name)} | overlays.placeholders(paths)
+        line = recorded_arguments.filled_in(full, values)
+        wishes.append(restore.Wish(name, line, resident, target / 100, False, paths))
     with snapshot_file.making(mount, snapshot_file.domain_of(vm)) as (path, descriptor):
         backend = recorded_arguments.backend_of(found.command)
         origin = restore.Origin(path, found.memory_bytes, recorded, found.folder, backend)
 
-        def snapshot() -> int:
+        def snapshot() -> forking.Ready:
             from blockstore.vm import take  # asyncio, while the new VMs' QEMUs start
 
-            take.take(mount, found, descriptor, path)
+            take.take(mount, found, descriptor, path, moving)
             taken = snapshot_file.load(mount, path)
             if taken.facts.backend != backend:
                 raise InputError(
                     f"{vm} calls its memory {taken.facts.backend}, which its command line does not say; take a "
                     "snapshot and restore that"
                 )
-            return opened(taken.device_state())
+            return forking.Ready(opened(taken.device_state()), taken.facts.disks)
 
-        with progress("starting") as advance:
+        with told_where_disks_are(moving), progress("starting") as advance:
 
             def started(clone: forking.Clone) -> None:
                 if program is not None:
-                    forking.run_hook(mount, clone, program, macs[clone.number - 1])
+                    forking.run_hook(mount, clone, program, mac.of(clone.name))
                 advance(clone.number, count)
 
             prefetching = Prefetch(mount.state, found.volume) if prefetch else None
@@ -130,8 +131,3 @@ def _hook(hook: Path | None) -> Path | None:
     if found is None:
         raise InputError(f"the hook {hook} is no program that can be started; is it there, and executable?")
     return Path(found)
-
-
-def _mac() -> str:
-    """In QEMU's own range."""
-    return ":".join(("52:54:00", *(f"{random.SystemRandom().randrange(256):02x}" for _ in range(3))))

@@ -12,9 +12,10 @@ from blockstore.cli.resident_size import RESIDENT, target_option
 from blockstore.cli.vm_name import check_vm_name
 from blockstore.daemon import mounts
 from blockstore.errors import InputError
-from blockstore.vm import bring_up, snapshot_file
+from blockstore.vm import bring_up, mac, overlays, snapshot_file
 from blockstore.vm import restore as restoring
 from blockstore.vm.prefetch import Prefetch
+from blockstore.vm.recorded_arguments import filled_in
 
 
 # No -h: it would be found in -nographic, where the -- before QEMU is forgotten.
@@ -24,6 +25,13 @@ from blockstore.vm.prefetch import Prefetch
 @click.option("--resident", type=RESIDENT, default="auto", show_default=True, help="As for `blockstore run`.")
 @target_option
 @prefetch_option
+@click.option(
+    "--disks",
+    "disks_folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where overlays for its disks are made. Default: beside the snapshot's.",
+)
 @click.option("--mount", "mountpoint", type=DIRECTORY, help="The mount. Default: the only one there is.")
 @click.option("--keep", is_flag=True, help="Leave the memory file when the VM has ended.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
@@ -33,6 +41,7 @@ def restore(
     resident: int | str,
     target: float,
     prefetch: bool,
+    disks_folder: Path | None,
     mountpoint: Path | None,
     keep: bool,
     command: tuple[str, ...],
@@ -41,12 +50,13 @@ def restore(
 
     COMMAND is QEMU's command line for it, which must make the same devices; without one it is that of the VM that the
     snapshot was taken of. Terminal, signals and exit code are QEMU's, and the memory file is deleted when it has ended,
-    as with `blockstore run`.
+    as with `blockstore run`. In COMMAND, {name} is the new VM's name, {mac} a network address of its own, and {disk1},
+    {disk2} are its disks, if the snapshot has any. They stay when it has ended.
 
     \b
     Example:
       blockstore restore booted --as vm2
-      blockstore restore booted --as vm2 -- qemu-system-x86_64 -nographic -drive file=overlay2.qcow2,if=virtio
+      blockstore restore booted --as vm2 -- qemu-system-x86_64 -nographic -drive file={disk1},format=qcow2,if=virtio
     """
     check_vm_name(name)
     if command and command[0].startswith("-"):
@@ -57,14 +67,29 @@ def restore(
     origin, facts = restoring.origin_of(found), found.facts
     state = bring_up.opened(found.device_state())
     prefetching = Prefetch(mount.state, found.path.stat().st_ino) if prefetch else None
-    wish = restoring.Wish(
-        name, restoring.command_of(facts.program, facts.arguments, command), resident, target / 100, keep
-    )
+    paths = _overlays(found, name, disks_folder)
+    full = restoring.command_of(facts.program, facts.arguments, command, len(paths))
+    values = {"name": name, "mac": mac.of(name)} | overlays.placeholders(paths)
+    wish = restoring.Wish(name, filled_in(full, values), resident, target / 100, keep, paths)
     restoring.start(
         mount,
         origin,
         wish,
         is_fork=False,
         warn=lambda sentence: click.echo(f"blockstore: warning: {sentence}", err=True),
-        started=bring_up.beside(mount, name, state, prefetching),
+        started=bring_up.beside(
+            mount, name, state, prefetching, lambda ledger: overlays.make_all(facts.disks, paths, ledger.file)
+        ),
     )
+
+
+def _overlays(snapshot: snapshot_file.Snapshot, name: str, folder: Path | None) -> list[Path]:
+    """Where the new VM's disks are to be."""
+    bases = snapshot.facts.disks
+    if not bases:
+        if folder is not None:
+            raise InputError(f"the snapshot {snapshot.name} was taken without its VM's disks; leave out --disks")
+        return []
+    overlays.check(bases, f"the snapshot {snapshot.name}")
+    place = overlays.folder_of(folder or Path(bases[0].images[0].path).parent)
+    return overlays.paths_for(place, name, len(bases))

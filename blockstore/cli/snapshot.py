@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from blockstore.cli.disks_option import disks_option, moving_disks, told_where_disks_are
 from blockstore.cli.paths import DIRECTORY
 from blockstore.daemon import mounts
 from blockstore.vm import running, snapshot_file, take
@@ -18,13 +19,16 @@ from blockstore.vm import running, snapshot_file, take
     "--qmp", type=click.Path(path_type=Path), help="QMP socket of a VM that `blockstore run` has not started."
 )
 @click.option("--mount", "mountpoint", type=DIRECTORY, help="The mount. Default: the only one there is.")
+@disks_option
 @click.option("-v", "--verbose", is_flag=True, help="Say how long the VM stood still, and what for.")
-def snapshot(vm: str, name: str, qmp: Path | None, mountpoint: Path | None, verbose: bool) -> None:
+def snapshot(
+    vm: str, name: str, qmp: Path | None, mountpoint: Path | None, disks_folder: Path | None, verbose: bool
+) -> None:
     """Keep the VM as it is now, memory and devices, as the snapshot NAME; the VM goes on.
 
     VM is the name of its memory file (vm1, blue/vm1). It stands still for tens of milliseconds. The snapshot shares all
-    memory with it that neither changes later, and belongs to its sharing domain. Disks are not part of it: see
-    docs/snapshots.md.
+    memory with it that neither changes later, and belongs to its sharing domain. Disks are part of it with --disks
+    only, see docs/snapshots.md.
 
     \b
     Example:
@@ -38,8 +42,9 @@ def snapshot(vm: str, name: str, qmp: Path | None, mountpoint: Path | None, verb
     found = running.find(mount, vm, qmp)
     if place.exists():
         raise snapshot_file.taken(place)
-    with snapshot_file.making(mount, domain) as (path, descriptor):
-        taken = take.take(mount, found, descriptor, path)
+    moving = moving_disks(found, disks_folder)
+    with snapshot_file.making(mount, domain) as (path, descriptor), told_where_disks_are(moving):
+        taken = take.take(mount, found, descriptor, path, moving)
         snapshot_file.publish(path, place)
     if verbose:
         parts = {"devices": taken.save_s, "dirty pages": taken.flush_s, "clone": taken.clone_s}

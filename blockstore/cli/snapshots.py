@@ -166,6 +166,7 @@ def _fields(snapshot: Snapshot, volume: dict[str, Any]) -> dict[str, Any]:
         "machine": facts.machine,
         "command": [facts.program, *facts.arguments],
         "folder": facts.folder,
+        "disks": [base.images[0].path for base in facts.disks],
     }
 
 

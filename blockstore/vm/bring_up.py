@@ -14,6 +14,7 @@ from blockstore.daemon import control
 from blockstore.daemon.mounts import Mount
 from blockstore.errors import BlockstoreError
 from blockstore.vm import apart, qmp_sockets
+from blockstore.vm.ledger import Ledger, read
 from blockstore.vm.prefetch import Prefetch, Reading
 from blockstore.vm.process_stat import children
 
@@ -46,22 +47,43 @@ def bring_up(state: Path, volume: int, vm: str, device_state: int, reading: Read
         monitor.execute("cont")
 
 
-def beside(mount: Mount, vm: str, device_state: int, prefetch: Prefetch | None) -> Callable[[int], None]:
-    """What `runner.run` is to call before it becomes QEMU's shell: starts a process that brings the VM up. When that
-    fails, QEMU is killed, and so the exit code is not 0."""
+def beside(
+    mount: Mount,
+    vm: str,
+    device_state: int,
+    prefetch: Prefetch | None,
+    prepare: Callable[[Ledger], None] = lambda ledger: None,
+) -> Callable[[int], None]:
+    """What `runner.run` is to call before it becomes QEMU's shell: starts a process that brings the VM up, and has
+    `prepare` make what QEMU needs. When anything fails, QEMU is killed, and so the exit code is not 0, and what was
+    made is removed."""
 
     def start(volume: int) -> None:
         shell = os.getpid()
+        ledger = Ledger()
 
         def job() -> int:
+            made = read(ledger.reader)
+            if not made.is_done:
+                made.undo()
+                return 1
             os.lseek(device_state, 0, os.SEEK_SET)
             reading = prefetch.begin(mount.path / vm) if prefetch else None
             code = _bring_up_or_kill(mount.state, volume, vm, device_state, reading, shell)
+            if code:
+                made.undo()
             if prefetch and not code:
                 prefetch.follow(mount.path / vm)
             return code
 
-        apart.fork([2, device_state], job)
+        apart.fork([2, device_state, ledger.reader], job)
+        ledger.keep_writing()
+        try:
+            prepare(ledger)
+        except BaseException:
+            ledger.close()
+            raise
+        ledger.done()
 
     return start
 

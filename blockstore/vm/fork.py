@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import struct
 import subprocess
 import tempfile
 import time
@@ -19,7 +18,9 @@ from typing import IO, Final, NamedTuple, NoReturn
 
 from blockstore.daemon.mounts import Mount
 from blockstore.errors import BlockstoreError, MountError, VmError, error_of
-from blockstore.vm import apart, bring_up, qmp_sockets
+from blockstore.vm import apart, bring_up, ledger, overlays, qmp_sockets
+from blockstore.vm.ledger import Ledger
+from blockstore.vm.overlays import Base
 from blockstore.vm.prefetch import Prefetch
 from blockstore.vm.restore import Origin, Wish, start
 from blockstore.vm.runner import clone_memory
@@ -38,10 +39,6 @@ END_S: Final = 10.0
 """How long a VM may take to end in order when its fork has failed."""
 
 
-_PID: Final = struct.Struct("I")
-_ALL_RUN: Final = 0
-
-
 class Clone(NamedTuple):
     """A VM that runs; `pid` is the shell around its QEMU."""
 
@@ -55,25 +52,29 @@ class Clone(NamedTuple):
 def fork(
     mount: Mount,
     origin: Origin,
-    snapshot: Callable[[], int],
+    snapshot: Callable[[], Ready],
     wishes: Sequence[Wish],
     started: Callable[[Clone], None],
     prefetch: Prefetch | None = None,
 ) -> list[Clone]:
-    """Start them all. `snapshot` fills the file of the origin and returns the device state; it is called while the
-    first QEMUs start, on memory that is empty until then. `started` is called for each VM when it runs. Whatever these
-    raise ends them all, as any other failure does."""
-    device_state = -1
+    """Start them all. `snapshot` fills the file of the origin; it is called while the first QEMUs start, on memory that
+    is empty until then. VMs that have disks are started after it, on overlays. `started` is called for each VM when it
+    runs. Whatever these raise ends them all, as any other failure does."""
+    ready: Ready | None = None
     clones: list[Clone] = []
     watch = _Watch()
     try:
+        if any(wish.overlays for wish in wishes):
+            ready = snapshot()
+            for wish in wishes:
+                overlays.make_all(ready.bases, wish.overlays, watch.made)
         for first in range(0, len(wishes), AT_ONCE):
             for place, wish in enumerate(wishes[first : first + AT_ONCE], first):
                 clones.append(_launch(mount, origin, wish, place + 1, watch))
-            device_state = snapshot() if device_state < 0 else device_state
+            ready = ready or snapshot()
             for clone in clones[first:]:
                 _fill(mount, origin, clone)
-                _bring_up(mount, clone, device_state, prefetch)
+                _bring_up(mount, clone, ready.device_state, prefetch)
                 started(clone)
     except BaseException:
         end(clones)
@@ -83,38 +84,44 @@ def fork(
     return clones
 
 
+class Ready(NamedTuple):
+    """What all new VMs go on from: the descriptor of the device state, and what their disks are overlays over."""
+
+    device_state: int
+    bases: Sequence[Base]
+
+
 class _Watch:
-    """A process that ends the VMs when we are killed before all of them run."""
+    """A process that ends the VMs, and removes their disks, when we are killed before all of them run."""
 
     def __init__(self) -> None:
-        reader, self._writer = os.pipe()
-        apart.fork([reader], lambda: _end_with_parent(reader))
-        os.close(reader)
+        self._ledger = Ledger()
+        reader = self._ledger.reader
+        self._pid = apart.fork([reader], lambda: _undo_with_parent(reader))
+        self._ledger.keep_writing()
 
     def enter(self) -> None:
         """Called by the process that becomes a VM."""
-        os.write(self._writer, _PID.pack(os.getpid()))
+        self._ledger.process(os.getpid())
+
+    def made(self, path: Path) -> None:
+        """A disk was."""
+        self._ledger.file(path)
 
     def stand_down(self) -> None:
         """All run."""
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self._writer, _PID.pack(_ALL_RUN))
-        os.close(self._writer)
+        self._ledger.done()
 
     def give_up(self) -> None:
-        """End those that are left."""
-        os.close(self._writer)
+        """Undo what is left; it has been, afterwards."""
+        self._ledger.close()
+        os.waitpid(self._pid, 0)
 
 
-def _end_with_parent(reader: int) -> int:
-    pids = []
-    while said := os.read(reader, _PID.size):
-        if (pid := _PID.unpack(said)[0]) == _ALL_RUN:
-            return 0
-        pids.append(pid)
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+def _undo_with_parent(reader: int) -> int:
+    made = ledger.read(reader)
+    if not made.is_done:
+        made.undo()
     return 0
 
 

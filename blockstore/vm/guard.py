@@ -10,6 +10,7 @@ import json
 import os
 import select
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,11 +33,15 @@ _DONE: Final = b"+"
 class Guard:
     """From its making until `stand_down` the VM goes on, whatever becomes of us."""
 
-    def __init__(self, connection: int, leftover: Path, afterwards: list[Command]) -> None:
+    def __init__(
+        self, connection: int, leftover: Path, afterwards: list[Command], overlays: Sequence[Path] = ()
+    ) -> None:
         """`connection` is the QMP socket; the commands `afterwards` are given, and the file `leftover` is removed, when
-        we do not live to do it."""
+        we do not live to do it; and those `overlays` of disks that the VM has not come to use."""
         reader, self._writer = os.pipe()
-        self._pid = apart.fork([reader, connection], lambda: _watch(reader, connection, leftover, afterwards))
+        self._pid = apart.fork(
+            [reader, connection], lambda: _watch(reader, connection, leftover, afterwards, list(overlays))
+        )
         os.close(reader)
 
     def stand_down(self) -> None:
@@ -51,18 +56,31 @@ class Guard:
         os.close(self._writer)
 
 
-def _watch(reader: int, connection: int, leftover: Path, afterwards: list[Command]) -> int:
+def _watch(reader: int, connection: int, leftover: Path, afterwards: list[Command], overlays: list[Path]) -> int:
     if os.read(reader, 1) == _DONE:
         return 0
     with contextlib.suppress(OSError, ValueError):
-        _let_go_on(connection, afterwards)
+        pending = bytearray()
+        _let_go_on(connection, pending, afterwards)
+        if overlays:
+            _remove_unused(connection, pending, overlays)
     with contextlib.suppress(OSError):
         leftover.unlink()
     return 0
 
 
-def _let_go_on(connection: int, afterwards: list[Command]) -> None:
-    deadline, pending = time.monotonic() + RESCUE_S, bytearray()
+def _remove_unused(connection: int, pending: bytearray, overlays: list[Path]) -> None:
+    """Only if QEMU says what it uses."""
+    answer = _ask(connection, pending, ("query-named-block-nodes", {"flat": True}), time.monotonic() + RESCUE_S)
+    if "return" in answer:
+        used = {node.get("file") for node in answer["return"]}
+        for path in overlays:
+            if str(path) not in used:
+                path.unlink(missing_ok=True)
+
+
+def _let_go_on(connection: int, pending: bytearray, afterwards: list[Command]) -> None:
+    deadline = time.monotonic() + RESCUE_S
     _ask(connection, pending, ("migrate_cancel", {}), deadline)
     for command in afterwards:
         while "return" not in _ask(connection, pending, command, deadline) and time.monotonic() < deadline:

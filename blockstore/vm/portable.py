@@ -166,7 +166,7 @@ def _header(checked: _Checked) -> tuple[dict[str, Any], Facts]:
         header = json.loads(checked.read(length))
         facts = facts_of(header["facts"])
         sizes = [int(header[key]) for key in ("memory_bytes", "device_bytes", "device_packed_bytes")]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, InputError):
         raise checked.altered() from None
     if sizes[0] % BLOCK_BYTES or min(sizes) <= 0 or max(sizes[1:]) > MAXIMUM_DEVICE_BYTES:
         raise checked.altered()

@@ -30,12 +30,12 @@ _NOT_FOR_TWO: Final = (
 
 def recorded(arguments: Sequence[str]) -> list[str]:
     """Those of a VM with which another one can be started from its snapshot."""
-    pairs = list(_pairs(arguments))
+    given = list(pairs(arguments))
     monitors = {
-        _field(value, "chardev") for option, value in pairs if option == "-mon" and _field(value, "mode") == "control"
+        _field(value, "chardev") for option, value in given if option == "-mon" and _field(value, "mode") == "control"
     }
     kept: list[str] = []
-    for option, value in pairs:
+    for option, value in given:
         if option in _DROPPED or (option == "-object" and "memory-backend-" in value):
             continue
         if option in ("-mon", "-chardev") and _field(value, "chardev" if option == "-mon" else "id") in monitors:
@@ -60,7 +60,7 @@ def backend_of(arguments: Sequence[str]) -> str:
     return next(
         (
             _field(value, "id")
-            for option, value in _pairs(arguments)
+            for option, value in pairs(arguments)
             if option == "-object" and value.startswith("memory-backend-file")
         ),
         "",
@@ -69,7 +69,7 @@ def backend_of(arguments: Sequence[str]) -> str:
 
 def check_for_another(arguments: Sequence[str]) -> None:
     """Raises InputError where a second VM with these arguments would take something away from the first."""
-    for option, value in _pairs(arguments):
+    for option, value in pairs(arguments):
         for pattern, what in _NOT_FOR_TWO:
             if pattern.search(value):
                 raise InputError(
@@ -83,7 +83,7 @@ def with_console(arguments: Sequence[str], descriptor: int) -> list[str]:
     socket = f"fd={descriptor},{LISTENING}"
     changed: list[str] = []
     is_used = False
-    for option, value in _pairs(arguments):
+    for option, value in pairs(arguments):
         if option == "-serial" and value in ("stdio", "mon:stdio", f"chardev:{CONSOLE_ID}"):
             value, is_used = f"chardev:{CONSOLE_ID}", True
         elif option == "-monitor" and value == "stdio":
@@ -106,7 +106,7 @@ def filled_in(arguments: Sequence[str], values: dict[str, str]) -> list[str]:
     return list(arguments)
 
 
-def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+def pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Each option with its value, empty if it has none. QEMU takes two dashes for one."""
     place = 0
     while place < len(arguments):

@@ -9,7 +9,7 @@ from typing import NamedTuple, NoReturn
 
 from blockstore.daemon.mounts import Mount
 from blockstore.errors import InputError
-from blockstore.vm import qemu_arguments, recorded_arguments, runner
+from blockstore.vm import overlays, qemu_arguments, recorded_arguments, runner
 from blockstore.vm.bring_up import INCOMING
 from blockstore.vm.snapshot_file import Snapshot, domain_of
 
@@ -26,13 +26,15 @@ class Origin(NamedTuple):
 
 
 class Wish(NamedTuple):
-    """What is to be different about a new VM: its name, and `command`, if it is not to be the one recorded."""
+    """What is to be different about a new VM: its name, `command`, if it is not to be the one recorded, and where the
+    `overlays` of its disks are to be made."""
 
     name: str
     command: list[str]
     resident: int | str
     target_share: float
     keep: bool
+    overlays: Sequence[Path] = ()
 
 
 def origin_of(snapshot: Snapshot) -> Origin:
@@ -41,11 +43,14 @@ def origin_of(snapshot: Snapshot) -> Origin:
     return Origin(snapshot.path, snapshot.memory_bytes, facts.arguments, facts.folder, facts.backend)
 
 
-def command_of(program: str, arguments: list[str], command: Sequence[str]) -> list[str]:
-    """Program and arguments of the new VM: `command`, or those given, which were another's. Raises InputError."""
+def command_of(program: str, arguments: list[str], command: Sequence[str], disks: int) -> list[str]:
+    """Program and arguments of the new VM, which has so many `disks` in overlays: `command`, or those given, which were
+    another's. Raises InputError."""
     if command:
+        overlays.check_command(command, disks, "the command line behind --")
         return list(command)
     recorded_arguments.check_for_another(arguments)
+    overlays.check_command(arguments, disks, "the command line of the VM")
     return [program, *arguments]
 
 

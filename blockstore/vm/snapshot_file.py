@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from blockstore.daemon.mounts import Mount
 from blockstore.errors import BusyError, InputError, MountError, OutOfRoom, StateError
+from blockstore.vm.overlays import Base, bases_of
 from blockstore.vm.process_stat import start_time
 
 PREFIX, SUFFIX, PARTIAL = ".", ".snapshot", ".snapshot-of-"
@@ -56,6 +57,8 @@ class Facts(NamedTuple):
     arguments: list[str]
     folder: str
     backend: str
+    disks: tuple[Base, ...] = ()
+    """What the overlays of a new VM's disks are made over, if they are to have any: {disk1} in `arguments`."""
 
 
 class Snapshot(NamedTuple):
@@ -238,8 +241,8 @@ def _tail(descriptor: int, path: Path) -> tuple[int, bytes, Facts]:
 def facts_of(fields: dict[str, Any]) -> Facts:
     """Of JSON. Raises InputError for what is none."""
     try:
-        facts = Facts(**fields)
-    except TypeError as error:
+        facts = Facts(**fields | {"disks": bases_of(fields.get("disks", []))})
+    except (TypeError, ValueError) as error:
         raise InputError(f"these are no facts of a snapshot: {error}") from None
     texts = (facts.vm, facts.qemu, facts.machine, facts.program, facts.folder, facts.backend, *facts.arguments)
     if not all(isinstance(each, str) for each in texts) or not isinstance(facts.taken_at, (int, float)):

@@ -19,10 +19,12 @@ from blockstore.daemon import control
 from blockstore.daemon.mounts import Mount
 from blockstore.errors import BlockstoreError, MountError, OutOfRoom, VmError
 from blockstore.vm import snapshot_file
+from blockstore.vm.disk_arguments import for_others
+from blockstore.vm.disks import Moving
 from blockstore.vm.file_work import FileWork
 from blockstore.vm.guard import RESCUE_S, Command, Guard
 from blockstore.vm.monitor import Monitor, Refused
-from blockstore.vm.recorded_arguments import recorded
+from blockstore.vm.overlays import Base
 from blockstore.vm.running import UNDER_WAY, Ability, Running, ability, without_memory
 from blockstore.vm.snapshot_file import Facts
 
@@ -58,9 +60,9 @@ class Taken(NamedTuple):
     save_s: float
 
 
-def take(mount: Mount, vm: Running, descriptor: int, path: Path) -> Taken:
-    """Fill the file of a snapshot, `descriptor` at `path`, with the VM as it is now. Raises a sentence, and then the VM
-    goes on as well."""
+def take(mount: Mount, vm: Running, descriptor: int, path: Path, moving: Moving | None = None) -> Taken:
+    """Fill the file of a snapshot, `descriptor` at `path`, with the VM as it is now, and with its disks if they are
+    `moving`. Raises a sentence, and then the VM goes on as well."""
     _check_room(mount)
     with contextlib.ExitStack() as undo:
         monitor = undo.enter_context(Monitor(vm.socket, vm.name))
@@ -76,17 +78,20 @@ def take(mount: Mount, vm: Running, descriptor: int, path: Path) -> Taken:
         undo.callback(work.close)
         work.flush(FLUSH_S)
         monitor.pass_descriptor(tail, _DESCRIPTOR)
-        taken = _stopped(monitor, vm, able, work, path)
-        arguments, now = recorded(vm.command), time.time()
-        facts = Facts(vm.name, now, able.qemu, able.machine, vm.program, arguments, vm.folder, able.backend)
+        taken, bases = _stopped(monitor, vm, able, work, path, moving)
+        arguments, now = for_others(vm, moving.disks if moving else []), time.time()
+        facts = Facts(vm.name, now, able.qemu, able.machine, vm.program, arguments, vm.folder, able.backend, bases)
         snapshot_file.complete(tail, vm.memory_bytes, facts)
         work.append(APPEND_S)
     return taken
 
 
-def _stopped(monitor: Monitor, vm: Running, able: Ability, work: FileWork, path: Path) -> Taken:
-    with _standing_still(monitor, vm, able, path) as stopped:
+def _stopped(
+    monitor: Monitor, vm: Running, able: Ability, work: FileWork, path: Path, moving: Moving | None
+) -> tuple[Taken, tuple[Base, ...]]:
+    with _standing_still(monitor, vm, able, path, moving) as stopped:
         times = [time.perf_counter()]
+        bases = moving.move(monitor) if moving else ()
         monitor.execute("migrate", {"uri": f"fd:{_DESCRIPTOR}"})
         monitor.wait_for_migration(SAVE_S)
         times.append(time.perf_counter())
@@ -95,24 +100,28 @@ def _stopped(monitor: Monitor, vm: Running, able: Ability, work: FileWork, path:
         work.clone(CLONE_S)
         times.append(time.perf_counter())
     save_s, flush_s, clone_s = (after - before for before, after in itertools.pairwise(times))
-    return Taken(stopped(), flush_s, clone_s, save_s)
+    return Taken(stopped(), flush_s, clone_s, save_s), bases
 
 
 @contextlib.contextmanager
-def _standing_still(monitor: Monitor, vm: Running, able: Ability, path: Path) -> Iterator[Any]:
+def _standing_still(monitor: Monitor, vm: Running, able: Ability, path: Path, moving: Moving | None) -> Iterator[Any]:
     """The VM is stopped inside, and afterwards as it was before; gives how long it stood still."""
     afterwards: list[Command] = [("cont", {})] if able.is_running else []
     afterwards += _settings(able.ignored_shared, able.max_bandwidth)
-    guard = Guard(monitor.connection.fileno(), path, afterwards)
+    guard = Guard(monitor.connection.fileno(), path, afterwards, moving.targets if moving else ())
     began = ended = time.perf_counter()
     try:
         for command, arguments in _settings(True, BANDWIDTH):
             monitor.execute(command, arguments)
+        if moving:
+            moving.prepare()
         began = time.perf_counter()
         monitor.execute("stop")
         yield lambda: ended - began
     except BaseException as error:
         _go_on(monitor, vm, afterwards, guard, error)
+        if moving:
+            moving.remove(monitor)
         raise
     ended = _go_on(monitor, vm, afterwards, guard, None)
 

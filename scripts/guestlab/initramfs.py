@@ -12,7 +12,7 @@ from pathlib import Path
 from guestlab.errors import GuestLabError
 
 #: Loaded by every guest, in the order that their dependencies ask for.
-GUEST_MODULES = ("virtio_pci", "virtio_blk", "virtio_balloon", "virtio-rng")
+GUEST_MODULES = ("virtio_pci", "virtio_blk", "virtio_balloon", "virtio-rng", "virtio_net")
 
 #: What the console shell prints when it takes commands, and around the output of each.
 READY_MARK = "@@guestlab-ready"
