@@ -44,6 +44,6 @@ def told_where_disks_are(moving: Moving | None) -> Iterator[None]:
         if moving is not None and moving.is_moved:
             for disk, target in zip(moving.disks, moving.targets, strict=True):
                 click.echo(
-                    f"blockstore: note: {moving.vm.name} writes to {target} from now on, not to {disk.images[0]}",
+                    f"blockstore: note: {moving.vm.name} writes to {target} from now on, not to {disk.layers[0].path}",
                     err=True,
                 )

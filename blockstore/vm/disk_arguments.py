@@ -12,12 +12,18 @@ from blockstore.vm.recorded_arguments import pairs, recorded
 from blockstore.vm.running import Running
 
 
-class Disk(NamedTuple):
-    """A disk as its VM has it: the files that it is made of, from the top, the format of the topmost, its name in
-    QEMU's block layer, and its size as the guest sees it."""
+class Layer(NamedTuple):
+    """A file that a disk is made of."""
 
-    images: list[Path]
+    path: Path
     format: str
+
+
+class Disk(NamedTuple):
+    """A disk as its VM has it: its layers, from the top, its name in QEMU's block layer, and its size as the guest sees
+    it."""
+
+    layers: list[Layer]
     node: str
     size_bytes: int
 
@@ -33,18 +39,16 @@ def with_placeholders(arguments: Sequence[str], folder: Path, disks: Sequence[Di
     overlay, is left as it is."""
     changed = list(pairs(arguments))
     for number, disk in enumerate(disks, 1):
-        for place, path in ((place, path) for path in disk.images for place in range(len(changed))):
-            replaced = _replaced(changed[place], folder, path, f"{{disk{number}}}", disk.format)
+        for place, layer in ((place, layer) for layer in disk.layers for place in range(len(changed))):
+            replaced = _replaced(changed[place], folder, layer, f"{{disk{number}}}")
             if replaced is not None:
                 changed[place] = replaced
                 break
     return [word for option, value in changed for word in ((option, value) if value else (option,))]
 
 
-def _replaced(
-    pair: tuple[str, str], folder: Path, path: Path, placeholder: str, disk_format: str
-) -> tuple[str, str] | None:
-    option, value = pair
+def _replaced(pair: tuple[str, str], folder: Path, layer: Layer, placeholder: str) -> tuple[str, str] | None:
+    (option, value), path = pair, layer.path
     if option == "-drive":
         fields = _fields(value)
         if not any(field.startswith("file=") and _is(folder, field[5:], path) for field in fields):
@@ -52,7 +56,7 @@ def _replaced(
         kept = [each for each in fields if not each.startswith(("file=", "format=", "driver="))]
         return option, _joined([f"file={placeholder}", f"format={FORMAT}", *kept])
     if option == "-blockdev":
-        if disk_format != FORMAT:
+        if layer.format != FORMAT:  # which may be said by another option
             return None
         if value.startswith("{"):
             said = f'"filename":{json.dumps(str(path))}'

@@ -13,12 +13,12 @@ from typing import Any, Final
 
 from blockstore.errors import InputError, VmError
 from blockstore.vm import overlays
-from blockstore.vm.disk_arguments import Disk
+from blockstore.vm.disk_arguments import Disk, Layer
 from blockstore.vm.monitor import Monitor
 from blockstore.vm.overlays import FORMAT, Base
 from blockstore.vm.running import Running
 
-MAXIMUM_IMAGES: Final = 32
+MAXIMUM_LAYERS: Final = 32
 """Files that one disk is made of. QEMU has each open, and looks into all of them for what was never written."""
 
 _NODE_PREFIX: Final = "blockstore-"
@@ -42,7 +42,7 @@ class Moving:
     def prepare(self) -> None:
         """Make the overlays; the VM runs, and has its disks open. Raises a sentence."""
         for disk, target in zip(self.disks, self.targets, strict=True):
-            overlays.make(disk.format, disk.images[0], target, lambda path: None, disk.size_bytes)
+            overlays.make(disk.layers[0].format, disk.layers[0].path, target, lambda path: None, disk.size_bytes)
 
     def move(self, monitor: Monitor) -> tuple[Base, ...]:
         """Let the VM, which stands still, go on in them: in all or in none. The bases for others. Raises VmError."""
@@ -61,7 +61,9 @@ class Moving:
         ]
         monitor.execute("transaction", {"actions": actions})
         self.is_moved = True
-        return tuple(overlays.base_of(disk.format, disk.images) for disk in self.disks)
+        return tuple(
+            overlays.base_of(disk.layers[0].format, [layer.path for layer in disk.layers]) for disk in self.disks
+        )
 
     def remove(self, monitor: Monitor) -> None:
         """Those that the VM does not use: something has failed before. If QEMU does not say which, they are left."""
@@ -79,20 +81,20 @@ def used_by(nodes: list[dict[str, Any]]) -> set[str]:
 
 
 def _disk(vm: Running, inserted: dict[str, Any]) -> Disk:
-    images: list[Path] = []
+    layers: list[Layer] = []
     image: dict[str, Any] | None = inserted["image"]
     while image is not None:
         path = Path(vm.folder, str(image["filename"]))
         if not path.exists():
             raise InputError(
                 f"the disk {image['filename']} of {vm.name} is no file that others can open (with snapshot=on it is a "
-                "temporary one); its VMs cannot have overlays over it"
+                "temporary one), so others can have no overlay over it"
             )
-        images.append(path)
+        layers.append(Layer(path, str(image["format"])))
         image = image.get("backing-image")
-    if len(images) >= MAXIMUM_IMAGES:
+    if len(layers) >= MAXIMUM_LAYERS:
         raise InputError(
-            f"the disk {images[0]} of {vm.name} is made of {len(images)} files by now, and QEMU looks into each; make "
-            "one of them while the VM is stopped: qemu-img convert -O qcow2"
+            f"the disk {layers[0].path} of {vm.name} is made of {len(layers)} files by now, and QEMU looks into each; "
+            "make one of them while the VM is stopped: qemu-img convert -O qcow2"
         )
-    return Disk(images, str(inserted["drv"]), str(inserted["node-name"]), int(inserted["image"]["virtual-size"]))
+    return Disk(layers, str(inserted["node-name"]), int(inserted["image"]["virtual-size"]))

@@ -162,8 +162,9 @@ def _header(checked: _Checked) -> tuple[dict[str, Any], Facts]:
     length = _LENGTH.unpack(checked.read(_LENGTH.size))[0]
     if length > MAXIMUM_FACTS_BYTES:
         raise checked.altered()
+    text = checked.read(length)
     try:
-        header = json.loads(checked.read(length))
+        header = json.loads(text)
         facts = facts_of(header["facts"])
         sizes = [int(header[key]) for key in ("memory_bytes", "device_bytes", "device_packed_bytes")]
     except (ValueError, TypeError, KeyError, InputError):

@@ -34,9 +34,10 @@ RUNS = QEMU[:-1]
 KILLED = """
 import os, signal, sys
 from blockstore.cli.main import main
-from blockstore.vm import file_work, fork, monitor, snapshot_file
+from blockstore.vm import disks, file_work, fork, monitor, overlays, snapshot_file
 place, command = sys.argv[1].rpartition(":")[::2]
 known = {"Monitor": monitor.Monitor, "FileWork": file_work.FileWork, "file": snapshot_file, "fork": fork}
+known |= {"Moving": disks.Moving, "overlays": overlays}
 owner, name = known[place.split(".")[0]], place.split(".")[1]
 real = getattr(owner, name)
 number = signal.SIGINT if "SIGINT" in os.environ else signal.SIGKILL
