@@ -54,14 +54,14 @@ def measure(bench: Bench, mount: StoreMount, source: Guest, repetitions: int) ->
 
 def _record(mount: StoreMount, source: Guest) -> None:
     """The first one is watched."""
-    _restored(mount, source, "--prefetch")
+    _restored(mount, source, "--prefetch", LOOKS_S[-1])
     origin = (mount.path / f".{_SNAPSHOT}.snapshot").stat().st_ino
     if not working_set.load(mount.state, origin):
         raise BenchError("no working set was recorded")
 
 
-def _restored(mount: StoreMount, source: Guest, option: str) -> tuple[float, float]:
-    """The blocks, and the seconds."""
+def _restored(mount: StoreMount, source: Guest, option: str, watched_s: float = 0) -> tuple[float, float]:
+    """The blocks, and the seconds. It runs for a second more than it is `watched_s`."""
     command = [*_COMMAND, "restore", _SNAPSHOT, "--as", "warm", option, "--mount", str(mount.path), "--"]
     began = time.perf_counter()
     with Guest("warm", source.memory_bytes, mount.path / "warm", runner=command, free_page_reporting=True) as guest:
@@ -75,7 +75,7 @@ def _restored(mount: StoreMount, source: Guest, option: str) -> tuple[float, flo
         answered_s = time.perf_counter() - began
         time.sleep(max(up + _FIRST_S - time.perf_counter(), 0))
         blocks = mount.status()["volumes"]["warm"]["refaults"]
-        time.sleep(max(up + LOOKS_S[-1] + _FIRST_S - time.perf_counter(), 0))
+        time.sleep(max(up + watched_s + _FIRST_S - time.perf_counter(), 0))
     deadline = time.monotonic() + _UP_S
     while (mount.path / "warm").exists():
         if time.monotonic() > deadline:
