@@ -132,10 +132,12 @@ def mappings(mount: Mount) -> Iterator[Mapping]:
 
 def mappings_of(pid: int, mount: Mount) -> Iterator[Mapping]:
     """Those of one process. Raises OSError when it has gone, or is not ours to see."""
+    major, minor = mount.device.split(":")
+    device = f"{int(major):02x}:{int(minor):02x}".encode()
     with Path(f"/proc/{pid}/maps").open("rb") as lines:
         for line in lines:
             fields = line.split(None, 5)
-            if _device(fields[3].decode()) == mount.device and len(fields) == 6:
+            if fields[3] == device and len(fields) == 6:
                 start, end = (int(part, 16) for part in fields[0].split(b"-"))
                 path = os.fsdecode(fields[5].rstrip(b"\n"))
                 is_shared = fields[1].endswith(b"s")
@@ -199,12 +201,6 @@ def _is_controller(pid: int) -> bool:
         return CONTROLLER_MODULE.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-
-
-def _device(hexadecimal: str) -> str:
-    """`00:2d` of /proc/PID/maps as the `0:45` of mountinfo."""
-    major, minor = hexadecimal.split(":")
-    return f"{int(major, 16)}:{int(minor, 16)}"
 
 
 def _unescape(field: str) -> str:

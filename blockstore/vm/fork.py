@@ -61,6 +61,7 @@ def fork(
     is empty until then. VMs that have disks are started after it, on overlays. `started` is called for each VM when it
     runs. Whatever these raise ends them all, as any other failure does."""
     ready: Ready | None = None
+    launched: list[_Launched] = []
     clones: list[Clone] = []
     watch = _Watch()
     try:
@@ -70,18 +71,35 @@ def fork(
                 overlays.make_all(ready.bases, wish.overlays, watch.made)
         for first in range(0, len(wishes), AT_ONCE):
             for place, wish in enumerate(wishes[first : first + AT_ONCE], first):
-                clones.append(_launch(mount, origin, wish, place + 1, watch))
+                launched.append(_launch(mount, origin, wish, place + 1, watch))
+            import blockstore.vm.monitor  # noqa: F401  # asyncio, meanwhile
+
+            while launched:
+                clones.append(_settled(mount, launched.pop(0)))
             ready = ready or snapshot()
             for clone in clones[first:]:
                 _fill(mount, origin, clone)
                 _bring_up(mount, clone, ready.device_state, prefetch)
                 started(clone)
     except BaseException:
+        for each in launched:
+            with contextlib.suppress(BlockstoreError):  # it has failed as well
+                clones.append(_settled(mount, each))
         end(clones)
         watch.give_up()
         raise
     watch.stand_down()
     return clones
+
+
+class _Launched(NamedTuple):
+    """A VM whose QEMU is about to start: `answer` ends then, with what it has failed with."""
+
+    name: str
+    number: int
+    pid: int
+    answer: IO[bytes]
+    said: IO[bytes]
 
 
 class Ready(NamedTuple):
@@ -167,24 +185,29 @@ def end(clones: Sequence[Clone]) -> None:
             os.kill(clone.pid, signal.SIGKILL)  # the controller cleans up
 
 
-def _launch(mount: Mount, origin: Origin, wish: Wish, number: int, watch: _Watch) -> Clone:
-    """Start one; it waits for its device state then. Raises what it fails with."""
+def _launch(mount: Mount, origin: Origin, wish: Wish, number: int, watch: _Watch) -> _Launched:
+    """Begin to start one."""
     said = tempfile.TemporaryFile()
     reader, writer = os.pipe()  # closed by exec
     pid = os.fork()
     if not pid:
         _become(mount, origin, wish, said.fileno(), writer, watch)
     os.close(writer)
-    with os.fdopen(reader, "rb") as answer:
+    return _Launched(wish.name, number, pid, os.fdopen(reader, "rb"), said)
+
+
+def _settled(mount: Mount, launched: _Launched) -> Clone:
+    """Its QEMU starts now, and waits for its device state then. Raises what it fails with."""
+    with launched.answer as answer:
         failure = answer.read()
     if failure:
-        os.waitpid(pid, 0)
+        os.waitpid(launched.pid, 0)
         raise error_of(failure[0])(failure[1:].decode(errors="replace"))
     try:
-        volume = (mount.path / wish.name).stat().st_ino
+        volume = (mount.path / launched.name).stat().st_ino
     except OSError:
-        raise VmError(f"{wish.name} ended at once: {_last_words(said)}") from None
-    return Clone(wish.name, number, pid, volume, said)
+        raise VmError(f"{launched.name} ended at once: {_last_words(launched.said)}") from None
+    return Clone(launched.name, launched.number, launched.pid, volume, launched.said)
 
 
 def _become(mount: Mount, origin: Origin, wish: Wish, said: int, writer: int, watch: _Watch) -> NoReturn:
