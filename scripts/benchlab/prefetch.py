@@ -21,6 +21,7 @@ ANSWER_TARGET: Final = 1.0
 
 _SNAPSHOT: Final = "warm"
 _FIRST_S: Final = 1.0
+_SAVING_S: Final = 0.5
 _UP_S: Final = 30.0
 _COMMAND: Final = (sys.executable, "-m", "blockstore")
 
@@ -54,14 +55,14 @@ def measure(bench: Bench, mount: StoreMount, source: Guest, repetitions: int) ->
 
 def _record(mount: StoreMount, source: Guest) -> None:
     """The first one is watched."""
-    _restored(mount, source, "--prefetch", LOOKS_S[-1])
+    _restored(mount, source, "--prefetch", LOOKS_S[-1] + _SAVING_S)
     origin = (mount.path / f".{_SNAPSHOT}.snapshot").stat().st_ino
     if not working_set.load(mount.state, origin):
         raise BenchError("no working set was recorded")
 
 
-def _restored(mount: StoreMount, source: Guest, option: str, watched_s: float = 0) -> tuple[float, float]:
-    """The blocks, and the seconds. It runs for a second more than it is `watched_s`."""
+def _restored(mount: StoreMount, source: Guest, option: str, runs_s: float = _FIRST_S) -> tuple[float, float]:
+    """The blocks, and the seconds; it runs for `runs_s`."""
     command = [*_COMMAND, "restore", _SNAPSHOT, "--as", "warm", option, "--mount", str(mount.path), "--"]
     began = time.perf_counter()
     with Guest("warm", source.memory_bytes, mount.path / "warm", runner=command, free_page_reporting=True) as guest:
@@ -75,7 +76,7 @@ def _restored(mount: StoreMount, source: Guest, option: str, watched_s: float = 
         answered_s = time.perf_counter() - began
         time.sleep(max(up + _FIRST_S - time.perf_counter(), 0))
         blocks = mount.status()["volumes"]["warm"]["refaults"]
-        time.sleep(max(up + watched_s + _FIRST_S - time.perf_counter(), 0))
+        time.sleep(max(up + runs_s - time.perf_counter(), 0))
     deadline = time.monotonic() + _UP_S
     while (mount.path / "warm").exists():
         if time.monotonic() > deadline:
