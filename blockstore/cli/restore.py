@@ -78,7 +78,7 @@ def restore(
         is_fork=False,
         warn=lambda sentence: click.echo(f"blockstore: warning: {sentence}", err=True),
         started=bring_up.beside(
-            mount, name, state, prefetching, lambda ledger: overlays.make_all(facts.disks, paths, ledger.file)
+            mount, name, state, prefetching, lambda ledger: overlays.make_all(facts.disks, paths, ledger)
         ),
     )
 

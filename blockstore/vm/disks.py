@@ -39,10 +39,12 @@ class Moving:
         self.targets = [overlays.next_path(folder, vm.name, number) for number in range(1, len(self.disks) + 1)]
         self.is_moved = False
 
-    def prepare(self) -> None:
-        """Make the overlays; the VM runs, and has its disks open. Raises a sentence."""
+    def prepare(self, watched: int) -> None:
+        """Make the overlays, while the guard watches a descriptor; the VM runs, and has its disks open. Raises a
+        sentence."""
         for disk, target in zip(self.disks, self.targets, strict=True):
-            overlays.make(disk.layers[0].format, disk.layers[0].path, target, lambda path: None, disk.size_bytes)
+            top = disk.layers[0]
+            overlays.make(top.format, top.path, target, lambda path: None, watched, disk.size_bytes)
 
     def move(self, monitor: Monitor) -> tuple[Base, ...]:
         """Let the VM, which stands still, go on in them: in all or in none. The bases for others. Raises VmError."""

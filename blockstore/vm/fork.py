@@ -68,7 +68,7 @@ def fork(
         if any(wish.overlays for wish in wishes):
             ready = snapshot()
             for wish in wishes:
-                overlays.make_all(ready.bases, wish.overlays, watch.made)
+                overlays.make_all(ready.bases, wish.overlays, watch.ledger)
         for first in range(0, len(wishes), AT_ONCE):
             for place, wish in enumerate(wishes[first : first + AT_ONCE], first):
                 launched.append(_launch(mount, origin, wish, place + 1, watch))
@@ -113,26 +113,22 @@ class _Watch:
     """A process that ends the VMs, and removes their disks, when we are killed before all of them run."""
 
     def __init__(self) -> None:
-        self._ledger = Ledger()
-        reader = self._ledger.reader
+        self.ledger = Ledger()
+        reader = self.ledger.reader
         self._pid = apart.fork([reader], lambda: _undo_with_parent(reader))
-        self._ledger.keep_writing()
+        self.ledger.keep_writing()
 
     def enter(self) -> None:
         """Called by the process that becomes a VM."""
-        self._ledger.process(os.getpid())
-
-    def made(self, path: Path) -> None:
-        """A disk was."""
-        self._ledger.file(path)
+        self.ledger.process(os.getpid())
 
     def stand_down(self) -> None:
         """All run."""
-        self._ledger.done()
+        self.ledger.done()
 
     def give_up(self) -> None:
         """Undo what is left; it has been, afterwards."""
-        self._ledger.close()
+        self.ledger.close()
         os.waitpid(self._pid, 0)
 
 

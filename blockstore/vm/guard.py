@@ -31,14 +31,14 @@ _DONE: Final = b"+"
 
 
 class Guard:
-    """From its making until `stand_down` the VM goes on, whatever becomes of us."""
+    """From its making until `stand_down` the VM goes on, whatever becomes of us and of who else has `writer` open."""
 
     def __init__(
         self, connection: int, leftover: Path, afterwards: list[Command], overlays: Sequence[Path] = ()
     ) -> None:
         """`connection` is the QMP socket; the commands `afterwards` are given, and the file `leftover` is removed, when
         we do not live to do it; and those `overlays` of disks that the VM has not come to use."""
-        reader, self._writer = os.pipe()
+        reader, self.writer = os.pipe()
         self._pid = apart.fork(
             [reader, connection], lambda: _watch(reader, connection, leftover, afterwards, list(overlays))
         )
@@ -47,13 +47,13 @@ class Guard:
     def stand_down(self) -> None:
         """The VM goes on, or was not running before."""
         with contextlib.suppress(BrokenPipeError):
-            os.write(self._writer, _DONE)
-        os.close(self._writer)
+            os.write(self.writer, _DONE)
+        os.close(self.writer)
         os.waitpid(self._pid, 0)
 
     def take_over(self) -> None:
         """We could not let the VM go on; the guard tries for RESCUE_S, and we need not wait."""
-        os.close(self._writer)
+        os.close(self.writer)
 
 
 def _watch(reader: int, connection: int, leftover: Path, afterwards: list[Command], overlays: list[Path]) -> int:

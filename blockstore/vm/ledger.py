@@ -15,10 +15,11 @@ _DONE: Final = "done"
 
 
 class Ledger:
-    """The end that is written to; `reader` is for the other process, and closed here by `keep_writing`."""
+    """The end that is written to. Nothing is undone before all that have `writer` open have ended; `reader` is for the
+    other process, and closed here by `keep_writing`."""
 
     def __init__(self) -> None:
-        self.reader, self._writer = os.pipe()
+        self.reader, self.writer = os.pipe()
 
     def keep_writing(self) -> None:
         """The other process has been started."""
@@ -39,11 +40,11 @@ class Ledger:
 
     def close(self) -> None:
         """Without `done` before, all is to be undone."""
-        os.close(self._writer)
+        os.close(self.writer)
 
     def _write(self, kind: str, value: object) -> None:
         with contextlib.suppress(BrokenPipeError):
-            os.write(self._writer, json.dumps([kind, value]).encode() + b"\n")
+            os.write(self.writer, json.dumps([kind, value]).encode() + b"\n")
 
 
 class Entries(NamedTuple):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from blockstore.errors import BusyError, InputError, MountError, VmError
+from blockstore.vm.ledger import Ledger
 
 FORMAT: Final = "qcow2"
 
@@ -100,9 +101,10 @@ def next_path(folder: Path, vm: str, number: int) -> Path:
     return folder / f"{vm.replace('/', '-')}.disk{number}.{os.urandom(4).hex()}.{FORMAT}"
 
 
-def make(base_format: str, base: Path, path: Path, made: Made, size_bytes: int | None = None) -> None:
-    """Make an empty one; `made` is called as soon as there is a file. Its owner and mode are the base's, if we may. The
-    base is not opened if the size of the disk is given. Raises BusyError, MountError, VmError."""
+def make(base_format: str, base: Path, path: Path, made: Made, watched: int, size_bytes: int | None = None) -> None:
+    """Make an empty one; `made` is called as soon as there is a file, and qemu-img has `watched` open, a
+    descriptor. Its owner and mode are the base's, if we may. The base is not opened if the size of the disk is given.
+    Raises BusyError, MountError, VmError."""
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
@@ -115,7 +117,13 @@ def make(base_format: str, base: Path, path: Path, made: Made, size_bytes: int |
     command += [str(path)] if size_bytes is None else ["-u", str(path), str(size_bytes)]
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=CREATE_S, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=CREATE_S,
+            check=False,
+            pass_fds=[watched],  # should we be killed, whoever removes the file sees when it is not made again
         )
     except subprocess.TimeoutExpired:
         raise VmError(
@@ -126,10 +134,10 @@ def make(base_format: str, base: Path, path: Path, made: Made, size_bytes: int |
         raise VmError(f"qemu-img cannot make {path} over {base}: {words}")
 
 
-def make_all(bases: Sequence[Base], paths: Sequence[Path], made: Made) -> None:
+def make_all(bases: Sequence[Base], paths: Sequence[Path], ledger: Ledger) -> None:
     """The overlays of one VM, each over its base. Raises BusyError, MountError, VmError."""
     for base, path in zip(bases, paths, strict=True):
-        make(base.format, Path(base.images[0].path), path, made)
+        make(base.format, Path(base.images[0].path), path, ledger.file, ledger.writer)
 
 
 def placeholders(paths: Sequence[Path]) -> dict[str, str]:

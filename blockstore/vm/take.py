@@ -114,7 +114,7 @@ def _standing_still(monitor: Monitor, vm: Running, able: Ability, path: Path, mo
         for command, arguments in _settings(True, BANDWIDTH):
             monitor.execute(command, arguments)
         if moving:
-            moving.prepare()
+            moving.prepare(guard.writer)
         began = time.perf_counter()
         monitor.execute("stop")
         yield lambda: ended - began
