@@ -1,8 +1,6 @@
 """`python -m blockstore` is `blockstore`."""
 
-import sys
-
-from blockstore.cli.main import main
+from blockstore.cli.main import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,9 +19,10 @@ from blockstore.daemon import mounts
 from blockstore.errors import BusyError, InputError
 from blockstore.vm import fork as forking
 from blockstore.vm import mac, overlays, recorded_arguments, restore, running, snapshot_file
-from blockstore.vm.bring_up import opened
 from blockstore.vm.disk_arguments import for_others
-from blockstore.vm.prefetch import Prefetch
+
+if TYPE_CHECKING:
+    from blockstore.vm.prefetch import Prefetch
 
 
 # No -h: it would be found in -nographic, where the -- before QEMU is forgotten.
@@ -77,27 +79,37 @@ def fork(
     moving = moving_disks(found, disks_folder)
     recorded = for_others(found, moving.disks if moving else [])
     full = restore.command_of(found.program, recorded, command, len(moving.disks) if moving else 0)
-    wishes = []
+    wishes, wants_mac = [], any("{mac}" in word for word in full)
     for number, name in enumerate(names, 1):
         paths = overlays.paths_for(moving.targets[0].parent, name, len(moving.disks)) if moving else []
-        values = {"vm": vm, "n": str(number), "name": name, "mac": mac.of(name)} | overlays.placeholders(paths)
+        values = {
+            "vm": vm,
+            "n": str(number),
+            "name": name,
+            "mac": mac.of(name) if wants_mac else "",
+        } | overlays.placeholders(paths)
         line = recorded_arguments.filled_in(full, values)
         wishes.append(restore.Wish(name, line, resident, target / 100, False, paths))
     with snapshot_file.making(mount, snapshot_file.domain_of(vm)) as (path, descriptor):
         backend = recorded_arguments.backend_of(found.command)
         origin = restore.Origin(path, found.memory_bytes, recorded, found.folder, backend)
 
+        # Both load what they need while the new VMs' QEMUs start.
         def snapshot() -> forking.Ready:
-            from blockstore.vm import take  # asyncio, while the new VMs' QEMUs start
+            from blockstore.vm import take
 
-            take.take(mount, found, descriptor, path, moving)
-            taken = snapshot_file.load(mount, path)
-            if taken.facts.backend != backend:
+            device_state, facts = take.for_forks(mount, found, descriptor, path, moving)
+            if facts.backend != backend:
                 raise InputError(
-                    f"{vm} calls its memory {taken.facts.backend}, which its command line does not say; take a "
-                    "snapshot and restore that"
+                    f"{vm} calls its memory {facts.backend}, which its command line does not say; take a snapshot and "
+                    "restore that"
                 )
-            return forking.Ready(opened(taken.device_state()), taken.facts.disks)
+            return forking.Ready(device_state, facts.disks)
+
+        def prefetching() -> Prefetch | None:
+            from blockstore.vm.prefetch import Prefetch
+
+            return Prefetch(mount.state, found.volume) if prefetch else None
 
         with told_where_disks_are(moving), progress("starting") as advance:
 
@@ -106,7 +118,6 @@ def fork(
                     forking.run_hook(mount, clone, program, mac.of(clone.name))
                 advance(clone.number, count)
 
-            prefetching = Prefetch(mount.state, found.volume) if prefetch else None
             clones = forking.fork(mount, origin, snapshot, wishes, started, prefetching)
     for clone in clones:
         click.echo(clone.name)

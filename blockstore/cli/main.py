@@ -6,13 +6,13 @@ so that `analyze` works where there is no libfuse, and starts fast.
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import gc
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 import click
 from click.shell_completion import CompletionItem
@@ -154,8 +154,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno != errno.EPIPE:
             _complain(f"the output cannot be written: {error.strerror}")
         return 1
-    finally:
-        gc.freeze()  # whoever waits for us would wait 30 ms for what Python collects at its end
+
+
+def run() -> NoReturn:
+    """`main` for the shell. The process ends without taking down what Python has loaded, for which whoever waits for a
+    fork would wait 40 ms."""
+    code = main()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # `main` has said so
+            stream.flush()
+    os._exit(code)
 
 
 def _open_standard_streams() -> None:

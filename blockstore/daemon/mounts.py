@@ -136,6 +136,8 @@ def mappings_of(pid: int, mount: Mount) -> Iterator[Mapping]:
     device = f"{int(major):02x}:{int(minor):02x}".encode()
     with Path(f"/proc/{pid}/maps").open("rb") as lines:
         for line in lines:
+            if device not in line:  # most of all lines
+                continue
             fields = line.split(None, 5)
             if fields[3] == device and len(fields) == 6:
                 start, end = (int(part, 16) for part in fields[0].split(b"-"))

@@ -8,15 +8,17 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from blockstore.daemon import control
 from blockstore.daemon.mounts import Mount
 from blockstore.errors import BlockstoreError
 from blockstore.vm import apart, qmp_sockets
 from blockstore.vm.ledger import Ledger, read
-from blockstore.vm.prefetch import Prefetch, Reading
 from blockstore.vm.process_stat import children
+
+if TYPE_CHECKING:  # loaded while QEMU starts
+    from blockstore.vm.prefetch import Prefetch, Reading
 
 START_S: Final = 60.0
 """QEMU's own start, until it speaks QMP: a quarter of a second, on a host that is busy or swaps many times that."""

@@ -8,23 +8,24 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Final, NamedTuple, NoReturn
+from typing import IO, TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from blockstore.daemon.mounts import Mount
 from blockstore.errors import BlockstoreError, MountError, VmError, error_of
 from blockstore.vm import apart, bring_up, ledger, overlays, qmp_sockets
 from blockstore.vm.ledger import Ledger
 from blockstore.vm.overlays import Base
-from blockstore.vm.prefetch import Prefetch
 from blockstore.vm.restore import Origin, Wish, start
 from blockstore.vm.runner import clone_memory
 from blockstore.vm.sockets import connect
+
+if TYPE_CHECKING:  # loaded while QEMU starts
+    from blockstore.vm.prefetch import Prefetch
 
 AT_ONCE: Final = 4
 """VMs whose QEMU is started at the same time: more of them only wait for each other's processors and disks."""
@@ -55,12 +56,13 @@ def fork(
     snapshot: Callable[[], Ready],
     wishes: Sequence[Wish],
     started: Callable[[Clone], None],
-    prefetch: Prefetch | None = None,
+    prefetch: Callable[[], Prefetch | None],
 ) -> list[Clone]:
     """Start them all. `snapshot` fills the file of the origin; it is called while the first QEMUs start, on memory that
     is empty until then. VMs that have disks are started after it, on overlays. `started` is called for each VM when it
-    runs. Whatever these raise ends them all, as any other failure does."""
+    runs. `prefetch` is asked once, while QEMUs start. Whatever these raise ends them all, as any other failure does."""
     ready: Ready | None = None
+    reading: Prefetch | None = None
     launched: list[_Launched] = []
     clones: list[Clone] = []
     watch = _Watch()
@@ -77,9 +79,10 @@ def fork(
             while launched:
                 clones.append(_settled(mount, launched.pop(0)))
             ready = ready or snapshot()
+            reading = prefetch() if not first else reading
             for clone in clones[first:]:
                 _fill(mount, origin, clone)
-                _bring_up(mount, clone, ready.device_state, prefetch)
+                _bring_up(mount, clone, ready.device_state, reading)
                 started(clone)
     except BaseException:
         for each in launched:
@@ -141,6 +144,8 @@ def _undo_with_parent(reader: int) -> int:
 
 def run_hook(mount: Mount, clone: Clone, hook: Path, mac: str) -> None:
     """Call a program with the VM's console, if it has one, as its standard input and output. Raises VmError."""
+    import subprocess  # which most forks do without
+
     console = qmp_sockets.path_of(mount.state, qmp_sockets.CONSOLE, clone.volume)
     values = {
         "NAME": clone.name,

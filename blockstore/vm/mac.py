@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +13,8 @@ _LOCALLY_ADMINISTERED: Final = "02"
 
 def of(vm: str) -> str:
     """The same one each time for a VM of this name on this host, another one for any other."""
+    import hashlib  # by those who want an address only
+
     try:
         host = _MACHINE_ID.read_bytes()
     except OSError:

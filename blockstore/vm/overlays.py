@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -113,6 +112,8 @@ def make(base_format: str, base: Path, path: Path, made: Made, watched: int, siz
         raise MountError(f"{path} cannot be made: {error.strerror}") from None
     made(path)
     _as_the_base(base, path)
+    import subprocess  # by those with disks only
+
     command = [_program(), "create", "-q", "-f", FORMAT, "-F", base_format, "-b", str(base)]
     command += [str(path)] if size_bytes is None else ["-u", str(path), str(size_bytes)]
     try:

@@ -63,27 +63,49 @@ class Taken(NamedTuple):
 def take(mount: Mount, vm: Running, descriptor: int, path: Path, moving: Moving | None = None) -> Taken:
     """Fill the file of a snapshot, `descriptor` at `path`, with the VM as it is now, and with its disks if they are
     `moving`. Raises a sentence, and then the VM goes on as well."""
-    _check_room(mount)
+    tail = os.memfd_create(_DESCRIPTOR)
     with contextlib.ExitStack() as undo:
-        monitor = undo.enter_context(Monitor(vm.socket, vm.name))
-        able = ability(monitor, vm)
-        try:
-            source = os.open(vm.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError as error:
-            raise MountError(f"{vm.path} cannot be read: {error.strerror}") from None
-        undo.callback(os.close, source)
-        tail = os.memfd_create(_DESCRIPTOR)
         undo.callback(os.close, tail)
-        work = FileWork(source, descriptor, tail, vm.memory_bytes)
-        undo.callback(work.close)
-        work.flush(FLUSH_S)
-        monitor.pass_descriptor(tail, _DESCRIPTOR)
-        taken, bases = _stopped(monitor, vm, able, work, path, moving)
-        arguments, now = for_others(vm, moving.disks if moving else []), time.time()
-        facts = Facts(vm.name, now, able.qemu, able.machine, vm.program, arguments, vm.folder, able.backend, bases)
+        taken, facts, work = _taken(mount, vm, descriptor, tail, path, moving, undo)
         snapshot_file.complete(tail, vm.memory_bytes, facts)
         work.append(APPEND_S)
     return taken
+
+
+def for_forks(
+    mount: Mount, vm: Running, descriptor: int, path: Path, moving: Moving | None = None
+) -> tuple[int, Facts]:
+    """As `take`, but nothing comes behind the memory: the device state stays in a file of its own, whose descriptor is
+    the caller's. That is all that VMs need which are started at once."""
+    tail = os.memfd_create(_DESCRIPTOR)
+    try:
+        with contextlib.ExitStack() as undo:
+            return tail, _taken(mount, vm, descriptor, tail, path, moving, undo)[1]
+    except BaseException:
+        os.close(tail)
+        raise
+
+
+def _taken(
+    mount: Mount, vm: Running, descriptor: int, tail: int, path: Path, moving: Moving | None, undo: contextlib.ExitStack
+) -> tuple[Taken, Facts, FileWork]:
+    """The memory goes into `descriptor`, the device state into `tail`."""
+    _check_room(mount)
+    monitor = undo.enter_context(Monitor(vm.socket, vm.name))
+    able = ability(monitor, vm)
+    try:
+        source = os.open(vm.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        raise MountError(f"{vm.path} cannot be read: {error.strerror}") from None
+    undo.callback(os.close, source)
+    work = FileWork(source, descriptor, tail, vm.memory_bytes)
+    undo.callback(work.close)
+    work.flush(FLUSH_S)
+    monitor.pass_descriptor(tail, _DESCRIPTOR)
+    taken, bases = _stopped(monitor, vm, able, work, path, moving)
+    arguments, now = for_others(vm, moving.disks if moving else []), time.time()
+    facts = Facts(vm.name, now, able.qemu, able.machine, vm.program, arguments, vm.folder, able.backend, bases)
+    return taken, facts, work
 
 
 def _stopped(
