@@ -22,7 +22,7 @@ from blockstore.vm.ledger import Ledger
 from blockstore.vm.overlays import Base
 from blockstore.vm.restore import Origin, Wish, start
 from blockstore.vm.runner import clone_memory
-from blockstore.vm.sockets import connect
+from blockstore.vm.sockets import connect, wait_until_read
 
 if TYPE_CHECKING:  # loaded while QEMU starts
     from blockstore.vm.prefetch import Prefetch
@@ -156,7 +156,7 @@ def run_hook(mount: Mount, clone: Clone, hook: Path, mac: str) -> None:
     }
     environment = os.environ | {f"BLOCKSTORE_{key}": value for key, value in values.items()}
     with ExitStack() as stack:
-        stream = subprocess.DEVNULL
+        stream, connection = subprocess.DEVNULL, None
         if console.exists():
             connection = stack.enter_context(connect(console, clone.name))
             connection.setblocking(True)
@@ -169,8 +169,10 @@ def run_hook(mount: Mount, clone: Clone, hook: Path, mac: str) -> None:
             raise VmError(f"the hook {hook} for {clone.name} did not end within {HOOK_S:g} s") from None
         except OSError as error:
             raise VmError(f"the hook {hook} cannot be started: {error.strerror}") from None
-    if done.returncode:
-        raise VmError(f"the hook {hook} for {clone.name} ended with exit code {done.returncode}")
+        if done.returncode:
+            raise VmError(f"the hook {hook} for {clone.name} ended with exit code {done.returncode}")
+        if connection is not None:
+            wait_until_read(connection, clone.name)
 
 
 def end(clones: Sequence[Clone]) -> None:
