@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import random
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from blockstore.errors import InputError
+from blockstore.store.tiers import WAIT_S, PieceMissing, Tier, TierAway
+from blockstore.store.tiers.valkey import ValkeyTier
+from blockstore.store.tiers.valkey_address import PASSWORD_VARIABLE, parse
+from tests.store.tiers.servers import Server, free_port
+
+STORE, OTHER = b"\x01" * 16, b"\x02" * 16
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("single"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "500", "--cluster-require-full-coverage", "no")
+    place = tmp_path_factory.mktemp("cluster")
+    servers: list[Server] = []
+    try:
+        servers += [Server(place, *options) for _ in range(3)]
+        client = shutil.which("valkey-cli") or "redis-cli"
+        nodes = [f"127.0.0.1:{server.port}" for server in servers]
+        command = [client, "--cluster", "create", *nodes, "--cluster-yes", "--cluster-replicas", "0"]
+        made = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        assert made.returncode == 0, made.stdout + made.stderr
+        yield servers
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def tier_at(*servers: Server, store: bytes = STORE) -> ValkeyTier:
+    return ValkeyTier("valkey://" + ",".join(f"127.0.0.1:{server.port}" for server in servers), store)
+
+
+def works_like_a_dict(tier: Tier, seed: int) -> None:
+    chance = random.Random(seed)
+    model: dict[int, bytes] = {}
+    for _ in range(300):
+        piece = chance.randrange(20)
+        if chance.random() < 0.3:
+            model[piece] = chance.randbytes(chance.randrange(1, 5000))
+            tier.put(piece, memoryview(model[piece]))
+        elif chance.random() < 0.2:
+            model.pop(piece, None)
+            tier.delete(piece)
+        elif piece in model:
+            offset = chance.randrange(len(model[piece]))
+            length = chance.randrange(1, len(model[piece]) - offset + 1)
+            assert tier.read(piece, offset, length) == model[piece][offset : offset + length]
+            with pytest.raises(PieceMissing):
+                tier.read(piece, offset, len(model[piece]) - offset + 1)
+        else:
+            with pytest.raises(PieceMissing):
+                tier.read(piece, 0, 1)
+    assert tier.pieces() == sorted(model)
+    for piece in model:
+        tier.delete(piece)
+
+
+def test_single(single: Server) -> None:
+    tier = tier_at(single)
+    tier.check()
+    works_like_a_dict(tier, 1)
+    tier.close()
+
+
+def test_cluster(cluster: list[Server]) -> None:
+    tier = tier_at(cluster[0])
+    tier.check()
+    works_like_a_dict(tier, 2)
+    tier.close()
+
+
+def test_two_stores_on_one_server(single: Server) -> None:
+    one, two = tier_at(single), tier_at(single, store=OTHER)
+    one.put(1, b"one")
+    two.put(1, b"two")
+    two.put(2, b"two")
+    assert (one.read(1, 0, 3), one.pieces(), two.pieces()) == (b"one", [1], [1, 2])
+    one.delete(1)
+    assert two.read(1, 0, 3) == b"two"
+    one.close()
+    two.close()
+
+
+def test_a_node_killed_and_started_again(cluster: list[Server]) -> None:
+    tier = tier_at(*cluster)
+    for piece in range(30):
+        tier.put(piece, b"x")
+    cluster[1].stop()
+    away = []
+    for piece in range(30):
+        try:
+            assert tier.read(piece, 0, 1) == b"x"
+        except TierAway:
+            away.append(piece)
+    assert 0 < len(away) < 30
+    with pytest.raises(TierAway):
+        tier.pieces()
+    cluster[1].start()
+    deadline = time.monotonic() + 15
+    while True:
+        try:
+            for piece in range(30):
+                tier.put(piece, b"y")
+            break
+        except TierAway:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert tier.pieces() == list(range(30))
+    tier.close()
+
+
+def test_a_server_that_evicts_is_refused(tmp_path: Path) -> None:
+    server = Server(tmp_path, "--maxmemory-policy", "allkeys-lru")
+    try:
+        with pytest.raises(InputError, match=f"127.0.0.1:{server.port} .*allkeys-lru.*noeviction"):
+            tier_at(server).check()
+    finally:
+        server.stop()
+
+
+def test_a_full_server_keeps_what_it_has(tmp_path: Path) -> None:
+    server = Server(tmp_path, "--maxmemory", "8mb")
+    kept = []
+    try:
+        tier = tier_at(server)
+        tier.check()
+        with pytest.raises(TierAway, match="maxmemory"):
+            for piece in range(20):
+                tier.put(piece, bytes([piece]) * (1 << 20))
+                kept.append(piece)
+        assert kept
+        assert tier.pieces() == kept
+        assert all(tier.read(piece, 99, 3) == bytes([piece]) * 3 for piece in kept)
+        tier.close()
+    finally:
+        server.stop()
+
+
+def test_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(tmp_path, "--requirepass", "right", "--user", "pager on >secret ~blockstore:* +@all -config")
+    try:
+        for password in ("wrong", ""):
+            monkeypatch.setenv(PASSWORD_VARIABLE, password)
+            with pytest.raises(InputError, match="credentials") as refused:
+                tier_at(server).check()
+            assert not password or password not in str(refused.value).replace("WRONGPASS", "")
+        monkeypatch.setenv(PASSWORD_VARIABLE, "right")
+        tier_at(server).check()
+        (tmp_path / "password").write_text("secret\n")
+        tier = ValkeyTier(f"valkey://pager@127.0.0.1:{server.port}?password-file={tmp_path}/password", STORE)
+        tier.check()
+        assert "secret" not in repr(tier._address) + tier.describe()
+    finally:
+        server.stop()
+
+
+def test_another_format_is_refused(single: Server) -> None:
+    tier = tier_at(single, store=b"\x03" * 16)
+    with tier._call() as client:
+        client.set(f"blockstore:{'03' * 16}:mark", "blockstore tier 9")
+    with pytest.raises(InputError, match="another format"):
+        tier.check()
+    tier.close()
+
+
+@pytest.mark.parametrize("answer", [None, b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_something_else_listens(answer: bytes | None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        began = time.monotonic()
+        tier = ValkeyTier(f"valkey://127.0.0.1:{listener.getsockname()[1]}", STORE)
+        if answer is None:
+            with pytest.raises(TierAway):
+                tier.check()
+        else:
+            import threading
+
+            def serve() -> None:
+                peer, _ = listener.accept()
+                with peer:
+                    peer.sendall(answer)
+                    peer.recv(4096)
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            with pytest.raises(TierAway):
+                tier.check()
+            thread.join(5)
+        assert time.monotonic() - began < WAIT_S
+
+
+def test_nobody_listens() -> None:
+    port = free_port()
+    with pytest.raises(TierAway, match=f"127.0.0.1:{port}"):
+        ValkeyTier(f"valkey://127.0.0.1:{port}", STORE).check()
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://a", "begin with"),
+        ("valkey://", "empty"),
+        ("valkey://a,", "empty"),
+        ("valkey://a:0", "port"),
+        ("valkey://a:x", "port"),
+        ("valkey://a/x", "database"),
+        ("valkey://u:hidden@a", "password"),
+        ("valkey://a?what=1", "unknown option"),
+        ("valkey://a?ca-file=/etc/passwd", "without TLS"),
+        ("valkeys://a?ca-file=/none", "cannot be read"),
+        ("valkeys://a?key-file=/etc/passwd", "cert-file"),
+        ("valkey://[::1", "IPv6"),
+    ],
+)
+def test_wrong_urls(url: str, why: str) -> None:
+    with pytest.raises(InputError, match=why) as error:
+        parse(url)
+    assert "hidden" not in str(error.value)
+
+
+def test_urls() -> None:
+    address = parse("rediss://me@[::1]:7,b/3")
+    assert (address.hosts, address.tls, address.database, address.user) == ((("::1", 7), ("b", 6379)), True, 3, "me")
+
+
+def test_tls(tmp_path: Path) -> None:
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -keyout key -out cert"
+    subprocess.run(
+        [*command.split(), "-addext", "subjectAltName=IP:127.0.0.1"], cwd=tmp_path, check=True, capture_output=True
+    )
+    port = free_port()
+    files = ("--tls-cert-file", f"{tmp_path}/cert", "--tls-key-file", f"{tmp_path}/key")
+    server = Server(tmp_path, "--port", "0", "--tls-port", str(port), "--tls-auth-clients", "no", *files, port=port)
+    try:
+        tier = ValkeyTier(f"valkeys://127.0.0.1:{port}?ca-file={tmp_path}/cert", STORE)
+        tier.check()
+        tier.put(1, b"x")
+        assert tier.read(1, 0, 1) == b"x"
+        tier.close()
+        with pytest.raises(TierAway, match="certificate"):
+            ValkeyTier(f"valkeys://127.0.0.1:{port}", STORE).check()
+    finally:
+        server.stop()
