@@ -15,7 +15,7 @@ from typing import Any, Final
 import valkey
 from valkey.backoff import NoBackoff
 from valkey.cluster import ClusterNode, ValkeyCluster
-from valkey.exceptions import AuthenticationError, NoPermissionError, ResponseError, ValkeyError
+from valkey.exceptions import AuthenticationError, NoPermissionError, ResponseError, ValkeyClusterException, ValkeyError
 from valkey.retry import Retry
 
 from blockstore.errors import InputError
@@ -33,6 +33,9 @@ _CLUSTER_TRIES: Final = 1
 """More after the first, each with a new map of the cluster."""
 
 _SLOTS: Final = 16384
+_AWAY: Final = (ValkeyError, ValkeyClusterException, OSError)
+"""All that the client raises; the second is none of the first."""
+
 _SCAN_KEYS: Final = 1000
 """Looked at by the server at a time; others wait for about a millisecond."""
 
@@ -56,7 +59,8 @@ class ValkeyTier:
                 self._check_mark(client)
         except TierAway as error:
             if isinstance(error.__cause__, AuthenticationError | NoPermissionError):
-                raise InputError(f"{self.describe()} refuses the credentials: {error.__cause__}; correct them") from None
+                why = error.__cause__
+                raise InputError(f"{self.describe()} refuses the credentials: {why}; correct them") from None
             raise
 
     def put(self, piece: int, data: Buffer) -> None:
@@ -108,7 +112,13 @@ class ValkeyTier:
             raise TierAway(f"{self.describe()} is slow: {CONNECTIONS_MAX} calls wait for it")
         try:
             yield self._client or self._connect()
-        except (ValkeyError, OSError) as error:
+        except _AWAY as error:
+            # The client forgets each node that fails, and so the whole cluster when all fail: begin again from the URL.
+            client = self._client
+            if isinstance(error, ValkeyClusterException) or (
+                isinstance(client, ValkeyCluster) and not client.nodes_manager.startup_nodes
+            ):
+                self._client = None
             raise TierAway(f"{self.describe()} is away: {error}") from error
         finally:
             self._turn.release()
@@ -162,8 +172,9 @@ def _connect(address: Address) -> Any:
         return valkey.Valkey(host=host, port=port, db=address.database, retry=Retry(NoBackoff(), 0), **options)
     if address.database:
         raise InputError(f"{address} is a cluster, which has database 0 only; take /{address.database} off the URL")
+    node: Any = ClusterNode  # untyped
     return ValkeyCluster(
-        startup_nodes=[ClusterNode(host, port) for host, port in address.hosts],
+        startup_nodes=[node(host, port) for host, port in address.hosts],
         require_full_coverage=False,
         cluster_error_retry_attempts=_CLUSTER_TRIES,
         **options,
@@ -173,10 +184,10 @@ def _connect(address: Address) -> Any:
 def _first_that_answers(address: Address, options: dict[str, Any]) -> tuple[str, int, bool]:
     last: Exception = OSError("no host")
     for host, port in address.hosts:
-        probe = valkey.Valkey(host=host, port=port, retry=Retry(NoBackoff(), 0), **options)
+        probe: Any = valkey.Valkey(host=host, port=port, retry=Retry(NoBackoff(), 0), **options)
         try:
             return host, port, str(probe.info("cluster").get("cluster_enabled")) == "1"
-        except (ValkeyError, OSError) as error:
+        except _AWAY as error:
             last = error
         finally:
             probe.close()
@@ -188,7 +199,8 @@ def _masters(client: Any) -> list[tuple[str, Any]]:
     if not isinstance(client, ValkeyCluster):
         options = client.connection_pool.connection_kwargs
         return [(join(options["host"], options["port"]), client)]
-    client.nodes_manager.initialize()
-    if len(client.nodes_manager.slots_cache) != _SLOTS:
+    cluster: Any = client  # much of it is untyped
+    cluster.nodes_manager.initialize()
+    if len(cluster.nodes_manager.slots_cache) != _SLOTS:
         raise ValkeyError("no node of the cluster has some of its slots")
-    return [(node.name, client.get_valkey_connection(node)) for node in client.get_primaries()]
+    return [(node.name, cluster.get_valkey_connection(node)) for node in cluster.get_primaries()]

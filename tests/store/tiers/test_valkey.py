@@ -4,6 +4,7 @@ import random
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
         command = [client, "--cluster", "create", *nodes, "--cluster-yes", "--cluster-replicas", "0"]
         made = subprocess.run(command, capture_output=True, text=True, timeout=30)
         assert made.returncode == 0, made.stdout + made.stderr
+        put_in_the_end(tier_at(*servers), range(30))
         yield servers
     finally:
         for server in servers:
@@ -46,6 +48,19 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
 
 def tier_at(*servers: Server, store: bytes = STORE) -> ValkeyTier:
     return ValkeyTier("valkey://" + ",".join(f"127.0.0.1:{server.port}" for server in servers), store)
+
+
+def put_in_the_end(tier: Tier, pieces: range) -> None:
+    """A cluster says for some seconds that it is down after all its nodes are up."""
+    deadline = time.monotonic() + 15
+    for piece in pieces:
+        while True:
+            try:
+                tier.put(piece, b"y")
+                break
+            except TierAway:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
 
 
 def works_like_a_dict(tier: Tier, seed: int) -> None:
@@ -83,6 +98,8 @@ def test_single(single: Server) -> None:
 def test_cluster(cluster: list[Server]) -> None:
     tier = tier_at(cluster[0])
     tier.check()
+    for piece in tier.pieces():
+        tier.delete(piece)
     works_like_a_dict(tier, 2)
     tier.close()
 
@@ -114,16 +131,22 @@ def test_a_node_killed_and_started_again(cluster: list[Server]) -> None:
     with pytest.raises(TierAway):
         tier.pieces()
     cluster[1].start()
-    deadline = time.monotonic() + 15
-    while True:
-        try:
-            for piece in range(30):
-                tier.put(piece, b"y")
-            break
-        except TierAway:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    put_in_the_end(tier, range(30))
     assert tier.pieces() == list(range(30))
+    tier.close()
+
+
+def test_a_whole_cluster_killed_and_started_again(cluster: list[Server]) -> None:
+    tier = tier_at(cluster[0])
+    put_in_the_end(tier, range(30))
+    for server in cluster:
+        server.stop()
+    for piece in range(30):
+        with pytest.raises(TierAway):
+            tier.read(piece, 0, 1)
+    for server in cluster:
+        server.start()
+    put_in_the_end(tier, range(30))
     tier.close()
 
 
@@ -155,7 +178,8 @@ def test_a_full_server_keeps_what_it_has(tmp_path: Path) -> None:
 
 
 def test_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = Server(tmp_path, "--requirepass", "right", "--user", "pager on >secret ~blockstore:* +@all -config")
+    user = ["pager", "on", ">secret", "~blockstore:*", "+@all", "-config"]
+    server = Server(tmp_path, "--requirepass", "right", "--user", *user)
     try:
         for password in ("wrong", ""):
             monkeypatch.setenv(PASSWORD_VARIABLE, password)
@@ -190,7 +214,6 @@ def test_something_else_listens(answer: bytes | None) -> None:
             with pytest.raises(TierAway):
                 tier.check()
         else:
-            import threading
 
             def serve() -> None:
                 peer, _ = listener.accept()
