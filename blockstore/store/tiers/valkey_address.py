@@ -60,7 +60,7 @@ def parse(url: str) -> Address:
     if parts.fragment:
         raise InputError("the spill URL must not have a '#' in it; take it away")
     login, _, hosts = parts.netloc.rpartition("@")
-    if ":" in login:
+    if ":" in login or "@" in parts.path:  # the second when the password has a slash in it
         raise InputError(
             f"the spill URL holds a password, which everybody sees in the list of processes; "
             f"put it into {PASSWORD_VARIABLE} or into a file named by ?password-file=PATH"
@@ -80,7 +80,7 @@ def parse(url: str) -> Address:
 
 def _options(parts: SplitResult, tls: bool) -> dict[str, str]:
     options: dict[str, str] = {}
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+    for name, value in parse_qsl(parts.query.replace("+", "%2B"), keep_blank_values=True):
         if name not in _OPTIONS:
             raise InputError(f"the spill URL has an unknown option {name!r}; there are {', '.join(_OPTIONS)}")
         if name in options:
@@ -92,7 +92,24 @@ def _options(parts: SplitResult, tls: bool) -> dict[str, str]:
         options[name] = value
     if "key-file" in options and "cert-file" not in options:
         raise InputError("the spill URL names a key-file without a cert-file; name both")
+    if tls:
+        _try_certificates(options)
     return options
+
+
+def _try_certificates(options: dict[str, str]) -> None:
+    """The client would say so too, but as if the server were to blame, and would ask a terminal for a passphrase."""
+    import ssl  # megabytes, for those who use TLS only
+
+    try:
+        context = ssl.create_default_context(cafile=options.get("ca-file"))
+        if "cert-file" in options:
+            context.load_cert_chain(options["cert-file"], options.get("key-file"), password="")
+    except OSError as error:
+        raise InputError(
+            f"the certificates of the spill URL cannot be used: {error}; "
+            f"give PEM files that belong together, and a key without a passphrase"
+        ) from None
 
 
 def _host(text: str) -> tuple[str, int]:

@@ -40,6 +40,11 @@ class Server:
                 assert self._process.poll() is None and time.monotonic() < deadline, (self._place / "log").read_text()
                 time.sleep(0.01)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def stop(self) -> None:
         if self._process is not None:
             self._process.kill()

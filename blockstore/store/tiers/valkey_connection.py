@@ -1,0 +1,147 @@
+"""Connections of the official client, with limits that it does not have: on the time of a whole call, and on how many
+calls wait for a server that does not answer. A class made here belongs to one tier.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from typing import Any, Final
+
+import valkey
+from valkey.exceptions import AuthenticationError, ConnectionError, ResponseError, TimeoutError
+
+from blockstore.store.tiers import WAIT_S
+from blockstore.store.tiers.valkey_address import Address
+
+SOCKET_WAIT_S: Final = WAIT_S / 8
+"""For one answer, or one connection. A server that takes longer will not be quick with the next one."""
+
+CALL_S: Final = WAIT_S / 2
+"""No step of a call begins later than this; the last one may be to connect: to two addresses, with TLS."""
+
+AWAY_S: Final = 1.0
+"""So long a server that did not answer is left alone: one call then tries it, and the others are told at once, so that
+they do not take the turns of those that ask other servers."""
+
+
+class Health:
+    """Which servers of a tier do not answer, and how long the call of this thread may go on. Safe in threads."""
+
+    def __init__(self) -> None:
+        self._away: Final[dict[tuple[str, int], tuple[float, str]]] = {}  # when to try again, and what is wrong
+        self._thread: Final = threading.local()
+
+    def begin_call(self) -> None:
+        self._thread.ends = time.monotonic() + CALL_S
+        self._thread.tries = None
+
+    def left_s(self) -> float:
+        """For the next step of the call. Raises the client's TimeoutError when none is left."""
+        left = getattr(self._thread, "ends", math.inf) - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"no answer in {CALL_S:.0f} s")
+        return min(left, SOCKET_WAIT_S)
+
+    def before(self, server: tuple[str, int]) -> None:
+        """Raises the client's ConnectionError, with the reason of the first, when it is too early to try again."""
+        if server not in self._away:
+            return
+        again, why = self._away.get(server, (0.0, ""))
+        now = time.monotonic()
+        if now < again and getattr(self._thread, "tries", None) != server:
+            raise ConnectionError(why)
+        self._thread.tries = server
+        self._away[server] = now + AWAY_S, why
+
+    def failed(self, server: tuple[str, int], why: str) -> None:
+        self._away[server] = time.monotonic() + AWAY_S, why
+
+    def answered(self, server: tuple[str, int]) -> None:
+        if server in self._away:
+            self._away.pop(server, None)
+
+
+def connection_class(health: Health, address: Address) -> Any:
+    """With TLS if the address says so; then the certificate must have the name by which the server is called. (The
+    cluster client does not hand that option on, hence it stands in the class.)"""
+    base: Any = valkey.SSLConnection if address.tls else valkey.Connection
+    tls: dict[str, Any] = {}
+    if address.tls:
+        tls = {"ssl_check_hostname": True, "ssl_ca_certs": address.ca_file}
+        tls |= {"ssl_certfile": address.cert_file, "ssl_keyfile": address.key_file}
+
+    class LimitedConnection(base):  # type: ignore[misc]
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options, **tls)
+            self._server = self.host, self.port
+
+        def connect(self) -> None:
+            health.before(self._server)
+            try:
+                super().connect()
+            except AuthenticationError:
+                raise
+            except (ConnectionError, TimeoutError) as error:
+                health.failed(self._server, str(error))
+                raise
+
+        def _connect(self) -> Any:
+            self.socket_connect_timeout = health.left_s()
+            return super()._connect()
+
+        def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+            health.left_s()
+            super().send_packed_command(command, check_health)
+
+        def read_response(self, *arguments: Any, **options: Any) -> Any:
+            try:
+                answer = super().read_response(*arguments, **options)
+            except TimeoutError as error:
+                health.failed(self._server, str(error))
+                raise
+            except ResponseError:
+                health.answered(self._server)
+                raise
+            health.answered(self._server)
+            return answer
+
+    return LimitedConnection
+
+
+class Pool(valkey.ConnectionPool):
+    """Of one server. `ask` is the hot path of a fault: it takes a spare connection without looking whether it is still
+    good, which costs the client three system calls, and takes another one when it was not."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._spare: Final[list[Any]] = []  # in use, for the client
+
+    def ask(self, *command: Any, asking: bool = False) -> Any:
+        """The answer to one command that may be sent twice. With `asking` to a node that is about to get its slot."""
+        while True:
+            spare = True
+            try:
+                connection = self._spare.pop()
+            except IndexError:
+                spare = False
+                connection = self.get_connection(command[0])
+            try:
+                connection.connect()
+                if asking:
+                    connection.send_command("ASKING")
+                    connection.read_response()
+                connection.send_command(*command)
+                answer = connection.read_response()
+            except ResponseError:
+                self._spare.append(connection)
+                raise
+            except BaseException as error:
+                connection.disconnect()
+                self.release(connection)
+                if spare and isinstance(error, ConnectionError):
+                    continue
+                raise
+            self._spare.append(connection)
+            return answer
