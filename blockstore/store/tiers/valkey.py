@@ -4,17 +4,18 @@ A piece is one string, `blockstore:STOREIDHEX:piece:N`, so that stores can share
 An acknowledged `put` stands in the memory of the server; whether it outlives that server is set up there
 (persistence, replicas). The client is imported in the modules `valkey*` of this folder only: it takes memory.
 
-A server that stood still may do later what a caller has long given up, after what was asked of it since. So each piece
-begins with a stamp, which grows from call to call: an older `put` or `delete` than the one that made it does nothing.
+A server that stood still may do later what a caller has long given up, after what was asked of it since. So a change is
+a transaction, begun only when the server has answered that it watches the key: it does nothing once the piece has
+changed. What may come late all the same is a piece that nobody knows, which `pieces` then shows.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from queue import Empty, SimpleQueue
+from typing import Any, Final
 
 from valkey.exceptions import AuthenticationError, NoPermissionError, ResponseError, ValkeyClusterException
 
@@ -22,8 +23,8 @@ from blockstore.errors import InputError
 from blockstore.store.codec import Buffer
 from blockstore.store.tiers import PieceMissing, TierAway
 from blockstore.store.tiers.valkey_address import parse
-from blockstore.store.tiers.valkey_connection import SOCKET_WAIT_S, Health
-from blockstore.store.tiers.valkey_servers import CLIENT_ERRORS, Servers, connect
+from blockstore.store.tiers.valkey_connection import SOCKET_WAIT_S, Health, Step, command, transaction
+from blockstore.store.tiers.valkey_servers import CLIENT_ERRORS, NONSENSE, Servers, connect
 
 CONNECTIONS_MAX: Final = 16
 """Calls at a time, and so connections to a server: a fault each for the guests that wait, and paging out."""
@@ -32,23 +33,6 @@ _SCAN_KEYS: Final = 1000
 """Looked at by the server at a time; others wait for about a millisecond."""
 
 _MARK: Final = b"blockstore tier 1"
-
-_STAMP_BYTES: Final = 20
-"""Nanoseconds since 1970, in decimal digits, so that they compare as text."""
-
-_TRIES: Final = 2
-"""Of a put or delete: the second with a stamp above the one that is there, when the clock was set back meanwhile."""
-
-# Both return the stamp that is there if it is newer. One that is equal is this call itself, sent twice.
-_PUT: Final = f"""local there = redis.call('GETRANGE', KEYS[1], 0, {_STAMP_BYTES - 1})
-local stamp = string.sub(ARGV[1], 1, {_STAMP_BYTES})
-if there > stamp then return there end
-if there ~= stamp then redis.call('SET', KEYS[1], ARGV[1]) end
-return ''"""
-_DELETE: Final = f"""local there = redis.call('GETRANGE', KEYS[1], 0, {_STAMP_BYTES - 1})
-if there > ARGV[1] then return there end
-redis.call('UNLINK', KEYS[1])
-return ''"""
 
 
 class ValkeyTier:
@@ -61,11 +45,11 @@ class ValkeyTier:
         self._address: Final = parse(url)
         self._prefix: Final = f"blockstore:{store_id.hex()}:"
         self._health: Final = Health()
-        self._turn: Final = threading.BoundedSemaphore(CONNECTIONS_MAX)
+        self._turns: Final[SimpleQueue[None]] = SimpleQueue()  # a semaphore in C
+        for _ in range(CONNECTIONS_MAX):
+            self._turns.put(None)
         self._connecting: Final = threading.Lock()
         self._servers: Servers | None = None
-        self._stamping: Final = threading.Lock()
-        self._stamp = 0
 
     def check(self) -> None:
         try:
@@ -80,23 +64,23 @@ class ValkeyTier:
             raise
 
     def put(self, piece: int, data: Buffer) -> None:
-        self._change(piece, _PUT, data)
+        key = self._key(piece)
+        self._change(key, "SET", key, data)
 
     def read(self, piece: int, offset: int, length: int) -> bytes:
         assert offset >= 0 and length > 0, (offset, length)
-        begin = _STAMP_BYTES + offset
         key = self._key(piece)
-        with self._call() as servers:
-            data: bytes = servers.ask(key, "GETRANGE", key, begin, begin + length - 1)
-            if len(data) == length:
-                return data
-        raise PieceMissing(
-            f"{self.describe()} has {len(data)} of {length} bytes of piece {piece} at {offset}; "
-            f"its server was emptied, or restarted without persistence"
-        )
+        data: bytes = self._ask(key, command("GETRANGE", key, offset, offset + length - 1))
+        if len(data) != length:
+            raise PieceMissing(
+                f"{self.describe()} has {len(data)} of {length} bytes of piece {piece} at {offset}; "
+                f"its server was emptied, or restarted without persistence"
+            )
+        return data
 
     def delete(self, piece: int) -> None:
-        self._change(piece, _DELETE, b"")
+        key = self._key(piece)
+        self._change(key, "UNLINK", key)
 
     def pieces(self) -> list[int]:
         """Of all masters. Raises TierAway when one is missing, was restarted, or handed slots over meanwhile: no list
@@ -127,40 +111,54 @@ class ValkeyTier:
     def _key(self, piece: int) -> str:
         return f"{self._prefix}piece:{piece}"
 
-    def _change(self, piece: int, script: str, data: Buffer) -> None:
-        key = self._key(piece)
-        there = 0
-        for _ in range(_TRIES):
-            stamp = self._next_stamp(there)
-            with self._call() as servers:
-                newer: bytes = servers.ask(key, "EVAL", script, 1, key, b"".join((stamp, data)))
-            if not newer:
-                return
-            there = int(newer) if newer.isdigit() else 0
-        raise TierAway(f"{self.describe()} has a piece {piece} of somebody else, who uses the same store")
+    def _change(self, key: str, *words: str | Buffer) -> None:
+        self._changed(key, self._ask(key, command("WATCH", key), transaction(*words)))
 
-    def _next_stamp(self, above: int) -> bytes:
-        with self._stamping:
-            self._stamp = max(self._stamp + 1, time.time_ns(), above + 1)
-            return f"{self._stamp:0{_STAMP_BYTES}d}".encode()
+    def _changed(self, key: str, done: list[Any] | None) -> None:
+        if not done:
+            raise TierAway(f"{key} in {self.describe()} was changed by somebody else meanwhile")
+        if isinstance(done[0], Exception):
+            raise TierAway(f"{self.describe()} is away: {done[0]}")
 
     @contextmanager
     def _call(self) -> Iterator[Servers]:
-        """One call at the servers: with a connection to spare, and with TierAway for all that can go wrong."""
-        if not self._turn.acquire(timeout=SOCKET_WAIT_S):
-            raise TierAway(f"{self.describe()} is slow: {CONNECTIONS_MAX} calls wait for it")
+        """Some work at the servers: as one call, and with TierAway for all that can go wrong."""
+        self._take_turn()
         servers = self._servers
         try:
             self._health.begin_call()
             if servers is None:
                 servers = self._connect()
             yield servers
-        except CLIENT_ERRORS as error:
-            if isinstance(error, ValkeyClusterException):  # no node of the map answers: begin again from the URL
-                self._forget(servers)
-            raise TierAway(f"{self.describe()} is away: {error}") from error
+        except (*CLIENT_ERRORS, *NONSENSE) as error:
+            raise self._away(error, servers) from error
         finally:
-            self._turn.release()
+            self._turns.put(None)
+
+    def _ask(self, key: str, *steps: Step) -> Any:
+        """As `_call` does it, for the hot path of a fault: a context manager costs four microseconds."""
+        self._take_turn()
+        servers = self._servers
+        try:
+            self._health.begin_call()
+            if servers is None:
+                servers = self._connect()
+            return servers.ask(key, *steps)
+        except CLIENT_ERRORS as error:
+            raise self._away(error, servers) from error
+        finally:
+            self._turns.put(None)
+
+    def _take_turn(self) -> None:
+        try:
+            self._turns.get(timeout=SOCKET_WAIT_S)
+        except Empty:
+            raise TierAway(f"{self.describe()} is slow: {CONNECTIONS_MAX} calls wait for it") from None
+
+    def _away(self, error: Exception, servers: Servers | None) -> TierAway:
+        if isinstance(error, ValkeyClusterException):  # no node of the map answers: begin again from the URL
+            self._forget(servers)
+        return TierAway(f"{self.describe()} is away: {error}")
 
     def _connect(self) -> Servers:
         if not self._connecting.acquire(timeout=SOCKET_WAIT_S):
@@ -194,10 +192,10 @@ class ValkeyTier:
 
     def _check_mark(self, servers: Servers) -> None:
         key = f"{self._prefix}mark"
-        mark = servers.ask(key, "GETRANGE", key, 0, 99)
+        mark = servers.ask(key, command("GETRANGE", key, 0, 99))
         if not mark:  # not always, for a full server can be used as it is
-            servers.ask(key, "SET", key, _MARK, "NX")
-            mark = servers.ask(key, "GETRANGE", key, 0, 99)
+            servers.ask(key, command("SET", key, _MARK, "NX"))
+            mark = servers.ask(key, command("GETRANGE", key, 0, 99))
         if mark != _MARK:
             raise InputError(
                 f"{self.describe()} holds pieces of this store in another format ({mark!r}); "
@@ -205,8 +203,6 @@ class ValkeyTier:
             )
 
     def _check_permissions(self, servers: Servers) -> None:
-        """For what only a later call would need. UNLINK by itself too: of a script the server does not say which
-        command was not permitted."""
+        """For what only a later call would need."""
         key = f"{self._prefix}probe"
-        servers.ask(key, "UNLINK", key)
-        servers.ask(key, "EVAL", _DELETE, 1, key, self._next_stamp(0))
+        servers.ask(key, command("WATCH", key), transaction("UNLINK", key))

@@ -4,14 +4,16 @@ calls wait for a server that does not answer. A class made here belongs to one t
 
 from __future__ import annotations
 
+import builtins
 import math
 import threading
 import time
 from typing import Any, Final
 
 import valkey
-from valkey.exceptions import AuthenticationError, ConnectionError, ResponseError, TimeoutError
+from valkey.exceptions import AuthenticationError, ConnectionError, ResponseError, TimeoutError, ValkeyError
 
+from blockstore.store.codec import Buffer
 from blockstore.store.tiers import WAIT_S
 from blockstore.store.tiers.valkey_address import Address
 
@@ -24,6 +26,23 @@ CALL_S: Final = WAIT_S / 2
 AWAY_S: Final = 1.0
 """So long a server that did not answer is left alone: one call then tries it, and the others are told at once, so that
 they do not take the turns of those that ask other servers."""
+
+
+Step = tuple[bytes, int]
+"""What is sent at once, and how many answers come."""
+
+
+def command(*words: str | int | Buffer) -> Step:
+    parts: list[Buffer] = [b"*%d\r\n" % len(words)]
+    for word in words:
+        data = str(word).encode() if isinstance(word, str | int) else word
+        parts += (b"$%d\r\n" % len(data), data, b"\r\n")
+    return b"".join(parts), 1
+
+
+def transaction(*words: str | int | Buffer) -> Step:
+    """One command, to be done only if the keys that were watched have not changed. Its answer is a list, or None."""
+    return b"".join((_MULTI, command(*words)[0], _EXEC)), 3
 
 
 class Health:
@@ -61,6 +80,10 @@ class Health:
     def answered(self, server: tuple[str, int]) -> None:
         if server in self._away:
             self._away.pop(server, None)
+
+
+_MULTI: Final = command("MULTI")[0]
+_EXEC: Final = command("EXEC")[0]
 
 
 def connection_class(health: Health, address: Address) -> Any:
@@ -101,11 +124,31 @@ def connection_class(health: Health, address: Address) -> Any:
             except TimeoutError as error:
                 health.failed(self._server, str(error))
                 raise
-            except ResponseError:
-                health.answered(self._server)
-                raise
             health.answered(self._server)
             return answer
+
+        def exchange(self, step: Step) -> Any:
+            """The last answer to this step; raises the first error among them, after all were read. What the client
+            does in the two methods above costs more than what is done here."""
+            packed, count = step
+            health.left_s()
+            try:
+                self._sock.sendall(packed)
+                answers = [self._parser.read_response() for _ in range(count)]
+            except (OSError, ValkeyError) as error:
+                self.disconnect()
+                why = f"{self.host}:{self.port}: {error}"
+                if isinstance(error, AuthenticationError):
+                    raise
+                if isinstance(error, TimeoutError | builtins.TimeoutError):
+                    health.failed(self._server, why)
+                    raise TimeoutError(why) from None
+                raise ConnectionError(why) from None
+            health.answered(self._server)
+            for answer in answers:
+                if isinstance(answer, ResponseError):
+                    raise answer
+            return answers[-1]
 
     return LimitedConnection
 
@@ -118,22 +161,21 @@ class Pool(valkey.ConnectionPool):
         super().__init__(**options)
         self._spare: Final[list[Any]] = []  # in use, for the client
 
-    def ask(self, *command: Any, asking: bool = False) -> Any:
-        """The answer to one command that may be sent twice. With `asking` to a node that is about to get its slot."""
+    def ask(self, steps: tuple[Step, ...], *, asking: bool = False) -> Any:
+        """The last answer to steps that may be sent twice. With `asking` to a node that is about to get the slot."""
         while True:
             spare = True
             try:
                 connection = self._spare.pop()
             except IndexError:
                 spare = False
-                connection = self.get_connection(command[0])
+                connection = self.get_connection("")
             try:
                 connection.connect()
                 if asking:
-                    connection.send_command("ASKING")
-                    connection.read_response()
-                connection.send_command(*command)
-                answer = connection.read_response()
+                    connection.exchange(command("ASKING"))
+                for step in steps:
+                    answer = connection.exchange(step)
             except ResponseError:
                 self._spare.append(connection)
                 raise

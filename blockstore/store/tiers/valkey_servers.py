@@ -24,13 +24,13 @@ from valkey.retry import Retry
 
 from blockstore.errors import InputError
 from blockstore.store.tiers.valkey_address import Address, join
-from blockstore.store.tiers.valkey_connection import SOCKET_WAIT_S, Health, Pool, connection_class
+from blockstore.store.tiers.valkey_connection import SOCKET_WAIT_S, Health, Pool, Step, connection_class
 
-_NONSENSE: Final = (AttributeError, IndexError, KeyError, TypeError, ValueError)
-"""What its parsers raise for an answer that no Valkey gives."""
-
-CLIENT_ERRORS: Final = (ValkeyError, ValkeyClusterException, OSError, *_NONSENSE)
+CLIENT_ERRORS: Final = (ValkeyError, ValkeyClusterException, OSError)
 """All that the client raises; the second is none of the first."""
+
+NONSENSE: Final = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""And what its parsers of long answers raise for one that no Valkey gives."""
 
 _RELOAD_S: Final = 1.0
 """The map of the cluster is asked for at most so often: it is five milliseconds of Python each time."""
@@ -44,8 +44,8 @@ _SLOTS: Final = 16384
 class Servers(Protocol):
     """Every method raises what the client raises."""
 
-    def ask(self, key: str, *command: Any) -> Any:
-        """The answer to a command about `key`, of the server that has it. It may be sent twice."""
+    def ask(self, key: str, *steps: Step) -> Any:
+        """The last answer to these steps about `key`, of the server that has it. All may be sent twice."""
 
     def masters(self) -> list[tuple[str, Any]]:
         """HOST:PORT and client of each server that holds pieces, by the newest map. Raises when one is not known."""
@@ -86,6 +86,8 @@ def _first_that_answers(address: Address, options: dict[str, Any]) -> tuple[str,
             raise
         except CLIENT_ERRORS as error:
             last = error
+        except NONSENSE:
+            last = ValkeyError(f"{join(host, port)} does not answer as Valkey or Redis does")
         finally:
             pool.close()
     raise last
@@ -96,8 +98,8 @@ class _Single:
         self._pool: Final = pool
         self._client: Final = valkey.Valkey(connection_pool=pool)
 
-    def ask(self, key: str, *command: Any) -> Any:
-        return self._pool.ask(*command)
+    def ask(self, key: str, *steps: Step) -> Any:
+        return self._pool.ask(steps)
 
     def masters(self) -> list[tuple[str, Any]]:
         options = self._pool.connection_kwargs
@@ -129,14 +131,16 @@ class _Cluster:
         self._reloading: Final = threading.Lock()
         self._reload_from_s = 0.0
 
-    def ask(self, key: str, *command: Any) -> Any:
+    def ask(self, key: str, *steps: Step) -> Any:
         node, asking = self._node_of(key), False
         for _ in range(_HOPS_MAX):
             try:
                 pool = self._client.get_valkey_connection(node).connection_pool
-                return pool.ask(*command, asking=asking)
+                return pool.ask(steps, asking=asking)
             except AskError as error:  # MovedError too
                 asking = not isinstance(error, MovedError)
+                if asking and len(steps) > 1:  # a node takes no transactions for a slot that it is about to get
+                    raise ValkeyError(f"slot {error.slot_id} is being handed over") from None
                 if not asking:
                     self._reload()
                 node = self._client.get_node(node_name=f"{error.host}:{error.port}")

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ import pytest
 
 from blockstore.errors import InputError
 from blockstore.store.tiers import WAIT_S, PieceMissing, Tier, TierAway
-from blockstore.store.tiers.valkey import _DELETE, _PUT, CONNECTIONS_MAX, ValkeyTier
+from blockstore.store.tiers.valkey import CONNECTIONS_MAX, ValkeyTier
 from blockstore.store.tiers.valkey_address import PASSWORD_VARIABLE, parse
+from blockstore.store.tiers.valkey_connection import command, transaction
 from tests.store.tiers.servers import Server, free_port
 
 STORE, OTHER = b"\x01" * 16, b"\x02" * 16
@@ -120,31 +122,33 @@ def test_two_stores_on_one_server(single: Server) -> None:
     two.close()
 
 
-def test_what_was_given_up_does_nothing_when_it_comes_late(single: Server) -> None:
+@pytest.mark.parametrize("late", [("SET", b"old"), ("UNLINK",)])
+def test_what_was_given_up_does_nothing_when_it_comes_late(single: Server, late: tuple[str | bytes, ...]) -> None:
     tier = tier_at(single)
-    key, old = tier._key(40), tier._next_stamp(0)
-    tier.put(40, b"new")
-    for script, data in ((_DELETE, b""), (_PUT, b"old")):
-        with tier._call() as servers:
-            servers.ask(key, "EVAL", script, 1, key, old + data)
+    key = tier._key(40)
+    with tier._call() as servers, socket.create_connection(("127.0.0.1", single.port)) as slow:
+        slow.sendall(command("WATCH", key)[0])
+        assert slow.recv(99) == b"+OK\r\n"
+        tier.put(40, b"new")
+        slow.sendall(transaction(late[0], key, *late[1:])[0])
+        assert slow.recv(99).endswith(b"*-1\r\n")
         assert tier.read(40, 0, 3) == b"new"
+        # and this is what would have happened
+        servers.ask(key, command(late[0], key, *late[1:]))
+        with pytest.raises(PieceMissing) if len(late) == 1 else nullcontext():
+            assert tier.read(40, 0, 3) == b"old"
     tier.delete(40)
     tier.close()
 
 
-def test_a_clock_that_was_set_back(single: Server) -> None:
-    before, after = tier_at(single), tier_at(single)
-    before._stamp = time.time_ns() + 10**15
-    before.put(41, b"before")
-    after.put(41, b"after")
-    assert after.read(41, 0, 5) == b"after"
-    before._stamp += 10**15
-    before.put(41, b"x")
-    after.delete(41)
-    with pytest.raises(PieceMissing):
-        after.read(41, 0, 1)
-    before.close()
-    after.close()
+def test_a_change_beside_another(single: Server) -> None:
+    tier, key = tier_at(single), "other"
+    with tier._call() as servers:
+        steps = command("WATCH", key), command("SET", key, b"x"), transaction("SET", key, b"y")
+        with pytest.raises(TierAway, match="somebody else"):
+            tier._changed(key, servers.ask(key, *steps))
+        servers.ask(key, command("UNLINK", key))
+    tier.close()
 
 
 def test_many_threads(single: Server) -> None:
@@ -219,7 +223,10 @@ def test_a_slot_that_moves(cluster: list[Server]) -> None:
 
     set_slot(other, "IMPORTING", ids[there.name])
     set_slot(there, "MIGRATING", ids[other.name])
-    tier.put(50, b"y")
+    with pytest.raises(TierAway, match="handed over"):
+        tier.put(50, b"y")
+    with tier._call() as servers:
+        servers.ask(tier._key(50), command("SET", tier._key(50), b"y"))
     assert tier.read(50, 0, 1) == b"y"
     assert client.get_valkey_connection(other).execute_command("CLUSTER COUNTKEYSINSLOT", slot) == 1
     with pytest.raises(TierAway, match="handing slots over"):
@@ -306,7 +313,7 @@ def test_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         tier.check()
         assert "secret" not in repr(tier._address) + tier.describe()
         with tier._call() as servers:
-            servers.ask("", "ACL", "SETUSER", "pager", "-unlink")
+            servers.ask("", command("ACL", "SETUSER", "pager", "-unlink"))
         with pytest.raises(InputError, match="unlink"):
             tier.check()
     finally:
@@ -317,7 +324,7 @@ def test_another_format_is_refused(single: Server) -> None:
     tier = tier_at(single, store=b"\x03" * 16)
     key = f"blockstore:{'03' * 16}:mark"
     with tier._call() as servers:
-        servers.ask(key, "SET", key, "blockstore tier 9")
+        servers.ask(key, command("SET", key, "blockstore tier 9"))
     with pytest.raises(InputError, match="another format"):
         tier.check()
     tier.close()
