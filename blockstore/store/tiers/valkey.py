@@ -23,7 +23,7 @@ from blockstore.errors import InputError
 from blockstore.store.codec import Buffer
 from blockstore.store.tiers import PieceMissing, TierAway
 from blockstore.store.tiers.valkey_address import parse
-from blockstore.store.tiers.valkey_connection import SOCKET_WAIT_S, Health, Step, command, transaction
+from blockstore.store.tiers.valkey_connection import SOCKET_WAIT_S, Health, Step, command, get_range, transaction
 from blockstore.store.tiers.valkey_servers import CLIENT_ERRORS, NONSENSE, Servers, connect
 
 CONNECTIONS_MAX: Final = 16
@@ -70,7 +70,7 @@ class ValkeyTier:
     def read(self, piece: int, offset: int, length: int) -> bytes:
         assert offset >= 0 and length > 0, (offset, length)
         key = self._key(piece)
-        data: bytes = self._ask(key, command("GETRANGE", key, offset, offset + length - 1))
+        data: bytes = self._ask(key, get_range(key, offset, offset + length - 1))
         if len(data) != length:
             raise PieceMissing(
                 f"{self.describe()} has {len(data)} of {length} bytes of piece {piece} at {offset}; "

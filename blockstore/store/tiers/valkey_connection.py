@@ -40,6 +40,15 @@ def command(*words: str | int | Buffer) -> Step:
     return b"".join(parts), 1
 
 
+def get_range(key: str, first: int, last: int) -> Step:
+    """As `command` would say it, in a third of the time: for the hot path of a fault."""
+    name, begin, end = key.encode(), b"%d" % first, b"%d" % last
+    return _GET_RANGE % (len(name), name, len(begin), begin, len(end), end), 1
+
+
+_GET_RANGE: Final = b"*4\r\n$8\r\nGETRANGE\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+
+
 def transaction(*words: str | int | Buffer) -> Step:
     """One command, to be done only if the keys that were watched have not changed. Its answer is a list, or None."""
     return b"".join((_MULTI, command(*words)[0], _EXEC)), 3
@@ -134,7 +143,9 @@ def connection_class(health: Health, address: Address) -> Any:
             health.left_s()
             try:
                 self._sock.sendall(packed)
-                answers = [self._parser.read_response() for _ in range(count)]
+                answers = [self._parser.read_response()]
+                while len(answers) < count:
+                    answers.append(self._parser.read_response())
             except (OSError, ValkeyError) as error:
                 self.disconnect()
                 why = f"{self.host}:{self.port}: {error}"

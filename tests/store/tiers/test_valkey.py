@@ -6,11 +6,10 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +137,21 @@ def test_what_was_given_up_does_nothing_when_it_comes_late(single: Server, late:
         with pytest.raises(PieceMissing) if len(late) == 1 else nullcontext():
             assert tier.read(40, 0, 3) == b"old"
     tier.delete(40)
+    tier.close()
+
+
+def test_each_change_is_watched(single: Server) -> None:
+    tier = tier_at(single)
+
+    def done() -> list[int]:
+        with tier._call() as servers:
+            stats = servers.masters()[0][1].info("commandstats")
+        return [stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("watch", "multi", "exec")]
+
+    before = done()
+    tier.put(42, b"x")
+    tier.delete(42)
+    assert done() == [calls + 2 for calls in before]
     tier.close()
 
 
@@ -330,28 +344,34 @@ def test_another_format_is_refused(single: Server) -> None:
     tier.close()
 
 
-@pytest.mark.parametrize("answer", [None, b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+OK\r\n" * 3 + b":1\r\n" * 99])
-def test_something_else_listens(answer: bytes | None) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        began = time.monotonic()
-        tier = ValkeyTier(f"valkey://127.0.0.1:{listener.getsockname()[1]}", STORE)
-        if answer is None:
-            with pytest.raises(TierAway):
-                tier.check()
-        else:
+@pytest.mark.parametrize(
+    "answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+OK\r\n", b":1\r\n", b"*-1\r\n", b"$-1\r\n"]
+)
+def test_something_else_listens(answer: bytes) -> None:
+    """To each request it gives this answer, or none."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as threads:
 
-            def serve() -> None:
-                peer, _ = listener.accept()
-                with peer:
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    peer, _ = listener.accept()
+                    threads.submit(converse, peer)
+
+        def converse(peer: socket.socket) -> None:
+            with peer, suppress(OSError):
+                while peer.recv(4096):
                     peer.sendall(answer)
-                    peer.recv(4096)
 
-            thread = threading.Thread(target=serve)
-            thread.start()
-            with pytest.raises(TierAway):
+        threads.submit(serve)
+        tier = ValkeyTier(f"valkey://127.0.0.1:{listener.getsockname()[1]}", STORE)
+        began = time.monotonic()
+        try:
+            with pytest.raises((TierAway, InputError), match=r"127\.0\.0\.1"):
                 tier.check()
-            thread.join(5)
-        assert time.monotonic() - began < WAIT_S
+            assert time.monotonic() - began < WAIT_S
+        finally:
+            tier.close()
+            listener.shutdown(socket.SHUT_RDWR)
 
 
 def test_nobody_listens() -> None:
