@@ -17,7 +17,13 @@ from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-from valkey.exceptions import AuthenticationError, NoPermissionError, ResponseError, ValkeyClusterException
+from valkey.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ResponseError,
+    ValkeyClusterException,
+)
 
 from blockstore.errors import InputError
 from blockstore.store.codec import Buffer
@@ -118,7 +124,7 @@ class ValkeyTier:
         if not done:
             raise TierAway(f"{key} in {self.describe()} was changed by somebody else meanwhile")
         if isinstance(done[0], Exception):
-            raise TierAway(f"{self.describe()} is away: {done[0]}")
+            raise self._away(done[0], None) from done[0]
 
     @contextmanager
     def _call(self) -> Iterator[Servers]:
@@ -158,7 +164,7 @@ class ValkeyTier:
     def _away(self, error: Exception, servers: Servers | None) -> TierAway:
         if isinstance(error, ValkeyClusterException):  # no node of the map answers: begin again from the URL
             self._forget(servers)
-        return TierAway(f"{self.describe()} is away: {error}")
+        return TierAway(f"{self.describe()} is {'full' if isinstance(error, OutOfMemoryError) else 'away'}: {error}")
 
     def _connect(self) -> Servers:
         if not self._connecting.acquire(timeout=SOCKET_WAIT_S):

@@ -99,7 +99,7 @@ def _options(parts: SplitResult, tls: bool) -> dict[str, str]:
 
 def _try_certificates(options: dict[str, str]) -> None:
     """The client would say so too, but as if the server were to blame, and would ask a terminal for a passphrase."""
-    import ssl  # megabytes, for those who use TLS only
+    import ssl  # megabytes, for those who use it only
 
     try:
         context = ssl.create_default_context(cafile=options.get("ca-file"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from binascii import crc_hqx
 from typing import Any, Final, Protocol
 
 import valkey
@@ -15,7 +16,6 @@ from valkey.exceptions import (
     ClusterDownError,
     ConnectionError,
     MovedError,
-    SlotNotCoveredError,
     TimeoutError,
     ValkeyClusterException,
     ValkeyError,
@@ -178,15 +178,14 @@ class _Cluster:
                 node.valkey_connection.connection_pool.disconnect()
 
     def _node_of(self, key: str) -> Any:
-        slot = self._client.keyslot(key)
-        try:
-            return self._client.nodes_manager.get_node_from_slot(slot)
-        except SlotNotCoveredError:
+        slot = crc_hqx(key.encode(), 0) % _SLOTS  # of the whole key, for ours have no braces
+        nodes = self._client.nodes_manager.slots_cache.get(slot)
+        if not nodes:
             self._reload()
-        try:
-            return self._client.nodes_manager.get_node_from_slot(slot)
-        except SlotNotCoveredError:
-            raise ValkeyError(f"no node of the cluster has slot {slot}") from None
+            nodes = self._client.nodes_manager.slots_cache.get(slot)
+        if not nodes:
+            raise ValkeyError(f"no node of the cluster has slot {slot}")
+        return nodes[0]
 
     def _reload(self) -> None:
         """Raises ValkeyClusterException when no node answers."""
