@@ -60,8 +60,8 @@ MAXIMUM_JOBS (jobs.py), so that they never keep the lane from reading on."""
 
 READ_AHEAD_BYTES: Final = 128 << 10
 """What the kernel may read around a page that a VM faults, and its own default. With 32 KiB an idle guest that looks at
-two hundred places gets 6 MiB back instead of 20, but one that goes on working asks four times as often and waits for each:
-its work took 1.28 times as long as on plain memory, and 1.06 times with this."""
+two hundred places gets 6 MiB back instead of 20, but one that works asks four times as often and waits each time: its
+work took 1.28 times as long as on plain memory, and 1.06 times with this."""
 
 TICKET_RESENT: Final = 1 << 30
 """In a ticket: the request was asked before, of a daemon that died and may have done it."""
