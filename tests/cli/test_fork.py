@@ -129,7 +129,8 @@ def test_the_first_restored_vm_is_watched_and_the_next_ones_have_their_memory_re
     with restored(mounted):
         until(place.exists, "it is recorded", 10)
         recorded = sum(run.blocks for run in working_set.load(mounted.state, int(place.name.rsplit("-", 1)[-1])))
-        assert 0 < recorded <= resident_blocks(mounted, "vm2")
+        # Not "what is resident now": the union of several looks, and pages may have left since the first of them.
+        assert 0 < recorded < (mounted.path / "vm2").stat().st_size // 4096
         assert mounted.status()["volumes"]["vm2"]["refaults"] > 0
     with restored(mounted):
         assert resident_blocks(mounted, "vm2") >= recorded
