@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from blockstore.errors import BlockstoreError
+from blockstore.errors import BlockstoreError, InputError
 from blockstore.store.codec import Buffer
 
 
@@ -49,3 +49,16 @@ class Tier(Protocol):
 
 WAIT_S = 10.0
 """After so long without an answer a tier is away. Others are served meanwhile; the one who asked asks again."""
+
+
+def open_tier(url: str, store_id: bytes) -> Tier:
+    """The tier at `file:/PATH`; reaches for nothing yet. Raises InputError for another URL.
+
+    `store_id` is the superblock's: two stores may use one place, or one is told that it is the other's.
+    """
+    scheme, _, rest = url.partition(":")
+    if scheme == "file" and rest.startswith("/"):
+        from blockstore.store.tiers.file import FileTier
+
+        return FileTier(rest, store_id)
+    raise InputError(f"--spill {url} names no tier: use file:/PATH or valkey://HOST:PORT[,HOST:PORT...]")
