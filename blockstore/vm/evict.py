@@ -7,13 +7,13 @@ Called from the command line's process, never from the daemon.
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from blockstore.daemon.mounts import Mapping
+from blockstore.store import sync_range
 from blockstore.vm import resident
 from blockstore.vm.page_out import page_out
 
@@ -23,10 +23,6 @@ _STEP_BYTES: Final = 64 << 20
 _WRITE_BACK_BYTES: Final = 4 << 20
 """Written back at once: whoever stores into a page that is being written back waits for all that was sent with it.
 This much takes about 15 ms; all of a file's dirty pages at once held a VM up for 400 ms."""
-
-_SYNC_FILE_RANGE_WRITE_AND_WAIT: Final = 7  # sync_file_range(2): wait before, write, wait after
-
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def evict(path: Path, mappings: Iterable[Mapping]) -> tuple[int, int]:
@@ -51,14 +47,7 @@ def evict(path: Path, mappings: Iterable[Mapping]) -> tuple[int, int]:
 
 def _write_back(descriptor: int) -> None:
     for start in range(0, os.fstat(descriptor).st_size, _WRITE_BACK_BYTES):
-        if _libc.sync_file_range(
-            descriptor,
-            ctypes.c_int64(start),
-            ctypes.c_int64(_WRITE_BACK_BYTES),
-            _SYNC_FILE_RANGE_WRITE_AND_WAIT,
-        ):
-            code = ctypes.get_errno()
-            raise OSError(code, f"write-back: {os.strerror(code)}")
+        sync_range.complete(descriptor, start, _WRITE_BACK_BYTES)
 
 
 def _page_out(mapping: Mapping) -> None:

@@ -6,11 +6,11 @@ a file's old dirty pages at once and holds a VM with 256 MiB of them up for most
 
 from __future__ import annotations
 
-import ctypes
 import os
 import time
 from typing import Final
 
+from blockstore.store import sync_range
 from blockstore.vm import resident
 
 PIECE_BYTES: Final = 4 << 20
@@ -23,10 +23,6 @@ PIECE_S: Final = 0.5
 """How long a piece is waited for: longer when the store is behind, and then more must not be sent."""
 
 _WAIT_STEP_S: Final = 0.004
-
-_WRITE: Final = 2  # SYNC_FILE_RANGE_WRITE: start, and do not wait (sync_file_range(2))
-
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class WriteBack:
@@ -52,9 +48,7 @@ class WriteBack:
         """One piece; False if it was not done in time."""
         if not resident.of_descriptor(self._descriptor, start, PIECE_BYTES).dirty:
             return True
-        if _libc.sync_file_range(self._descriptor, ctypes.c_int64(start), ctypes.c_int64(PIECE_BYTES), _WRITE):
-            code = ctypes.get_errno()
-            raise OSError(code, f"write-back: {os.strerror(code)}")
+        sync_range.begin(self._descriptor, start, PIECE_BYTES)
         deadline = time.monotonic() + PIECE_S
         while resident.of_descriptor(self._descriptor, start, PIECE_BYTES).written_back:
             if time.monotonic() > deadline:

@@ -14,7 +14,6 @@ A disk that does not answer keeps a call for longer than WAIT_S: there is no rea
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from blockstore.errors import InputError
+from blockstore.store import sync_range
 from blockstore.store.codec import Buffer
 from blockstore.store.geometry import SEGMENT_BYTES, SEGMENT_SHIFT
 from blockstore.store.home import punch
@@ -44,8 +44,6 @@ HEADER: Final = struct.Struct("<16sII16s")
 VERSION: Final = 1
 _MAGIC: Final = b"blockstore tier\0"
 _LENGTH: Final = struct.Struct("<I")
-_SYNC: Final = 1 | 2 | 4
-"""SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE and _WAIT_AFTER of sync_file_range(2): the data are on the disk, or it fails."""
 
 
 class FileTier:
@@ -75,7 +73,7 @@ class FileTier:
             self._set_length(fd, piece, 0)
             _write(fd, data, start)
             self._set_length(fd, piece, length)
-            _sync(fd, start, length)
+            sync_range.complete(fd, start, length)
         except OSError as error:
             if piece < len(self._lengths):
                 with suppress(OSError):
@@ -227,13 +225,3 @@ def _write(fd: int, data: Buffer, offset: int) -> None:
     written = os.pwrite(fd, data, offset)
     if written != memoryview(data).nbytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _sync(fd: int, start: int, length: int) -> None:
-    if _sync_file_range(fd, start, length, _SYNC):
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-
-
-_sync_file_range = ctypes.CDLL(None, use_errno=True).sync_file_range
-_sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
