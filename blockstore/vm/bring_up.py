@@ -14,7 +14,7 @@ from blockstore.daemon import control
 from blockstore.daemon.mounts import Mount
 from blockstore.errors import BlockstoreError
 from blockstore.vm import apart, qmp_sockets
-from blockstore.vm.ledger import Ledger, read
+from blockstore.vm.ledger import Ledger, settle
 from blockstore.vm.process_stat import children
 
 if TYPE_CHECKING:  # loaded while QEMU starts
@@ -65,9 +65,8 @@ def beside(
         ledger = Ledger()
 
         def job() -> int:
-            made = read(ledger.reader)
+            made = settle(ledger.reader)
             if not made.is_done:
-                made.undo()
                 return 1
             os.lseek(device_state, 0, os.SEEK_SET)
             reading = prefetch.begin(mount.path / vm) if prefetch else None

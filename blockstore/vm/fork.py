@@ -136,9 +136,7 @@ class _Watch:
 
 
 def _undo_with_parent(reader: int) -> int:
-    made = ledger.read(reader)
-    if not made.is_done:
-        made.undo()
+    ledger.settle(reader)
     return 0
 
 

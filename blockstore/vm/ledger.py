@@ -64,8 +64,15 @@ class Entries(NamedTuple):
                 path.unlink()
 
 
-def read(reader: int) -> Entries:
-    """Wait for the end of it."""
+def settle(reader: int) -> Entries:
+    """Wait for the end of it, and undo all that was told unless all was done."""
+    entries = _read(reader)
+    if not entries.is_done:
+        entries.undo()
+    return entries
+
+
+def _read(reader: int) -> Entries:
     with os.fdopen(reader, "rb") as lines:
         entries: list[tuple[str, Any]] = [json.loads(line) for line in lines]
     pids = [value for kind, value in entries if kind == _PID]

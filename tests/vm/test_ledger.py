@@ -15,9 +15,7 @@ def opened() -> tuple[Ledger, int]:
     book = Ledger()
 
     def job() -> int:
-        made = ledger.read(book.reader)
-        if not made.is_done:
-            made.undo()
+        ledger.settle(book.reader)
         return 0
 
     pid = apart.fork([book.reader], job)
