@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from blockstore.vm import apart
+from blockstore.vm.disks import used_by
 
 RESCUE_S: Final = 60.0
 """How long the guard tries: a QEMU that does not answer in this time has a trouble of its own."""
@@ -73,7 +74,7 @@ def _remove_unused(connection: int, pending: bytearray, overlays: list[Path]) ->
     """Only if QEMU says what it uses."""
     answer = _ask(connection, pending, ("query-named-block-nodes", {"flat": True}), time.monotonic() + RESCUE_S)
     if "return" in answer:
-        used = {node.get("file") for node in answer["return"]}
+        used = used_by(answer["return"])
         for path in overlays:
             if str(path) not in used:
                 path.unlink(missing_ok=True)
