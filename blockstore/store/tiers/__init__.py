@@ -13,7 +13,11 @@ from blockstore.store.codec import Buffer
 
 
 class TierAway(BlockstoreError):
-    """The tier does not answer, is full, or answers with an error: try again later. Nothing was changed."""
+    """The tier does not answer, is full, or answers with an error: try again later.
+
+    Of a piece that was to be put or deleted nothing is known then: it may be as it was, as was asked for, or gone. So
+    the number of a put that failed is not used again.
+    """
 
 
 class PieceMissing(BlockstoreError):
@@ -52,7 +56,7 @@ WAIT_S = 10.0
 
 
 def open_tier(url: str, store_id: bytes) -> Tier:
-    """The tier at `file:/PATH`; reaches for nothing yet. Raises InputError for another URL.
+    """The tier at `file:/PATH` or `valkey://HOST:PORT,...`; reaches for nothing yet. Raises InputError for another URL.
 
     `store_id` is the superblock's: two stores may use one place, or one is told that it is the other's.
     """
@@ -61,4 +65,10 @@ def open_tier(url: str, store_id: bytes) -> Tier:
         from blockstore.store.tiers.file import FileTier
 
         return FileTier(rest, store_id)
+    from blockstore.store.tiers.valkey_address import SCHEMES
+
+    if scheme in SCHEMES:
+        from blockstore.store.tiers.valkey import ValkeyTier  # its client takes 8 MB, for those who need it
+
+        return ValkeyTier(url, store_id)
     raise InputError(f"--spill {url} names no tier: use file:/PATH or valkey://HOST:PORT[,HOST:PORT...]")

@@ -132,10 +132,7 @@ class ValkeyTier:
         self._take_turn()
         servers = self._servers
         try:
-            self._health.begin_call()
-            if servers is None:
-                servers = self._connect()
-            yield servers
+            yield self._begin(servers)
         except (*CLIENT_ERRORS, *NONSENSE) as error:
             raise self._away(error, servers) from error
         finally:
@@ -146,14 +143,15 @@ class ValkeyTier:
         self._take_turn()
         servers = self._servers
         try:
-            self._health.begin_call()
-            if servers is None:
-                servers = self._connect()
-            return servers.ask(key, *steps)
+            return self._begin(servers).ask(key, *steps)
         except CLIENT_ERRORS as error:
             raise self._away(error, servers) from error
         finally:
             self._turns.put(None)
+
+    def _begin(self, servers: Servers | None) -> Servers:
+        self._health.begin_call()
+        return self._connect() if servers is None else servers
 
     def _take_turn(self) -> None:
         try:

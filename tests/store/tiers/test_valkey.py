@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from blockstore.errors import InputError
-from blockstore.store.tiers import WAIT_S, PieceMissing, Tier, TierAway
+from blockstore.store.tiers import WAIT_S, PieceMissing, Tier, TierAway, open_tier
 from blockstore.store.tiers.valkey import CONNECTIONS_MAX, ValkeyTier
 from blockstore.store.tiers.valkey_address import PASSWORD_VARIABLE, parse
 from blockstore.store.tiers.valkey_connection import command, transaction
@@ -407,6 +407,13 @@ def test_wrong_urls(url: str, why: str) -> None:
     with pytest.raises(InputError, match=why) as error:
         parse(url)
     assert "hid" not in str(error.value)
+
+
+def test_a_url_names_a_server(single: Server) -> None:
+    tier = open_tier(f"redis://127.0.0.1:{single.port}", STORE)
+    tier.check()
+    assert tier.describe() == f"valkey://127.0.0.1:{single.port}"
+    tier.close()
 
 
 def test_urls() -> None:
