@@ -59,9 +59,9 @@ that a VM cannot write to meanwhile; small ones that are there at once are store
 MAXIMUM_JOBS (jobs.py), so that they never keep the lane from reading on."""
 
 READ_AHEAD_BYTES: Final = 128 << 10
-"""What the kernel may read around a page that a VM faults, and its own default. With 32 KiB an idle guest that looks at
-two hundred places gets 6 MiB back instead of 20, but one that works asks four times as often and waits each time: its
-work took 1.28 times as long as on plain memory, and 1.06 times with this."""
+"""What the kernel may read around a page that a VM faults, and its own default. An idle guest that looks at two
+hundred places gets 20 MiB back; with 32 KiB it would be a quarter, but a guest that works asks four times as often and
+waits each time, which costs it more than can be saved (docs/performance.md)."""
 
 TICKET_RESENT: Final = 1 << 30
 """In a ticket: the request was asked before, of a daemon that died and may have done it."""
