@@ -53,6 +53,7 @@ def fill(mounted: Mounted) -> None:
 
 def test_columns_add_up(mounted: Mounted) -> None:
     fill(mounted)
+    make_resident(mounted.path / "vm5")
     for evicted in (False, True):
         report = mounted.status()
         volumes, total = report["volumes"], report["total"]
