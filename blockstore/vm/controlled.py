@@ -23,6 +23,7 @@ from blockstore.vm.cgroups import Cgroup
 from blockstore.vm.mechanism import ByCgroup, Clock, Mechanism
 from blockstore.vm.policy import Auto, Fixed, Policy
 from blockstore.vm.process_stat import children, start_time
+from blockstore.vm.read_ahead import ReadAhead
 from blockstore.vm.refault_cost import RefaultCost
 from blockstore.vm.write_back import WriteBack
 
@@ -58,6 +59,7 @@ class Controlled:
             raise
         self._write_back = WriteBack(self._descriptor)
         self._cost = RefaultCost(self._descriptor)
+        self._read_ahead = ReadAhead(mount, attachment.volume, self._pids)
         self._policy: Policy = (
             Auto(attachment.target_share) if attachment.resident == AUTO else Fixed(int(attachment.resident))
         )
@@ -79,6 +81,7 @@ class Controlled:
         if has_ended(self._pidfd):
             raise Ended
         now = time.monotonic()
+        self._read_ahead.tick(now)
         if now < self._due:
             return
         began_s, reclaimed_s = time.thread_time(), self._reclaiming.processor_s
@@ -139,10 +142,14 @@ class Controlled:
             return ByCgroup(cgroup)
         return Clock(self._descriptor, os.fstat(self._descriptor).st_size, self._mappings)
 
+    def _pids(self) -> list[int]:
+        """The VM's processes. One that `run` has made is a child of the attached process."""
+        return [self.attachment.pid, *children(self.attachment.pid)]
+
     def _mappings(self) -> list[Mapping]:
-        """The VM's mappings of the file. A VM that `run` has made is a child of the attached process."""
+        """The VM's mappings of the file."""
         found: list[Mapping] = []
-        for pid in (self.attachment.pid, *children(self.attachment.pid)):
+        for pid in self._pids():
             with contextlib.suppress(OSError, ValueError):
                 found += [each for each in mappings_of(pid, self._mount) if each.inode == self.attachment.volume]
         return found

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
-_PARENT, _STARTED = 1, 19
+_PARENT, _USER_TICKS, _SYSTEM_TICKS, _STARTED = 1, 11, 12, 19
 """Places among the fields behind the name."""
 
 _NAME_END: Final = b")"
@@ -19,6 +20,12 @@ def start_time(pid: int) -> int | None:
 def parent(pid: int) -> int | None:
     """The process that it is a child of; None if it has ended."""
     return _field(pid, _PARENT)
+
+
+def processor_s(pid: int) -> float:
+    """Processor time that it has taken, all threads; 0 if it has ended."""
+    ticks = (_field(pid, place) or 0 for place in (_USER_TICKS, _SYSTEM_TICKS))
+    return sum(ticks) / os.sysconf("SC_CLK_TCK")
 
 
 def children(pid: int) -> list[int]:
