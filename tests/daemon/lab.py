@@ -417,8 +417,9 @@ def put(path: Path, data: bytes) -> None:
 
 
 def make_resident(path: Path) -> None:
-    """Read all of it. Without the lane the kernel drops what was just written when it sees the new time of change."""
-    path.stat()
+    """Read all of it. Without the lane the kernel drops what was just written when it sees the new time of change,
+    which stat(2) may have from its cache: an answer to chmod(2) always comes from the daemon."""
+    path.chmod(path.stat().st_mode)
     path.read_bytes()
 
 
