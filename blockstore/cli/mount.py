@@ -11,6 +11,7 @@ import click
 
 from blockstore.cli.address import ADDRESS
 from blockstore.cli.paths import DIRECTORY
+from blockstore.cli.percent import Percent
 from blockstore.cli.sizes import SIZE, format_size
 from blockstore.daemon import launch, mounts
 from blockstore.daemon.options import DEFAULT_BACKGROUND_CPU, DEFAULT_COLD_AFTER_S, MountOptions
@@ -65,7 +66,7 @@ DEFAULT_ROOM_SHARE: Final = 0.9
 )
 @click.option(
     "--background-cpu",
-    type=click.FloatRange(0, 100),
+    type=Percent(0, 100),
     default=DEFAULT_BACKGROUND_CPU,
     show_default=True,
     metavar="PERCENT",

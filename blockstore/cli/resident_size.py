@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from blockstore.cli.percent import Percent
 from blockstore.cli.sizes import parse_size
 from blockstore.daemon.attachments import AUTO
 from blockstore.vm.policy import FLOOR_BYTES
@@ -29,17 +30,9 @@ class ResidentType(click.ParamType):  # type: ignore[type-arg]  # older releases
 RESIDENT = ResidentType()
 
 
-def _check_target(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
-    """click.FloatRange lets nan pass."""
-    if value != value:
-        raise click.BadParameter("nan is no number of per cent")
-    return value
-
-
 target_option = click.option(
     "--target",
-    type=click.FloatRange(min=0.01, max=50),
-    callback=_check_target,
+    type=Percent(min=0.01, max=50),
     default=1.0,
     show_default=True,
     metavar="PERCENT",

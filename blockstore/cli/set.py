@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from blockstore.cli.paths import DIRECTORY
+from blockstore.cli.percent import Percent
 from blockstore.cli.sizes import SIZE, format_size
 from blockstore.daemon import control, mounts
 from blockstore.errors import InputError
@@ -17,7 +18,7 @@ from blockstore.errors import InputError
 @click.option("--pool-limit", type=SIZE, help="The most memory that stored blocks may take (2GiB).")
 @click.option(
     "--background-cpu",
-    type=click.FloatRange(0, 100),
+    type=Percent(0, 100),
     metavar="PERCENT",
     help="Of one core, to encode with zstd what is cold. 0 is off.",
 )
