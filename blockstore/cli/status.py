@@ -49,10 +49,16 @@ def status(mountpoint: Path | None, as_json: bool, check: bool) -> int:
         return 0
     print_savings(report, make_console())
     print_control(report, make_console())
+    click.echo(_pool(report["total"]))
     click.echo(_background(report["total"]["background"]))
     for sentence in health.judge(answer).sentences:
         click.echo(f"blockstore: warning: {sentence}", err=True)
     return 0
+
+
+def _pool(total: dict[str, Any]) -> str:
+    sizes = f"{format_size(total['pool'])} of at most {format_size(total['pool_limit'])}"
+    return f"Pool: {sizes}; {100 * total['fragmentation']:.0f} % of it hold no record (fragmentation)"
 
 
 def _background(figures: dict[str, Any]) -> str:

@@ -227,13 +227,11 @@ class Pool:
                 full[segment] = False
         return full
 
-    def emptiest(self) -> tuple[int, int]:
-        """(segment, live_bytes) of the emptiest segment that is full; (-1, 0) if none."""
+    def emptiest(self, count: int) -> list[int]:
+        """So many of the segments that are full, if there are, the emptiest first."""
         candidates = np.flatnonzero(self.full_segments())
-        if not len(candidates):
-            return -1, 0
-        segment = int(candidates[np.argmin(self.live_bytes[candidates])])
-        return segment, int(self.live_bytes[segment])
+        order = np.argsort(self.live_bytes[candidates], kind="stable")[:count]
+        return candidates[order].tolist()  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Let go of the memory; the file stays."""

@@ -142,6 +142,10 @@ class Store:
                 yield self.upkeep.step()  # compaction makes room, or there is none to be made
             position = stop
             yield True
+        for _ in range(self.upkeep.owed_steps(len(data) >> BLOCK_SHIFT)):
+            if not self.upkeep.step():
+                break
+            yield True
         volume.touch()
 
     def write_together(self, extents: Sequence[Extent]) -> bool:

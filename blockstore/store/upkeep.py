@@ -1,4 +1,4 @@
-"""Compaction: the live records of a sparse segment move to the head, and the segment goes back to the host.
+"""Compaction: the live records of sparse segments move to the head, and the segments go back to the host.
 
 Done in steps of well under a millisecond, between requests. Moving a record is copying it and then storing one
 word in its row, so that a process killed in between leaves the row at the old record or at the new one.
@@ -24,12 +24,18 @@ from blockstore.store.geometry import (
 from blockstore.store.pool import Pool
 from blockstore.store.rows import Rows
 
-GARBAGE_SHARE: Final = 0.15
-"""Compact when more than this share of the pool is garbage; a lower share moves each record more often."""
+GARBAGE_SHARE: Final = 0.1
+"""Compact when more than this share of the pool is garbage; a lower share moves each record more often. With segments
+that are being filled, less than 15 % of a pool of 64 MiB or more hold no record."""
 
 GARBAGE_FLOOR_BYTES: Final = 4 * SEGMENT_BYTES
 QUIET_GARBAGE_FLOOR_BYTES: Final = SEGMENT_BYTES
 """Less garbage than this is left alone, however small the pool."""
+
+OWED_AT_SHARE: Final = 0.01
+MAXIMUM_OWED: Final = 6
+"""With more garbage than that, writers compact as they go: one step for STEP_RECORDS blocks written, one more for
+each further hundredth. Without that garbage grows as long as somebody writes all the time."""
 
 WORTH_MOVING: Final = 0.9
 """A segment that is live above this share is never moved: it would free less than it costs."""
@@ -44,6 +50,10 @@ STEP_RECORDS: Final = 128
 STEP_ROWS: Final = 1 << 16
 """Rows looked at in one step, about 0.1 ms."""
 
+ROOM_FOR_ONE: Final = 2
+MAXIMUM_VICTIMS: Final = 8
+"""Segments that are emptied after one look at all rows: one for so many steps of looking."""
+
 
 class Upkeep:
     """Moves records: writes `where` of rows, and the pool."""
@@ -51,58 +61,83 @@ class Upkeep:
     def __init__(self, rows: Rows, pool: Pool) -> None:
         self._rows = rows
         self._pool = pool
-        self._victim = -1
-        self._scanned = 0  # rows below this were looked at for records in the victim
+        self._victims: list[int] = []
+        self._scanned = 0  # rows below this were looked at for records in the victims
+        self._is_scanned = False
+        self._found: list[int] = []
         self._pending: list[int] = []
 
     def due(self, *, quiet: bool = False) -> bool:
         """Is a segment half emptied, or so much garbage there that one should be? `quiet`: while nobody writes."""
-        if self._victim >= 0:
+        if self._victims:
             return True
         garbage_bytes, pool_bytes = self._pool.garbage_bytes, self._pool.allocated_bytes
         if quiet:
             return garbage_bytes > max(QUIET_GARBAGE_FLOOR_BYTES, QUIET_GARBAGE_SHARE * pool_bytes)
         return garbage_bytes > max(GARBAGE_FLOOR_BYTES, GARBAGE_SHARE * pool_bytes)
 
+    def owed_steps(self, blocks: int) -> int:
+        """How many steps whoever has written so many blocks is to take, for the share of garbage that there is."""
+        garbage_bytes, pool_bytes = self._pool.garbage_bytes, self._pool.allocated_bytes
+        if garbage_bytes <= max(GARBAGE_FLOOR_BYTES, GARBAGE_SHARE * pool_bytes):
+            return 0
+        beyond = garbage_bytes / pool_bytes - GARBAGE_SHARE
+        return min(1 + int(beyond / OWED_AT_SHARE), MAXIMUM_OWED) * -(-blocks // STEP_RECORDS)
+
     def step(self, *, quiet: bool = False) -> bool:
         """Do a bounded piece of work; False when there was nothing worth doing, or no room to do it."""
-        if self._victim >= 0 and not self._pool.is_full(self._victim):
-            self._victim = -1  # its last record was freed meanwhile, and it may be in use again already
-        if self._victim < 0 and not self._choose(QUIET_WORTH_MOVING if quiet else WORTH_MOVING):
+        # One whose last record was freed meanwhile may be in use again already.
+        self._victims = [segment for segment in self._victims if self._pool.is_full(segment)]
+        if not self._victims and not self._choose(QUIET_WORTH_MOVING if quiet else WORTH_MOVING):
             return False
-        if not self._pending and self._scanned < self._rows.next_row:
+        if not self._is_scanned:
             self._scan()
+            if not self._is_scanned:
+                return True
         records, self._pending = self._pending[:STEP_RECORDS], self._pending[STEP_RECORDS:]
         for row in records:
             if not self._move(row):
-                self._victim = -1
+                self._victims = []
                 return False
-        if not self._pool.live_bytes[self._victim]:
-            self._pool.release_segment(self._victim)
-            self._victim = -1
-        elif not self._pending and self._scanned >= self._rows.next_row:
-            self._victim = -1  # it was freed and filled anew behind our back
+        for segment in self._victims:
+            if not self._pool.live_bytes[segment]:
+                self._pool.release_segment(segment)
+        if not self._pending:
+            self._victims = []  # one that is left was freed and filled anew behind our back
         return True
 
     def _choose(self, worth_moving: float) -> bool:
-        segment, live_bytes = self._pool.emptiest()
-        if segment < 0 or live_bytes > worth_moving * SEGMENT_BYTES:
-            return False
-        self._victim, self._scanned, self._pending = segment, FIRST_ROW, []
-        return True
+        """Several at once where there are many rows, for all of them must be looked at."""
+        count = min(1 + self._rows.next_row // (ROOM_FOR_ONE * STEP_ROWS), MAXIMUM_VICTIMS)
+        self._victims = [
+            segment
+            for segment in self._pool.emptiest(count)
+            if self._pool.live_bytes[segment] <= worth_moving * SEGMENT_BYTES
+        ]
+        self._scanned, self._is_scanned = FIRST_ROW, False
+        self._found, self._pending = [], []
+        return bool(self._victims)
 
     def _scan(self) -> None:
-        """Look at some more rows. None that was looked at before can have come into the victim since: it is no head."""
+        """Look at some more rows. None that was looked at before can have come into a victim since: it is no head."""
         end = min(self._scanned + STEP_ROWS, self._rows.next_row)
         where = self._rows.where.array[self._scanned : end]
-        in_victim = (where >> np.uint64(WHERE_SEGMENT_SHIFT) == self._victim) & (where != 0)
-        self._pending = (np.flatnonzero(in_victim) + self._scanned).tolist()
+        segments = where >> np.uint64(WHERE_SEGMENT_SHIFT)
+        in_victims = np.zeros(len(where), dtype=np.bool_)
+        for segment in self._victims:
+            in_victims |= segments == segment
+        self._found += (np.flatnonzero(in_victims & (where != 0)) + self._scanned).tolist()
         self._scanned = end
+        if end == self._rows.next_row:
+            # One victim after the other: while the pool is full there is room for no more than one.
+            items = self._rows.where.items
+            self._pending = sorted(self._found, key=lambda row: items[row] >> WHERE_SEGMENT_SHIFT)
+            self._is_scanned = True
 
     def _move(self, row: int) -> bool:
         """Move one record, unless its row was freed or moved since it was listed. False when there is no room."""
         where, pool = self._rows.where.items[row], self._pool
-        if not where or where >> WHERE_SEGMENT_SHIFT != self._victim:
+        if not where or where >> WHERE_SEGMENT_SHIFT not in self._victims:
             return True
         offset, size_bytes = where >> OFFSET_SHIFT, where >> SIZE_SHIFT & SIZE_MASK
         try:

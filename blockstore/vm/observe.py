@@ -32,6 +32,7 @@ def observe(mount: Mount, timeout_s: float = control.CLIENT_S) -> tuple[Report, 
     total["state"] = str(mount.state)
     total["daemon_memory_parts"] = answer["memory"]
     total["pool_full"] = full_share(answer)
+    total["fragmentation"] = 1 - total["stored"] / total["pool"] if total["pool"] else 0.0
     total["refaults"] = sum(each["refaults"] for each in report["volumes"].values())
     for key in KEPT:
         total[key] = answer[key]
