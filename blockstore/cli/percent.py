@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 
@@ -11,7 +13,8 @@ class Percent(click.FloatRange):
     name = "percent"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = float(super().convert(value.removesuffix("%") if isinstance(value, str) else value, param, ctx))
+        bare: Any = value.removesuffix("%") if isinstance(value, str) else value
+        number = float(super().convert(bare, param, ctx))
         if number != number:  # which is outside no range
             self.fail("nan is no number of per cent", param, ctx)
         return number
