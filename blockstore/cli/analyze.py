@@ -50,9 +50,9 @@ def analyze(images: tuple[str, ...], as_json: bool, no_patch: bool, cold: bool, 
 
     \b
     Keys of --json: {"volumes": {NAME: {...}}, "total": {...}}, with, in bytes:
-      logical, touched, zero, shared, patched, compressed, dense, raw (each but the first
-      also as KEY_blocks), stored, stored_shared, stored_patched, stored_compressed,
-      stored_dense, stored_raw, stored_references, pool, tables, footprint (pool + tables),
+      logical, touched, zero, shared, patched, compressed, dense, raw, paged (0; each but
+      the first also as KEY_blocks), stored, stored_shared, stored_patched, stored_compressed,
+      stored_dense, stored_raw, stored_paged, stored_references, pool, tables, footprint (pool + tables),
       saved (1 - footprint/touched), bytes (= touched), blocks (= touched_blocks);
       in total also ksm_bytes, zram_bytes, both_bytes, stored_no_patch, with --cold stored_cold.
     NAME is the file's name, or the path as given where several have the same.

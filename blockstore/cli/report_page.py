@@ -35,13 +35,15 @@ HEADINGS: Final = {"daemon_memory": "daemon"}
 
 WORDS: Final = {
     "logical": "the size of the file that is the VM's memory",
-    "touched": "memory that the VM wrote and did not free; = zero + shared + patched + compressed + dense + raw",
+    "touched": "memory that the VM wrote and did not free; "
+    "= zero + shared + patched + compressed + dense + raw + paged",
     "zero": "blocks of zeros; they need no record",
     "shared": "blocks whose content has more than one user, however it is encoded",
     "patched": "stored as the difference from a reference block",
     "compressed": "stored by themselves, compressed with LZ4",
     "dense": "cold, and therefore encoded anew with zstd; patches among them",
     "raw": "stored as they are, because they do not compress",
+    "paged": "cold, and therefore in the tier; they take no memory",
     "stored": "records in the pool; one with n users counts 1/n for each",
     "references": "records that no VM has any more, but that patches are against",
     "pool": "memory of the pool: what is stored, and what is garbage or not yet filled",

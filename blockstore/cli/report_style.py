@@ -17,6 +17,7 @@ STYLE: Final = """
   --warn-ink: #000; color-scheme: light; } }
 .zero { --paint: #a6adb4; } .shared { --paint: #0072b2; } .patched { --paint: #56b4e9; }
 .compressed { --paint: #009e73; } .dense { --paint: #00573f; } .raw { --paint: #f0e442; }
+.paged { --paint: #8c96c6; }
 .pool { --paint: #e69f00; } .tables { --paint: #cc79a7; } .daemon_memory { --paint: #7d5a3c; }
 .resident { --paint: #d55e00; }
 .touched { --paint: var(--ink); } .saved { --paint: #009e73; } .refaults { --paint: #d55e00; }

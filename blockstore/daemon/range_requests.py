@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 from blockstore.daemon import fuse_abi as abi
 from blockstore.daemon.door import Door
 from blockstore.daemon.jobs import Job
-from blockstore.store.store import Store
+from blockstore.store.store import Steps, Store
 
 _LARGEST_COPY_BYTES: Final = 0x7FFF_F000
 """COPY_FILE_RANGE answers with 32 bits; more is asked for again by the caller."""
@@ -52,7 +52,7 @@ class RangeRequests:
             self._fail(unique, errno.EOPNOTSUPP)
             return
 
-        def steps() -> Iterator[bool]:
+        def steps() -> Steps:
             if freeing:
                 yield from self._store.discard_steps(volume, offset, length)
             if not mode & abi.FALLOC_KEEP_SIZE and offset + length > volume.size_bytes:
@@ -70,7 +70,7 @@ class RangeRequests:
         length = max(min(length, source.size_bytes - from_offset, _LARGEST_COPY_BYTES), 0)
         copied = 0
 
-        def steps() -> Iterator[bool]:
+        def steps() -> Steps:
             nonlocal copied
             copied = yield from self._store.clone_steps(source, from_offset, target, to_offset, length)
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstore.store.apportion import apportion
-from blockstore.store.classes import CLASSES, RECORDS
+from blockstore.store.classes import CLASSES, POOL_RECORDS, RECORDS
 from blockstore.store.geometry import (
     COMPRESSED,
     DENSE,
@@ -27,6 +27,7 @@ from blockstore.store.geometry import (
     FIRST_ROW,
     HOLE,
     LOST,
+    PAGED,
     PATCHED,
     SIZE_MASK,
     SIZE_SHIFT,
@@ -41,7 +42,7 @@ WINDOW: Final = 8192
 _SPAN: Final = 16 * WINDOW
 """Blocks in which one step looks for map entries that have memory: a sparse volume is passed over so fast."""
 
-_ZERO, _SHARED, _PATCHED, _COMPRESSED, _DENSE, _RAW = range(len(CLASSES))
+_ZERO, _SHARED, _PATCHED, _COMPRESSED, _DENSE, _RAW, _IN_TIER = range(len(CLASSES))
 _CLASS_OF: Final = np.full(ENCODING_MASK + 1, _RAW, dtype=np.int64)
 _CLASS_OF[[PATCHED, COMPRESSED, DENSE, DENSE_PATCHED]] = _PATCHED, _COMPRESSED, _DENSE, _DENSE
 _REFERENCES: Final = RECORDS.index("references")
@@ -70,8 +71,8 @@ class VolumeCensus:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of live records."""
-        return sum(self.record_bytes.values())
+        """Bytes of live records in the pool."""
+        return sum(self.record_bytes[name] for name in POOL_RECORDS)
 
 
 @dataclass
@@ -151,7 +152,7 @@ def _record_bytes(store: Store, first: int) -> npt.NDArray[np.int64]:
     end = min(first + WINDOW, store.rows.next_row)
     where, count = store.rows.where.array[first:end], store.rows.count.array[first:end]
     kind = _kinds(where, count) - _FIRST_RECORD
-    kind[count == 0] = _REFERENCES  # a free row is among them, with a size of 0
+    kind[(count == 0) & (where < np.uint64(PAGED))] = _REFERENCES  # a free row is among them, with a size of 0
     return np.bincount(kind, weights=_sizes(where), minlength=len(RECORDS)).astype(np.int64)
 
 
@@ -159,6 +160,7 @@ def _kinds(where: npt.NDArray[np.uint64], count: npt.NDArray[np.uint32]) -> npt.
     """The class of each row, as a place in CLASSES."""
     kind: npt.NDArray[np.int64] = _CLASS_OF[where & np.uint64(ENCODING_MASK)]
     kind[count > 1] = _SHARED
+    kind[where >= np.uint64(PAGED)] = _IN_TIER
     return kind
 
 

@@ -1,14 +1,17 @@
 """From a row back to its 4096 bytes, and from a volume to any range of its bytes.
 
 What is read is checked against the row's digest: a record that does not decode to what was written raises
-CorruptBlock, and no byte of it is returned. A hot path; its benchmark is `scripts/bench engine`.
+CorruptBlock, and no byte of it is returned. A record that is in the tier raises NotHere. It costs the others nothing:
+its word names a place beyond the pool, where nothing decodes, and only then is it looked at closer.
+
+A hot path; its benchmark is `scripts/bench engine`.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from blockstore.errors import CorruptBlock
+from blockstore.errors import BlockstoreError, CorruptBlock
 from blockstore.store.codec import DecodeError, decode, decompress, digest
 from blockstore.store.geometry import (
     BLOCK_BYTES,
@@ -19,28 +22,41 @@ from blockstore.store.geometry import (
     HOLE,
     ID_MASK,
     OFFSET_SHIFT,
+    PAGED,
     PATCH_BITS,
     SIZE_MASK,
     SIZE_SHIFT,
     ZERO_BLOCK,
     ZERO_ENTRY,
+    unpack_paged,
 )
 from blockstore.store.pool import Pool
+from blockstore.store.record_cache import RecordCache
 from blockstore.store.rows import Rows
 from blockstore.store.volume import Volume
 
 _ZEROS: Final = frozenset((HOLE, ZERO_ENTRY))
 
 
-class Decoder:
-    """Reads rows and the pool, writes nothing."""
+class NotHere(BlockstoreError):
+    """A record is in the tier: have it fetched (fetch.py), and try again."""
 
-    def __init__(self, rows: Rows, pool: Pool) -> None:
+    def __init__(self) -> None:
+        super().__init__("a record is in the tier; try again when it was fetched")
+
+
+class Decoder:
+    """Reads rows, the pool and `cache`, writes nothing."""
+
+    def __init__(self, rows: Rows, pool: Pool, cache: RecordCache | None = None) -> None:
         self._rows = rows
         self._pool = pool
+        self.cache = cache or RecordCache(pool.pieces)
 
     def content(self, row: int) -> bytes:
-        """The block of a live row, not checked against its digest: for comparing, and for references."""
+        """The block of a live row, not checked against its digest: for comparing, and for references.
+
+        Raises CorruptBlock, NotHere."""
         rows = self._rows
         if row >= rows.capacity:
             raise CorruptBlock(row, "there is no such row")
@@ -51,25 +67,43 @@ class Decoder:
             if base >= rows.capacity or rows.where.items[base] & PATCH_BITS == PATCH_BITS:
                 raise CorruptBlock(row, f"its reference {base} is none")
             reference = self.content(base)
+        offset = where >> OFFSET_SHIFT
+        try:
+            return decode(
+                self._pool.view[offset : offset + (where >> SIZE_SHIFT & SIZE_MASK)], where & ENCODING_MASK, reference
+            )
+        except DecodeError as error:
+            if where & PAGED:
+                return self._fetched(row, where, reference)
+            raise CorruptBlock(row, str(error)) from None
+
+    def _fetched(self, row: int, where: int, reference: bytes) -> bytes:
         try:
             return decode(self.record(where), where & ENCODING_MASK, reference)
         except DecodeError as error:
             raise CorruptBlock(row, str(error)) from None
 
-    def record(self, where: int) -> memoryview:
-        """What the pool holds there."""
+    def record(self, where: int) -> memoryview | bytes:
+        """What the pool, or the cache, holds there. Raises NotHere, and DecodeError for a place that cannot be."""
+        if where & PAGED:
+            fetched = self.cache.get(where)
+            if fetched is not None:
+                return fetched
+            if self.cache.generation(where) < 0:
+                raise DecodeError(f"the tier has no piece {unpack_paged(where)[0]} for it")
+            raise NotHere
         offset = where >> OFFSET_SHIFT
         return self._pool.view[offset : offset + (where >> SIZE_SHIFT & SIZE_MASK)]
 
     def read_block(self, volume: Volume, number: int) -> bytes:
-        """One whole block; the map must cover it. Raises CorruptBlock."""
+        """One whole block; the map must cover it. Raises CorruptBlock, NotHere."""
         entry = volume.lookup(number)
         if not entry or entry == ZERO_ENTRY:
             return ZERO_BLOCK
         return self.verified(entry, volume.domain.seed)
 
     def read_blocks(self, volume: Volume, first: int, count: int) -> list[bytes]:
-        """`count` whole blocks from block `first`. Raises CorruptBlock."""
+        """`count` whole blocks from block `first`. Raises CorruptBlock, NotHere."""
         where_of, digest_of, view = self._rows.where.items, self._rows.digest.items, self._pool.view
         seed = volume.domain.seed
         blocks: list[bytes] = []
@@ -94,7 +128,7 @@ class Decoder:
         return blocks
 
     def verified(self, entry: int, seed: int) -> bytes:
-        """The block of a map entry that is neither HOLE nor ZERO. Raises CorruptBlock."""
+        """The block of a map entry that is neither HOLE nor ZERO. Raises CorruptBlock, NotHere."""
         row, rows = entry & ID_MASK, self._rows
         try:
             where = rows.where.items[row]
@@ -109,7 +143,12 @@ class Decoder:
         except IndexError:
             raise CorruptBlock(row, "there is no such row") from None
         except DecodeError as error:
-            raise CorruptBlock(row, str(error)) from None
+            if not where & PAGED:
+                raise CorruptBlock(row, str(error)) from None
+            block = self.content(row)
+            found = digest(block, seed)
+            if found == rows.digest.items[row] and not (found ^ entry) >> CHECK_SHIFT:
+                return block
         raise _mismatch(row, entry, rows.digest.items[row])
 
     def read(self, volume: Volume, offset: int, length: int) -> list[bytes | memoryview]:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from blockstore.errors import CorruptBlock, OutOfRoom
 from blockstore.store import dense
 from blockstore.store.codec import DecodeError, decode, digest
-from blockstore.store.decode import Decoder
+from blockstore.store.decode import Decoder, NotHere
 from blockstore.store.domains import Domains
 from blockstore.store.geometry import (
     COMPRESSED,
@@ -30,6 +30,7 @@ from blockstore.store.geometry import (
     DENSE_PATCHED,
     ENCODING_MASK,
     FIRST_ROW,
+    PAGED,
     PATCH_BITS,
     PATCHED,
     RAW,
@@ -175,8 +176,9 @@ class Densify:
         where = self._rows.where.array[self._scanned : end]
         segment = (where >> np.uint64(WHERE_SEGMENT_SHIFT)).astype(np.int64)
         size = where >> np.uint64(SIZE_SHIFT) & np.uint64(SIZE_MASK)
-        # A limit that was raised since has made segments that are not cold.
+        # A limit that was raised since has made segments that are not cold; what is paged is in none.
         wanted = _IS_TRIED[where & np.uint64(ENCODING_MASK)] & (size >= MINIMUM_BYTES) & cold.take(segment, mode="clip")
+        wanted &= where < np.uint64(PAGED)
         self._pending = (np.flatnonzero(wanted) + self._scanned).tolist()
         self._scanned = end
         self._seeds = self._domains.seeds()
@@ -186,7 +188,7 @@ class Densify:
         rows, decoder = self._rows, self._decoder
         where, domain = rows.where.items[row], rows.domain.items[row]
         encoding = where & ENCODING_MASK
-        if not _IS_TRIED[encoding] or domain not in self._seeds:
+        if not _IS_TRIED[encoding] or domain not in self._seeds or where & PAGED:
             return None
         is_patch = encoding & PATCH_BITS == PATCH_BITS
         base = rows.reference.items[row] if is_patch else 0
@@ -195,8 +197,8 @@ class Densify:
         try:
             reference = decoder.content(base) if base else b""
             block = decode(decoder.record(where), encoding, reference)
-        except (CorruptBlock, DecodeError):
-            return None  # whoever reads it is told
+        except (CorruptBlock, DecodeError, NotHere):
+            return None  # whoever reads it is told; what is in the tier is cold enough
         return Cold(row, where, base, rows.digest.items[row], self._seeds[domain], block, reference)
 
     def _is_unchanged(self, cold: Cold) -> bool:

@@ -16,12 +16,15 @@ A row says where its record is in one 64-bit word, so that moving a record is a 
 
     bits 0..2    encoding (FREE, RAW, COMPRESSED, PATCHED, DENSE, DENSE_PATCHED)
     bits 3..15   record size in bytes, 1..4096
-    bits 16..63  byte offset of the record in the pool
+    bits 16..62  byte offset of the record in the pool
+    bit  63      PAGED: the record is in the tier; bits 36..62 are the piece then, 16..35 the offset in it
+
+So a paged word, to a reader that does not ask, is a place beyond the end of any pool, where nothing is.
 """
 
 from typing import Final
 
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
 
 BLOCK_BYTES: Final = 4096
 BLOCK_SHIFT: Final = 12
@@ -63,6 +66,10 @@ SIZE_MASK: Final = 0x1FFF
 OFFSET_SHIFT: Final = 16
 WHERE_SEGMENT_SHIFT: Final = OFFSET_SHIFT + SEGMENT_SHIFT
 
+PAGED: Final = 1 << 63
+PIECE_MASK: Final = (PAGED >> WHERE_SEGMENT_SHIFT) - 1
+"""Of a paged word, shifted by WHERE_SEGMENT_SHIFT."""
+
 
 def pack_where(offset: int, size_bytes: int, encoding: int) -> int:
     """The `where` word of a row. The hot paths write this expression out."""
@@ -72,3 +79,9 @@ def pack_where(offset: int, size_bytes: int, encoding: int) -> int:
 def unpack_where(where: int) -> tuple[int, int, int]:
     """(offset, size_bytes, encoding) of a `where` word."""
     return where >> OFFSET_SHIFT, where >> SIZE_SHIFT & SIZE_MASK, where & ENCODING_MASK
+
+
+def unpack_paged(where: int) -> tuple[int, int, int]:
+    """(piece, offset in it, size_bytes) of a paged `where` word."""
+    offset = where >> OFFSET_SHIFT & (SEGMENT_BYTES - 1)
+    return where >> WHERE_SEGMENT_SHIFT & PIECE_MASK, offset, where >> SIZE_SHIFT & SIZE_MASK

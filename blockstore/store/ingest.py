@@ -22,7 +22,7 @@ import numpy.typing as npt
 from blockstore.errors import CorruptBlock
 from blockstore.store.codec import Buffer, compress_all, digest, make_patch
 from blockstore.store.content_index import ContentIndex
-from blockstore.store.decode import Decoder
+from blockstore.store.decode import Decoder, NotHere
 from blockstore.store.features import FeatureMaker
 from blockstore.store.geometry import (
     BLOCK_BYTES,
@@ -168,8 +168,8 @@ class Ingest:
     def _has(self, row: int, block: memoryview) -> bool:
         try:
             return self._decoder.content(row) == bytes(block)  # a memoryview compares item by item
-        except CorruptBlock:
-            return False  # reported when somebody reads it; nothing new may be tied to it
+        except (CorruptBlock, NotHere):
+            return False  # nothing new may be tied to damage, which its reader reports; and no write waits for a tier
 
     def _encode(
         self,
@@ -217,7 +217,7 @@ class Ingest:
                 self.breathe()
             try:
                 patch = make_patch(fresh[place], content(candidate))
-            except CorruptBlock:
+            except (CorruptBlock, NotHere):
                 continue
             if len(patch) < size - PATCH_GAIN_BYTES:
                 encoded.records[place] = patch

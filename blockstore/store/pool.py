@@ -5,8 +5,10 @@ of which only what was written is ever touched. A segment's memory goes back to 
 any more. A record never changes: what is overwritten or freed leaves *garbage* behind, which compaction
 (upkeep.py) turns into free segments.
 
-Written by: ingest (append), upkeep (append, release_segment), densify (append, forget), release (count). Nobody else
-has a method for it.
+Records may be in a tier instead, in *pieces* (pieces.py); words of rows that say so are PAGED.
+
+Written by: ingest (append), upkeep (append, release_segment), densify and paging (append, forget), release (forget),
+repair (mend). Nobody else has a method for it.
 """
 
 from __future__ import annotations
@@ -16,19 +18,29 @@ import mmap
 import os
 from array import array
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from blockstore.errors import InputError, OutOfRoom
 from blockstore.store.codec import Buffer
-from blockstore.store.geometry import SEGMENT_BYTES, WHERE_SEGMENT_SHIFT
+from blockstore.store.geometry import PAGED, SEGMENT_BYTES, WHERE_SEGMENT_SHIFT
 from blockstore.store.home import Home, lack_of_room, no_room_under, punch
+from blockstore.store.pieces import Pieces
 from blockstore.store.pool_limit import check_limit
 
 COMPACTION_RESERVE_SEGMENTS: Final = 2
 """Kept free of new records, so that compaction can always move the live records of one segment somewhere."""
+
+_PAGED: Final = np.uint64(PAGED)
+
+
+class Places(NamedTuple):
+    """Where records can be: in this many segments, and in pieces of these sizes in bytes."""
+
+    segments: int
+    piece_lengths: npt.NDArray[np.int64]
 
 
 class Pool:
@@ -37,6 +49,7 @@ class Pool:
     def __init__(self, home: Home, limit_bytes: int) -> None:
         check_limit(limit_bytes)
         self._place = home.describe()
+        self.pieces = Pieces(home)
         self._fd = home.open("pool")
         self.limit_bytes = limit_bytes
         self._lent_bytes = 0
@@ -61,6 +74,8 @@ class Pool:
         self.tail = 0
         self.head_end = 0
         self._heads = 0
+        self.mended = 0
+        """Changes of records that stay where they are: those that undo damage."""
 
     def set_limit(self, limit_bytes: int) -> None:
         """Change the limit. Raises InputError for one below what is stored, or out of range; replaces `view`."""
@@ -91,6 +106,15 @@ class Pool:
         self._free = array("I", range(segments - 1, self.segments - 1, -1)) + self._free
         self.segments = segments
 
+    @property
+    def now(self) -> int:
+        """A clock that ticks when a segment is full: the generation of the head."""
+        return self._heads
+
+    def places(self, *, found: bool = False) -> Places:
+        """Where records can be; with `found` only what was there when the state was opened."""
+        return Places(self.found_segments if found else self.segments, self.pieces.lengths())
+
     def _most_segments(self) -> int:
         """How many may be allocated. What was lent and is wanted back may still be in use: there is no room for
         anything new then, but compaction can go on."""
@@ -99,7 +123,8 @@ class Pool:
 
     def adopt(self, where: npt.NDArray[np.uint64]) -> None:
         """At start on existing state: learn from the rows' words which segments are in use; free the others."""
-        live = where[where != 0]
+        self.pieces.adopt(where[where >= _PAGED])
+        live = where[(where != 0) & (where < _PAGED)]
         segments = (live >> np.uint64(WHERE_SEGMENT_SHIFT)).astype(np.int64)
         sizes = (live >> np.uint64(3) & np.uint64(0x1FFF)).astype(np.int64)
         np.add.at(self.live_bytes, segments, sizes)
@@ -195,13 +220,23 @@ class Pool:
         self.head_end = self.tail + SEGMENT_BYTES
 
     def forget(self, where: npt.NDArray[np.uint64]) -> None:
-        """The records at these words are garbage from now on. Segments without a live record are released."""
+        """The records at these words are garbage from now on. Segments without a live record are released, and pieces
+        doomed."""
+        paged = where >= _PAGED
+        if paged.any():
+            self.pieces.forget(where[paged])
+            where = where[~paged]
         segments = (where >> np.uint64(WHERE_SEGMENT_SHIFT)).astype(np.int64)
         sizes = (where >> np.uint64(3) & np.uint64(0x1FFF)).astype(np.int64)
         np.subtract.at(self.live_bytes, segments, sizes)
         for segment in np.unique(segments[self.live_bytes[segments] == 0]).tolist():
             if segment != self.head:
                 self.release_segment(segment)
+
+    def mend(self, offset: int, byte: int) -> None:
+        """This is what stood here before it was damaged."""
+        self.view[offset] = byte
+        self.mended += 1
 
     def release_segment(self, segment: int) -> None:
         """Give the memory of a segment that no row points into back to the host."""
@@ -237,6 +272,7 @@ class Pool:
         """Let go of the memory; the file stays."""
         self.view = memoryview(b"")
         os.close(self._fd)
+        self.pieces.close()
 
 
 def _read_only_map(fd: int, length: int) -> mmap.mmap:

@@ -1,5 +1,7 @@
 """Undoing what one changed bit has done to a row or its record: try all, and keep the one that gives the digest.
 
+What is in the tier cannot be mended there, only the row that points at it.
+
 A digest of 64 bits makes a false success impossible in practice. What is tried is never in the tables: one store puts
 the right word or byte in its place at the end.
 """
@@ -12,8 +14,8 @@ import numpy as np
 
 from blockstore.errors import CorruptBlock
 from blockstore.store.codec import Buffer, DecodeError, decode, digest
-from blockstore.store.decode import Decoder
-from blockstore.store.geometry import ENCODING_MASK, FIRST_ROW, OFFSET_SHIFT, PATCH_BITS
+from blockstore.store.decode import Decoder, NotHere
+from blockstore.store.geometry import ENCODING_MASK, FIRST_ROW, OFFSET_SHIFT, PAGED, PATCH_BITS
 from blockstore.store.pool import Pool
 from blockstore.store.rows import Rows
 from blockstore.store.soundness import names_record
@@ -35,13 +37,15 @@ class Repair:
         self._seeds = seeds
 
     def is_whole(self, row: int) -> bool:
-        """Does the row decode to what its digest says?"""
+        """Does the row decode to what its digest says? Raises NotHere."""
         rows = self._rows
         where, base = rows.where.items[row], rows.reference.items[row]
-        return self._gives(where, base, rows.domain.items[row], rows.digest.items[row])
+        return self._digest_of(where, base, rows.domain.items[row]) == rows.digest.items[row]
 
     def steps(self, row: int) -> Iterator[bool]:
-        """Repair a row that is not whole, if one bit is to blame. It is whole afterwards, or as it was."""
+        """Repair a row that is not whole, if one bit is to blame. It is whole afterwards, or as it was.
+
+        Raises NotHere."""
         rows = self._rows
         where, base, domain, wanted = (
             column.items[row] for column in (rows.where, rows.reference, rows.domain, rows.digest)
@@ -68,7 +72,7 @@ class Repair:
 
     def _record_steps(self, row: int, where: int, base: int, domain: int, wanted: int) -> Iterator[bool]:
         seed, reference = self._seeds.get(domain), self._reference(where, base)
-        if seed is None or reference is None or not self._names_record(where):
+        if seed is None or reference is None or not self._names_record(where) or where & PAGED:
             return
         record = bytearray(self._decoder.record(where))
         for position in range(len(record)):
@@ -76,17 +80,20 @@ class Repair:
                 record[position] ^= 1 << bit
                 if _digest(record, where & ENCODING_MASK, reference, seed) == wanted:
                     if self._rows.where.items[row] == where:  # it was not moved meanwhile
-                        self._pool.view[(where >> OFFSET_SHIFT) + position] = record[position]
+                        self._pool.mend((where >> OFFSET_SHIFT) + position, record[position])
                     return
                 record[position] ^= 1 << bit
             if position % (TRIES_A_STEP // 8) == 0:
                 yield True
 
     def _gives(self, where: int, base: int, domain: int, wanted: int) -> bool:
-        return self._digest_of(where, base, domain) == wanted
+        try:
+            return self._digest_of(where, base, domain) == wanted
+        except NotHere:
+            return False
 
     def _digest_of(self, where: int, base: int, domain: int) -> int | None:
-        """The digest of what a row with these words decodes to; None if that is nothing."""
+        """The digest of what a row with these words decodes to; None if that is nothing. Raises NotHere."""
         seed, reference = self._seeds.get(domain), self._reference(where, base)
         if seed is None or reference is None or not self._names_record(where):
             return None
@@ -105,7 +112,7 @@ class Repair:
             return None
 
     def _names_record(self, where: int) -> bool:
-        return bool(names_record(np.array([where], dtype=np.uint64), self._pool.segments)[0])
+        return bool(names_record(np.array([where], dtype=np.uint64), self._pool.places())[0])
 
 
 def _digest(record: Buffer, encoding: int, reference: bytes, seed: int) -> int | None:

@@ -3,10 +3,11 @@
     {"volumes": {NAME: {...}}, "total": {...}}, and in each, in bytes unless said otherwise:
 
     logical        size of the file
-    touched        memory that was written and not freed; = zero + shared + patched + compressed + dense + raw
-    zero ... raw   how it is kept; like `touched`, also in blocks: touched_blocks, zero_blocks, ...
+    touched        memory that was written and not freed; = zero + shared + patched + compressed + dense + raw + paged
+    zero ... paged how it is kept; like `touched`, also in blocks: touched_blocks, zero_blocks, ...
     stored         records in the pool; = stored_shared + stored_patched + stored_compressed + stored_dense
                    + stored_raw + stored_references (nobody has them any more, but patches are against them)
+    stored_paged   records in the tier, which take no memory
     pool           memory of the pool: stored, and what is garbage or not yet filled
     tables         memory of the store's tables
     daemon_memory  of the mount's processes and small files            } only where there is a mount

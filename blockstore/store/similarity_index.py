@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstore.store.features import NO_FEATURE
-from blockstore.store.geometry import ENCODING_MASK, FREE, PATCH_BITS
+from blockstore.store.geometry import ENCODING_MASK, FREE, PAGED, PATCH_BITS
 from blockstore.store.home import Home
 from blockstore.store.rows import MAXIMUM_DEPENDENTS, Rows
 from blockstore.store.shared_array import SharedArray
@@ -24,6 +24,7 @@ SLOTS_PER_ROW: Final = 2
 slot costs 5 bytes, and a table that just doubled has twice as many: 20 bytes a row at most."""
 
 _PATCH: Final = np.uint64(PATCH_BITS)
+_PAGED: Final = np.uint64(PAGED)
 _FIRST_SLOTS: Final = 8192
 _TAG_MIX: Final = np.uint32(0x9E37_79B1)
 _TAG_SHIFT: Final = np.uint32(24)
@@ -81,6 +82,7 @@ class SimilarityIndex:
         return (  # type: ignore[no-any-return]
             (where & np.uint64(ENCODING_MASK) != FREE)
             & (where & _PATCH != _PATCH)
+            & (where < _PAGED)  # no write waits for a tier
             & (rows.domain.array[row] == domain)
             & (rows.dependents.array[row] < MAXIMUM_DEPENDENTS)
             & (rows.count.array[row] != 0)  # nothing new may keep a row that only patches need

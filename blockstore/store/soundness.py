@@ -23,6 +23,7 @@ from blockstore.store.geometry import (
     OFFSET_SHIFT,
     PATCH_BITS,
     PATCHED,
+    PIECE_MASK,
     RAW,
     SEGMENT_BYTES,
     SIZE_MASK,
@@ -30,6 +31,7 @@ from blockstore.store.geometry import (
     WHERE_SEGMENT_SHIFT,
     ZERO_ENTRY,
 )
+from blockstore.store.pool import Places
 from blockstore.store.rows import Rows
 from blockstore.store.volume import ids_of
 
@@ -45,43 +47,54 @@ _IS_KNOWN = np.isin(np.arange(ENCODING_MASK + 1), (RAW, COMPRESSED, PATCHED, DEN
 _IN_SEGMENT = np.uint64(SEGMENT_BYTES - 1)
 
 
-def usable_rows(rows: Rows, segments: int, ids: npt.NDArray[np.int64] | None = None) -> Mask:
-    """For each of these rows, or for all: does it name a record within the first `segments` segments, and a
-    reference if it is a patch?"""
+def usable_rows(rows: Rows, places: Places, ids: npt.NDArray[np.int64] | None = None) -> Mask:
+    """For each of these rows, or for all: does it name a record in one of these places, and a reference if it is a
+    patch?"""
     ids = np.arange(rows.capacity) if ids is None else ids
-    usable = names_record(rows.where.array[ids], segments) & (ids >= FIRST_ROW)
+    usable = names_record(rows.where.array[ids], places) & (ids >= FIRST_ROW)
     patched = np.flatnonzero(usable & (rows.where.array[ids] & _PATCH == _PATCH))
     if len(patched):
         base = rows.reference.array[ids[patched]].astype(np.int64)
         in_range = (base >= FIRST_ROW) & (base < rows.capacity)
         where = rows.where.array[np.where(in_range, base, 0)]
-        usable[patched] = in_range & names_record(where, segments) & (where & _PATCH != _PATCH)
+        usable[patched] = in_range & names_record(where, places) & (where & _PATCH != _PATCH)
     return usable
 
 
-def names_record(where: npt.NDArray[np.uint64], segments: int) -> Mask:
-    """For each `where` word: does it say a known encoding, and a record that lies in one of the segments?"""
+def names_record(where: npt.NDArray[np.uint64], places: Places) -> Mask:
+    """For each `where` word: does it say a known encoding, and a record that lies in a segment or a piece?"""
     encoding = where & _ENCODING
     size = where >> np.uint64(SIZE_SHIFT) & np.uint64(SIZE_MASK)
     start = (where >> np.uint64(OFFSET_SHIFT)) & _IN_SEGMENT
     found = _IS_KNOWN[encoding] & (size > 0) & (size <= BLOCK_BYTES)
-    found &= (where >> np.uint64(WHERE_SEGMENT_SHIFT)) < segments
-    found &= (start + size <= SEGMENT_BYTES) & ((encoding != RAW) | (size == BLOCK_BYTES))
+    found &= start + size <= _room(where >> np.uint64(WHERE_SEGMENT_SHIFT), places)
+    found &= (encoding != RAW) | (size == BLOCK_BYTES)
     return np.asarray(found, dtype=np.bool_)
 
 
-def sound_entries(rows: Rows, segments: int, entries: npt.NDArray[np.uint64]) -> Mask:
+def _room(place: npt.NDArray[np.uint64], places: Places) -> npt.NDArray[np.uint64]:
+    """The bytes that each segment or piece has; 0 if there is none."""
+    room = np.where(place < places.segments, np.uint64(SEGMENT_BYTES), np.uint64(0))
+    paged = np.flatnonzero(place > PIECE_MASK)
+    if len(paged):
+        number = (place[paged] & np.uint64(PIECE_MASK)).astype(np.int64)
+        known = number < len(places.piece_lengths)
+        room[paged] = np.where(known, places.piece_lengths[np.where(known, number, 0)], 0)
+    return room
+
+
+def sound_entries(rows: Rows, places: Places, entries: npt.NDArray[np.uint64]) -> Mask:
     """For each map entry: is it one that points at no row, or at a usable row whose content it was made for?"""
     ids = ids_of(entries)
     ids[ids >= rows.capacity] = HOLE
     matches = (entries ^ rows.digest.array[ids]) < _CHECK_FLOOR
-    return np.asarray((usable_rows(rows, segments, ids) & matches) | np.isin(entries, NOT_ROWS))
+    return np.asarray((usable_rows(rows, places, ids) & matches) | np.isin(entries, NOT_ROWS))
 
 
-def entry_before(rows: Rows, segments: int, entry: int, domain: int) -> int | None:
+def entry_before(rows: Rows, places: Places, entry: int, domain: int) -> int | None:
     """The entry that this one was before one of its bits was changed, if there is just one such."""
     candidates = np.uint64(entry) ^ _SINGLE_BITS
-    sound = candidates[sound_entries(rows, segments, candidates)]
+    sound = candidates[sound_entries(rows, places, candidates)]
     ids = ids_of(sound)
     sound = sound[(ids < FIRST_ROW) | (rows.domain.array[ids] == domain)]
     return int(sound[0]) if len(sound) == 1 else None

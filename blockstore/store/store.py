@@ -3,7 +3,8 @@
 Everything that changes a volume is a sequence of *steps*, a generator: each `next` does at most about a
 millisecond of work, so that whoever owns the store can do something more urgent in between. A step yields True
 when it went on, and False when the pool has no room for it: nothing of it was done, and it can be tried again
-when room was made. `run` drives steps to their end in one go.
+when room was made. It yields Blocks when it needs these and some of them are in the tier: it can be tried again when
+they were fetched (fetch.py). `run` drives steps to their end in one go.
 
 One thread at a time may use a Store; the daemon puts it behind one door (daemon/door.py).
 """
@@ -19,9 +20,10 @@ import numpy.typing as npt
 from blockstore.errors import CorruptBlock, InputError, OutOfRoom, StateError
 from blockstore.store import superblock
 from blockstore.store.content_index import ContentIndex
-from blockstore.store.decode import Decoder
+from blockstore.store.decode import Decoder, NotHere
 from blockstore.store.densify import Densify
 from blockstore.store.domains import Domains
+from blockstore.store.fetch import Blocks, missing
 from blockstore.store.geometry import (
     BLOCK_BYTES,
     BLOCK_SHIFT,
@@ -33,6 +35,7 @@ from blockstore.store.geometry import (
 )
 from blockstore.store.home import Home
 from blockstore.store.ingest import SLICE_BLOCKS, Extent, Ingest
+from blockstore.store.paging import Paging
 from blockstore.store.pool import COMPACTION_RESERVE_SEGMENTS, Pool
 from blockstore.store.references import acquire, release, rows_of
 from blockstore.store.repair import Repair
@@ -42,7 +45,8 @@ from blockstore.store.soundness import entry_before, sound_entries
 from blockstore.store.upkeep import Upkeep
 from blockstore.store.volume import MAXIMUM_SIZE_BYTES, Volume, file_name, ids_of, read_header
 
-Steps = Iterator[bool]
+Outcome = bool | Blocks
+Steps = Iterator[Outcome]
 
 DISCARD_STEP_BLOCKS = 4096
 """Blocks made holes in one step: numpy does them at once, in about half a millisecond."""
@@ -70,6 +74,7 @@ class Store:
         """
         self._home = home
         existed = superblock.check_or_create(home)
+        self.id = superblock.read_id(home)
         with ExitStack() as files:  # those of a state that is refused are not left open
             self.pool = files.enter_context(closing(Pool(home, pool_limit_bytes)))
             self.rows = files.enter_context(closing(Rows(home)))
@@ -82,6 +87,7 @@ class Store:
             self._ingest = Ingest(self.rows, self.pool, self.content, self.similarity, self.decoder, patching=patching)
             self.upkeep = Upkeep(self.rows, self.pool)
             self.densify = Densify(self.rows, self.pool, self.decoder, self.domains)
+            self.paging = Paging(self.rows, self.pool)
             self.slice_blocks = SLICE_BLOCKS
             """Blocks that a step of a write takes; less where somebody waits for its end, at a price for each block."""
             self.lost_blocks = 0
@@ -118,7 +124,7 @@ class Store:
         self.domains.leave(volume.domain)
 
     def read(self, volume: Volume, offset: int, length: int) -> list[bytes | memoryview]:
-        """Up to `length` bytes from `offset`, as pieces; shorter only at the end. Raises CorruptBlock."""
+        """Up to `length` bytes from `offset`, as pieces; shorter only at the end. Raises CorruptBlock, NotHere."""
         return self.decoder.read(volume, offset, length)
 
     def write_steps(
@@ -131,6 +137,7 @@ class Store:
         """Write at any offset; the volume grows as needed. `data` must stay as it is until the last step."""
         view, position, end = memoryview(data), offset, offset + len(data)
         check_size(end)
+        yield from self._cut_paged_tail(volume)
         while position < end:
             block, skip = position >> BLOCK_SHIFT, position & (BLOCK_BYTES - 1)
             if skip or end - position < BLOCK_BYTES:
@@ -138,8 +145,8 @@ class Store:
             else:
                 stop = position + min((end - position) >> BLOCK_SHIFT, self.slice_blocks) * BLOCK_BYTES
             piece = view[position - offset : stop - offset]
-            while not self._write_slice(volume, position, piece, reserved_segments):
-                yield self.upkeep.step()  # compaction makes room, or there is none to be made
+            while (outcome := self._write_slice(volume, position, piece, reserved_segments)) is not True:
+                yield outcome or self.upkeep.step()  # compaction makes room, or there is none to be made
             position = stop
             yield True
         for _ in range(self.upkeep.owed_steps(len(data) >> BLOCK_SHIFT)):
@@ -154,6 +161,8 @@ class Store:
 
         False when there is no room; then nothing was written, and `write_steps` of each can wait for some.
         """
+        if any(extent.volume.has_paged_tail for extent in extents):
+            return False
         for extent in extents:
             check_size((extent.first + extent.blocks) << BLOCK_SHIFT)
         try:
@@ -188,6 +197,7 @@ class Store:
     def resize_steps(self, volume: Volume, size_bytes: int) -> Steps:
         """Truncate down, freeing what is cut off, or up, adding a hole."""
         check_size(size_bytes)
+        yield from self._cut_paged_tail(volume)
         if size_bytes < volume.size_bytes:
             yield from self.discard_steps(volume, size_bytes, volume.size_bytes - size_bytes)
         volume.set_size(size_bytes)
@@ -195,7 +205,7 @@ class Store:
 
     def clone_steps(
         self, source: Volume, source_offset: int, target: Volume, target_offset: int, length: int
-    ) -> Generator[bool, None, int]:
+    ) -> Generator[Outcome, None, int]:
         """Copy a range between volumes of one domain (to itself if it does not overlap): block ids, no data.
 
         Parts that are not whole blocks on both sides are copied as bytes. Returns how many bytes were copied: fewer
@@ -203,6 +213,8 @@ class Store:
         """
         assert source.domain is target.domain
         check_size(target_offset + length)
+        yield from self._cut_paged_tail(source)
+        yield from self._cut_paged_tail(target)
         aligned = not (source_offset | target_offset) & (BLOCK_BYTES - 1)
         done = 0
         target.cover((target_offset + max(min(length, source.size_bytes - source_offset), 0)) >> BLOCK_SHIFT)
@@ -217,7 +229,12 @@ class Store:
                 yield from self._discard_blocks(target, to >> BLOCK_SHIFT, (to >> BLOCK_SHIFT) + 1)
                 done += left
             else:
-                data = b"".join(self.read(source, position, min(left, SLICE_BLOCKS * BLOCK_BYTES)))
+                size = min(left, SLICE_BLOCKS * BLOCK_BYTES)
+                try:
+                    data = b"".join(self.read(source, position, size))
+                except NotHere:
+                    yield blocks_of(source, position, size)
+                    continue
                 yield from self.write_steps(target, to, data)
                 done += len(data)
         if done:
@@ -250,6 +267,7 @@ class Store:
             + self.content.size_bytes
             + self.similarity.size_bytes
             + self.domains.size_bytes
+            + self.pool.pieces.size_bytes
             + sum(volume.table_bytes for volume in self.volumes.values())
         )
 
@@ -271,11 +289,15 @@ class Store:
         for volume in self.volumes.values():
             volume.close()
 
-    def _write_slice(self, volume: Volume, position: int, piece: memoryview, reserved_segments: int) -> bool:
-        """Write whole blocks, or a part of one; False when there is no room, and then nothing has changed."""
+    def _write_slice(self, volume: Volume, position: int, piece: memoryview, reserved_segments: int) -> Outcome:
+        """Write whole blocks, or a part of one; False when there is no room, and then nothing has changed, Blocks when
+        the rest of one is in the tier."""
         block, skip, end = position >> BLOCK_SHIFT, position & (BLOCK_BYTES - 1), position + len(piece)
         if skip or len(piece) < BLOCK_BYTES:
-            old = self.decoder.read_block(volume, block)
+            try:
+                old = self.decoder.read_block(volume, block)
+            except NotHere:
+                return Blocks(volume, block, block + 1)
             piece = memoryview(b"".join((old[:skip], piece, old[skip + len(piece) :])))
         try:
             volume.cover(block + len(piece) // BLOCK_BYTES)
@@ -330,12 +352,12 @@ class Store:
     def _adopt(self, *, mend: bool) -> None:
         """Make what is rebuilt at start from what is kept: counts, free lists, the content index (DESIGN.md 5)."""
         self.domains.forget_empty()
-        counts = np.zeros(self.rows.capacity, dtype=np.int64)
+        counts, places = np.zeros(self.rows.capacity, dtype=np.int64), self.pool.places(found=True)
         for volume in self.volumes.values():
             volume.adopt()
             for start, end in volume.prepared(0, volume.blocks):
                 entries = volume.map_array[start:end]
-                sound = sound_entries(self.rows, self.pool.found_segments, entries)
+                sound = sound_entries(self.rows, places, entries)
                 if not sound.all():
                     self._mend(volume, np.flatnonzero(~sound) + start, mend=mend)
                 self.lost_blocks += int(np.count_nonzero(entries == LOST_ENTRY))
@@ -350,19 +372,26 @@ class Store:
         """Map entries that are damaged, or point at rows that are."""
         if not mend:
             raise self._damaged(f"{len(blocks)} blocks of {file_name(volume.number)} cannot be found any more")
-        segments, repair = self.pool.found_segments, Repair(self.rows, self.pool, self.decoder, self.domains.seeds())
+        places = self.pool.places(found=True)
+        repair = Repair(self.rows, self.pool, self.decoder, self.domains.seeds())
         for block in blocks.tolist():
             row = volume.lookup(block) & ID_MASK
             if FIRST_ROW <= row < self.rows.capacity:
-                run(repair.steps(row))
-            if not sound_entries(self.rows, segments, volume.entries(block, 1)).all():
-                before = entry_before(self.rows, segments, volume.lookup(block), volume.domain.index)
+                with suppress(NotHere):  # then its record says nothing about what is wrong
+                    run(repair.steps(row))
+            if not sound_entries(self.rows, places, volume.entries(block, 1)).all():
+                before = entry_before(self.rows, places, volume.lookup(block), volume.domain.index)
                 volume.map[block] = LOST_ENTRY if before is None else before
 
     def _cut_tail(self, volume: Volume) -> None:
-        """A write killed before it could store the new size has left bytes in the last block behind the old one."""
+        """A write killed before it could store the new size has left bytes in the last block behind the old one.
+
+        So has a clone, and that may be of a block in the tier, which is not waited for now."""
         block, used = volume.size_bytes >> BLOCK_SHIFT, volume.size_bytes & (BLOCK_BYTES - 1)
         if not used or volume.lookup(block) in (HOLE, ZERO_ENTRY):
+            return
+        if missing(self.rows, self.decoder.cache, Blocks(volume, block, block + 1)):
+            volume.has_paged_tail = True
             return
         with suppress(CorruptBlock):  # whoever reads it is told
             content = self.decoder.read_block(volume, block)
@@ -372,6 +401,20 @@ class Store:
                     volume.domain, [Extent(volume, block, cut)], reserved_segments=0
                 )  # the pool may be full
 
+    def _cut_paged_tail(self, volume: Volume) -> Steps:
+        """What could not be done at the start, before anything may grow the volume or take its last block."""
+        while volume.has_paged_tail:
+            tail = blocks_of(volume, volume.size_bytes, 1)
+            if missing(self.rows, self.decoder.cache, tail):
+                yield tail
+                continue
+            try:
+                self._cut_tail(volume)
+            except OutOfRoom:
+                yield self.upkeep.step()
+                continue
+            volume.has_paged_tail = False
+
     def _damaged(self, what: str) -> StateError:
         return StateError(
             f"the state in {self._home.describe()} is damaged: {what}; `blockstore verify --state "
@@ -379,14 +422,27 @@ class Store:
         )
 
 
-def run(steps: Steps) -> None:
-    """Take all the steps now. Raises OutOfRoom when one finds no room; the steps before it stay done."""
+def run(steps: Steps, fetch: Callable[[Blocks], None] | None = None) -> None:
+    """Take all the steps now. Raises OutOfRoom when one finds no room; the steps before it stay done.
+
+    `fetch` gets the blocks that a step needs from the tier; without it they are an error, NotHere.
+    """
     for went_on in steps:
+        if isinstance(went_on, Blocks):
+            if fetch is None:
+                raise NotHere
+            fetch(went_on)
+            continue
         if not went_on:
             raise OutOfRoom(
                 "there is no room: the pool is at its limit, or the file system under the state is full; "
                 "delete or punch memory, or raise --pool-limit"
             )
+
+
+def blocks_of(volume: Volume, offset: int, length: int) -> Blocks:
+    """The blocks of a range of bytes."""
+    return Blocks(volume, offset >> BLOCK_SHIFT, -(-(offset + length) // BLOCK_BYTES))
 
 
 def check_size(size_bytes: int) -> None:

@@ -1,24 +1,30 @@
 """Verification: every record decoded, every map entry and every count looked at; and repair of what can be.
 
+What is in the tier is looked at first and apart (verify_pieces.py), because it has to be fetched.
+
 In steps, beside whoever uses the store: what changes meanwhile is left out of the comparison of counts
 (`Rows.changed`), and whatever is written meanwhile was checked when it was written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from blockstore.store.decode import NotHere
 from blockstore.store.geometry import (
     BLOCK_SHIFT,
     FIRST_ROW,
     LOST,
     LOST_ENTRY,
     PATCH_BITS,
+    SIZE_MASK,
+    SIZE_SHIFT,
 )
 from blockstore.store.references import free_rows, rows_of
 from blockstore.store.repair import Repair
@@ -40,7 +46,7 @@ _PATCH: Final = np.uint64(PATCH_BITS)
 
 @dataclass
 class Finding:
-    """`kind`: block (one of a volume cannot be read), record, count, orphan, name. `volume` is its number."""
+    """`kind`: block (one of a volume cannot be read), record, piece, count, orphan, name. `volume` is its number."""
 
     kind: str
     text: str
@@ -75,10 +81,13 @@ class Verification:
         return asdict(self)
 
 
-def steps(store: Store, result: Verification, *, repair: bool) -> Iterator[bool]:
-    """Verify all of the store; `result` is complete after the last step."""
+def steps(
+    store: Store, result: Verification, *, repair: bool, unreadable: Mapping[int, int] | None = None
+) -> Iterator[bool]:
+    """Verify all of the store; `result` is complete after the last step. `unreadable` has what verify_pieces.py found:
+    rows that are damaged, unless their words are others by now."""
     rows = store.rows
-    check = _Check(store, result, repair)
+    check = _Check(store, result, repair, unreadable or {})
     result.total = rows.capacity + sum(volume.blocks for volume in store.volumes.values()) + rows.capacity
     rows.changed = np.zeros(rows.capacity, dtype=np.bool_)
     try:
@@ -91,12 +100,13 @@ def steps(store: Store, result: Verification, *, repair: bool) -> Iterator[bool]
 
 
 class _Check:
-    def __init__(self, store: Store, result: Verification, repair: bool) -> None:
+    def __init__(self, store: Store, result: Verification, repair: bool, unreadable: Mapping[int, int]) -> None:
         self._store = store
         self._rows = store.rows
         self._result = result
         self._repair = repair
         self._damaged = np.zeros(store.rows.capacity, dtype=np.bool_)
+        self._damaged[[row for row, where in unreadable.items() if store.rows.where.items[row] == where]] = True
         self._counts = np.zeros(store.rows.capacity, dtype=np.int64)
         self._dependents = np.zeros(store.rows.capacity, dtype=np.int64)
         self._seeds = store.domains.seeds()
@@ -104,15 +114,16 @@ class _Check:
 
     def records(self) -> Iterator[bool]:
         """Decode everything that is stored."""
-        rows, decoder = self._rows, self._store.decoder
+        rows = self._rows
         for first in range(FIRST_ROW, len(self._counts), RECORDS_A_STEP):
             end = min(first + RECORDS_A_STEP, len(self._counts))
             self._seeds.update(self._store.domains.seeds())
             for row in (np.flatnonzero(rows.where.array[first:end]) + first).tolist():
                 self._result.rows += 1
-                self._result.record_bytes += len(decoder.record(rows.where.items[row]))
-                if not self._repairer.is_whole(row):
-                    yield from self._damaged_row(row)
+                self._result.record_bytes += rows.where.items[row] >> SIZE_SHIFT & SIZE_MASK
+                with suppress(NotHere):  # verify_pieces.py has seen it
+                    if not self._damaged[row] and not self._repairer.is_whole(row):
+                        yield from self._damaged_row(row)
             self._result.done += end - first
             yield True
 
@@ -150,7 +161,7 @@ class _Check:
     def _window(self, volume: Volume, start: int, stop: int) -> None:
         entries = volume.map_array[start:stop]
         ids = ids_of(entries)
-        sound = sound_entries(self._rows, self._store.pool.segments, entries)
+        sound = sound_entries(self._rows, self._store.pool.places(), entries)
         for place in np.flatnonzero(~sound).tolist():
             self._damaged_entry(volume, start + place)
         known = np.where(ids < len(self._damaged), ids, 0)
@@ -163,7 +174,7 @@ class _Check:
         entry, text = volume.lookup(block), "cannot be found: its map entry, or the row that it points at, is damaged"
         before = None
         if self._repair:
-            before = entry_before(self._rows, self._store.pool.segments, entry, volume.domain.index)
+            before = entry_before(self._rows, self._store.pool.places(), entry, volume.domain.index)
             volume.map[block] = LOST_ENTRY if before is None else before
         self._unreadable(volume, block, text, repaired=before is not None)
 

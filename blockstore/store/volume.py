@@ -70,6 +70,8 @@ class Volume:
         self.number = number
         self.domain = domain
         self.deleted = False
+        self.has_paged_tail = False
+        """There may be bytes behind the end in the last block, which is in the tier (Store._cut_tail)."""
         self._place = home.describe()
         self._fd = home.open(file_name(number))
         self._pages = bytearray()

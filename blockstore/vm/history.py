@@ -58,6 +58,7 @@ class Figures(NamedTuple):
     compressed: int
     dense: int
     raw: int
+    paged: int
     stored: int
     pool: int
     tables: int
@@ -67,7 +68,7 @@ class Figures(NamedTuple):
 
     @property
     def touched(self) -> int:
-        return self.zero + self.shared + self.patched + self.compressed + self.dense + self.raw
+        return self.zero + self.shared + self.patched + self.compressed + self.dense + self.raw + self.paged
 
     @property
     def footprint(self) -> int:

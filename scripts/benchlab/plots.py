@@ -256,6 +256,7 @@ PARTS: Final = {
     "compressed": "#8cc7de",
     "dense": "#2a8a8a",
     "raw": "#c5e3ef",
+    "paged": "#8c96c6",
     "zram": "#7a9e5f",
     "tables": "#d9a441",
     "processes": "#b86b5e",

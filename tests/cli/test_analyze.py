@@ -29,6 +29,7 @@ WORDS = (
     "compressed",
     "dense",
     "raw",
+    "paged",
     "stored",
     "tables",
     "footprint",

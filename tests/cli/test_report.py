@@ -94,10 +94,22 @@ def test_the_page_says_what_status_says(mounted: Mounted) -> None:
     mounted.evict()
     until(lambda: len(samples_of(mounted)) >= 2, "two samples")
     page, status = report(mounted), mounted.status()
-    keys = ("logical", "touched", "zero", "shared", "patched", "compressed", "dense", "raw", "stored", "pool")
+    keys = ("logical", "touched", "zero", "shared", "patched", "compressed", "dense", "raw", "paged", "stored", "pool")
     for name, figures in [("total", status["total"]), *status["volumes"].items()]:
         assert page.row(name)[: len(keys)] == expected(figures, keys), name
-    for key in ("logical", "touched", "pool", "zero", "shared", "patched", "compressed", "dense", "raw", "stored"):
+    for key in (
+        "logical",
+        "touched",
+        "pool",
+        "zero",
+        "shared",
+        "patched",
+        "compressed",
+        "dense",
+        "raw",
+        "paged",
+        "stored",
+    ):
         assert any(format_size(status["total"][key]) in text for text in page.texts), key
     assert page.count("figure") == 5 and page.count("script") == 1
     assert all(word in page.texts for word in ("Saved", "Refaults per second", "Resident, by VM", "vm0", "vm1", "vm2"))
@@ -113,7 +125,7 @@ def test_hostile_names_do_nothing(lab: Lab) -> None:
     page = report(mounted)
     for name in NAMES:
         shown = printable(os.fsdecode(name))
-        assert "\x1b" not in shown and len(page.row(shown)) == 15
+        assert "\x1b" not in shown and len(page.row(shown)) == 16
         assert sum(text == shown for text in page.texts) == 2  # in the table, and in the legend of a chart
     assert page.count("script") == 1 and page.count("b") == 9  # no tag of the names is one
     assert not any(key.startswith("on") for _, attributes in page.tags for key in attributes)

@@ -23,7 +23,7 @@ NOON_S = 1_700_049_600.0
 
 
 def figures(resident: int = 0, refaults: int = 0, touched: int = 1 << 20) -> Figures:
-    return Figures(1 << 30, touched, 0, 0, 0, 0, 0, 0, 0, 0, 0, resident, refaults)
+    return Figures(1 << 30, touched, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, resident, refaults)
 
 
 def sample(number: int, total: Figures, restarts: int = 0, /, **volumes: Figures) -> Sample:
@@ -139,9 +139,24 @@ class Places(HTMLParser):
 
 
 def whole_report(count: int) -> dict[str, Any]:
-    keys = ("logical", "touched", "zero", "shared", "patched", "compressed", "dense", "raw", "stored", "pool", "tables")
+    keys = (
+        "logical",
+        "touched",
+        "zero",
+        "shared",
+        "patched",
+        "compressed",
+        "dense",
+        "raw",
+        "paged",
+        "stored",
+        "pool",
+        "tables",
+    )
     one: dict[str, Any] = dict.fromkeys((*keys, "daemon_memory", "resident", "footprint", "refaults"), 4096)
-    one |= {f"stored_{name}": 4096 for name in ("shared", "patched", "compressed", "dense", "raw", "references")}
+    one |= {
+        f"stored_{name}": 4096 for name in ("shared", "patched", "compressed", "dense", "raw", "paged", "references")
+    }
     one |= {"saved": 0.0, "controller": None}
     control = {"pid": 7, "wanted": "auto", "mechanism": None, "refault_share": 0.01}
     volumes = {f"{number}" * 80: one | {"controller": control if number == 5 else None} for number in range(count)}
@@ -157,7 +172,7 @@ def test_many_vms_and_a_full_history(count: int) -> None:
     found = Places()
     found.feed("".join(charts(samples, UTC)))
     assert min(found.numbers) >= 0 and max(found.numbers) <= 1136
-    assert found.legend == 5 + 6 + min(count, 9)  # footprint, mechanisms, VMs
+    assert found.legend == 5 + 7 + min(count, 9)  # footprint, mechanisms, VMs
     facts = Facts("/mnt<", "host", 1 << 34, "1", NOON_S + 9000, ["the pool is full; act"], UTC)
     text = page(whole_report(count), samples, facts)
     assert len(text) < 2 << 20

@@ -18,7 +18,7 @@ from tests.daemon.lab import Lab, Mounted, append, blockstore, make_resident, mi
 
 pytestmark = pytest.mark.mount
 
-CLASSES = ("zero", "shared", "patched", "compressed", "dense", "raw")
+CLASSES = ("zero", "shared", "patched", "compressed", "dense", "raw", "paged")
 RECORDS = ("shared", "patched", "compressed", "dense", "raw", "references")
 HOST = ("pool", "tables", "daemon_memory", "resident")
 BESIDES = {
@@ -35,6 +35,7 @@ COLUMNS = {
     *HOST,
     *(f"{name}_blocks" for name in CLASSES),
     *(f"stored_{name}" for name in RECORDS),
+    "stored_paged",
 }
 
 
@@ -70,7 +71,7 @@ def test_columns_add_up(mounted: Mounted) -> None:
             assert figures["saved"] == pytest.approx(1 - figures["footprint"] / figures["touched"])
         for column in COLUMNS:
             assert sum(figures[column] for figures in volumes.values()) == total[column], column
-        assert all(total[kind] for kind in CLASSES if kind != "dense"), total
+        assert all(total[kind] for kind in CLASSES if kind not in ("dense", "paged")), total
         assert total["pool"] >= total["stored"] > 0 and total["daemon_memory"] > 1 << 20
         assert type(total["daemon_pid"]) is int and total["pool_limit"] == 512 << 20
         if evicted:

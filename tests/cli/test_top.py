@@ -124,7 +124,7 @@ def wait_for_blocks(path: Path, seed: int) -> None:
 def rows(screen: Terminal) -> dict[str, list[str]]:
     """What a wide screen shows of each VM, up to `saved`, which changes with the daemon's own memory."""
     lines = {line.split()[0]: line.split() for line in screen.lines() if line}
-    return {name: lines[name][1:14] for name in screen.names()}
+    return {name: lines[name][1:15] for name in screen.names()}
 
 
 def told(mounted: Mounted) -> dict[str, list[str]]:

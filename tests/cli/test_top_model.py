@@ -29,6 +29,7 @@ SIZES = (
     "compressed",
     "dense",
     "raw",
+    "paged",
 )
 
 

@@ -128,7 +128,7 @@ def test_mounted_again_shows_the_same_files(lab: Lab) -> None:
         return found
 
     sums = seen(mounted)
-    classes = ("touched", "zero", "shared", "patched", "compressed", "dense", "raw", "stored", "logical")
+    classes = ("touched", "zero", "shared", "patched", "compressed", "dense", "raw", "paged", "stored", "logical")
     before = {name: mounted.total()[name] for name in classes}
     for lane in (False, True):
         assert mounted.umount().returncode == 0 and not daemons_of(lab.path)

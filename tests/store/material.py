@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 
 import numpy as np
 
+from blockstore.store.fetch import Blocks, keep, missing, read
 from blockstore.store.geometry import BLOCK_BYTES, ENCODING_MASK
-from blockstore.store.store import Store, run
+from blockstore.store.store import Store, blocks_of, run
+from blockstore.store.tiers import Tier, TierAway
 from blockstore.store.volume import Volume
 
 
@@ -42,9 +45,28 @@ def near(block: bytes, seed: int, changes: int = 3) -> bytes:
     return bytes(changed)
 
 
-def contents(store: Store, volume: Volume) -> bytes:
-    """All bytes of a volume."""
-    return b"".join(store.read(volume, 0, volume.size_bytes))
+def contents(store: Store, volume: Volume, tier: Tier | None = None) -> bytes:
+    """All bytes of a volume, some of which may be in a tier."""
+    parts = []
+    for offset in range(0, volume.size_bytes, 256 * BLOCK_BYTES):
+        length = min(256 * BLOCK_BYTES, volume.size_bytes - offset)
+        if tier is not None:
+            fetch_from(store, tier)(blocks_of(volume, offset, length))
+        parts += store.read(volume, offset, length)
+    return b"".join(parts)
+
+
+def fetch_from(store: Store, tier: Tier) -> Callable[[Blocks], None]:
+    """For `run`: as who waits does it, until the tier has answered."""
+
+    def fetch(blocks: Blocks) -> None:
+        wants = missing(store.rows, store.decoder.cache, blocks)
+        while True:
+            with suppress(TierAway):
+                keep(store.decoder, store.pool.pieces, read(tier, wants))
+                return
+
+    return fetch
 
 
 def densify(store: Store) -> None:
@@ -69,6 +91,6 @@ def encodings(store: Store) -> dict[int, int]:
     return {int(code): int((words == code).sum()) for code in np.unique(words)}
 
 
-def put(store: Store, volume: Volume, offset: int, data: bytes) -> None:
+def put(store: Store, volume: Volume, offset: int, data: bytes, tier: Tier | None = None) -> None:
     """Write all of it now."""
-    run(store.write_steps(volume, offset, data))
+    run(store.write_steps(volume, offset, data), fetch_from(store, tier) if tier is not None else None)

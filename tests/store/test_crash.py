@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,11 +22,16 @@ from blockstore.errors import OutOfRoom
 from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.home import DirectoryHome
 from blockstore.store.ingest import Extent
+from blockstore.store.mover import Mover
 from blockstore.store.rows import Rows
-from blockstore.store.store import Store, run
+from blockstore.store.store import Steps, Store
+from blockstore.store.store import run as store_run
+from blockstore.store.tiers.file import FileTier
 from blockstore.store.verify import Verification, steps
+from blockstore.store.volume import Volume
+from tests.store import material
 from tests.store.invariants import check_store
-from tests.store.material import contents, densify, half, near, noise, put, text
+from tests.store.material import densify, half, near, noise, text
 
 LIMIT_BYTES = 32 << 20
 ROUNDS = 20
@@ -67,10 +73,10 @@ def random_operation(chance: random.Random, model: Model) -> tuple[Operation, Mo
         end = min(offset + length, len(data))
         if offset < end:
             after[number] = data[:offset] + bytes(end - offset) + data[end:]
-        return lambda store: run(store.discard_steps(store.volumes[number], offset, length)), after
+        return lambda store: run(store, store.discard_steps(store.volumes[number], offset, length)), after
     if kind < 0.75:
         after[number] = data[:offset].ljust(offset, b"\0")
-        return lambda store: run(store.resize_steps(store.volumes[number], offset)), after
+        return lambda store: run(store, store.resize_steps(store.volumes[number], offset)), after
     if kind < 0.85:
         other = chance.choice([other for other in sorted(model) if other % 2 == number % 2])
         target, length = model[other], len(data)
@@ -80,12 +86,12 @@ def random_operation(chance: random.Random, model: Model) -> tuple[Operation, Mo
         padded = target.ljust(offset, b"\0")
         after[other] = padded[:offset] + data + padded[offset + length :]
         return (
-            lambda store: run(store.clone_steps(store.volumes[number], 0, store.volumes[other], offset, length))
+            lambda store: run(store, store.clone_steps(store.volumes[number], 0, store.volumes[other], offset, length))
         ), after
     if kind < 0.9:
         del after[number]
-        return lambda store: run(store.delete_steps(store.volumes[number])), after
-    return compact if kind < 0.95 else densify, after
+        return lambda store: run(store, store.delete_steps(store.volumes[number])), after
+    return chance.choice((compact, densify, page_out, page_back)), after
 
 
 def void(_: object) -> None:
@@ -109,6 +115,64 @@ def open_store(path: Path) -> Store:
     return Store(DirectoryHome(path), LIMIT_BYTES)
 
 
+def tier_of(store: Store) -> FileTier:
+    """In a file of the state, so that it goes with it."""
+    return FileTier(f"{store.pool._place}/spill", store.id)
+
+
+def contents(store: Store, volume: Volume) -> bytes:
+    """All bytes of a volume, some of which may be in the tier."""
+    with closing(tier_of(store)) as tier:
+        return material.contents(store, volume, tier)
+
+
+def run(store: Store, steps: Steps) -> None:
+    """Take all of them now."""
+    with closing(tier_of(store)) as tier:
+        store_run(steps, material.fetch_from(store, tier))
+
+
+def put(store: Store, volume: Volume, offset: int, data: bytes) -> None:
+    """Write all of it now."""
+    with closing(tier_of(store)) as tier:
+        material.put(store, volume, offset, data, tier)
+
+
+def page_out(store: Store) -> None:
+    """All that is in full segments, and what the first piece has is rewritten with others, or comes back."""
+    with closing(tier_of(store)) as tier:
+        tier.check()
+        mover = Mover(store.paging, store.pool, tier, nullcontext())
+        while mover.out():
+            pass
+        mover.rewrite()
+        mover.sweep()
+
+
+def page_back(store: Store) -> None:
+    with closing(tier_of(store)) as tier:
+        mover = Mover(store.paging, store.pool, tier, nullcontext())
+        for piece in store.pool.pieces.numbers()[:1]:
+            mover.back(piece)
+        mover.sweep()
+
+
+def check_tier(store: Store) -> None:
+    """As a start does it: nothing is missing, and what nobody needs goes."""
+    if os.path.exists(f"{store.pool._place}/spill"):
+        with closing(tier_of(store)) as tier:
+            tier.check()
+            mover = Mover(store.paging, store.pool, tier, nullcontext())
+            assert mover.reconcile() == []
+            mover.sweep()
+            assert tier.pieces() == store.pool.pieces.numbers()
+
+
+@pytest.fixture(autouse=True)
+def _small_extents(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blockstore.store.tiers.file.EXTENT_BYTES", 4 << 20)
+
+
 def check_old_or_new(store: Store, old: Model, new: Model) -> None:
     """Each block of each volume is what it was before the operation or what it should be after it."""
     assert old.keys() & new.keys() <= store.volumes.keys() <= old.keys() | new.keys()
@@ -130,7 +194,7 @@ def check_usable(path: Path) -> None:
     store = open_store(path)
     for volume in list(store.volumes.values()):
         size_bytes = volume.size_bytes
-        run(store.resize_steps(volume, 800 * BLOCK_BYTES))
+        run(store, store.resize_steps(volume, 800 * BLOCK_BYTES))
         assert not any(b"".join(store.read(volume, size_bytes, BLOCK_BYTES))), "growing a volume brought back bytes"
         next_block = -(-size_bytes // BLOCK_BYTES) * BLOCK_BYTES
         assert store.seek(volume, next_block, data=True) == volume.size_bytes
@@ -138,9 +202,10 @@ def check_usable(path: Path) -> None:
     check_store(store, decode=True)
     compact(store)
     for volume in list(store.volumes.values()):
-        run(store.delete_steps(volume))
+        run(store, store.delete_steps(volume))
     check_store(store)
-    assert store.rows.live == 0
+    check_tier(store)
+    assert store.rows.live == 0 and not store.pool.pieces.count
     store.close()
 
 
@@ -198,7 +263,7 @@ def test_killed_at_random_moments(state_path: Path) -> None:
 
 # Killed at every line: a short life of a store that comes by all that writes.
 
-READ_ONLY = {"codec.py", "decode.py", "dense.py", "features.py"}
+READ_ONLY = {"codec.py", "decode.py", "dense.py", "features.py", "fetch.py", "record_cache.py"}
 """Files whose lines write nothing, so that dying in them is dying in their caller."""
 
 _FOLDER = str(Path(blockstore.store.__file__).parent)
@@ -226,11 +291,16 @@ def write_together(*places: tuple[int, int], data: bytes) -> Operation:
     return operation
 
 
-SHORT_LIFE: list[tuple[Operation, Callable[[Model], Model]]] = []
+Life = list[tuple[Operation, Callable[[Model], Model]]]
+SHORT_LIFE: Life = []
+LIFE_WITH_TIER: Life = []
+
+PAGING = {"file.py", "mover.py", "paging.py", "pieces.py"}
+"""Files of which the one without a tier comes by little, and the lines of which the other one dies at."""
 
 
-def then(operation: Operation, effect: Callable[[Model], Model]) -> None:
-    SHORT_LIFE.append((operation, effect))
+def then(operation: Operation, effect: Callable[[Model], Model], life: Life = SHORT_LIFE) -> None:
+    life.append((operation, effect))
 
 
 def written(number: int, block: int, data: bytes) -> Callable[[Model], Model]:
@@ -259,20 +329,20 @@ then(
     ),
 )
 then(
-    lambda store: run(store.clone_steps(store.volumes[1], 0, store.volumes[2], 8 * BLOCK_BYTES, len(_MIXED))),
+    lambda store: run(store, store.clone_steps(store.volumes[1], 0, store.volumes[2], 8 * BLOCK_BYTES, len(_MIXED))),
     lambda model: {**model, 2: model[2].ljust(8 * BLOCK_BYTES, b"\0") + model[1]},
 )
 then(
-    lambda store: run(store.discard_steps(store.volumes[1], 100, 2 * BLOCK_BYTES)),
+    lambda store: run(store, store.discard_steps(store.volumes[1], 100, 2 * BLOCK_BYTES)),
     lambda model: {**model, 1: model[1][:100] + bytes(2 * BLOCK_BYTES) + model[1][100 + 2 * BLOCK_BYTES :]},
 )
 then(write(1, 1, _BULK), written(1, 1, _BULK))
 then(
-    lambda store: run(store.resize_steps(store.volumes[1], 350 * BLOCK_BYTES + 10)),
+    lambda store: run(store, store.resize_steps(store.volumes[1], 350 * BLOCK_BYTES + 10)),
     lambda model: {**model, 1: model[1][: 350 * BLOCK_BYTES + 10]},
 )
 then(
-    lambda store: run(store.discard_steps(store.volumes[1], 50 * BLOCK_BYTES, 180 * BLOCK_BYTES)),
+    lambda store: run(store, store.discard_steps(store.volumes[1], 50 * BLOCK_BYTES, 180 * BLOCK_BYTES)),
     lambda model: {**model, 1: model[1][: 50 * BLOCK_BYTES] + bytes(180 * BLOCK_BYTES) + model[1][230 * BLOCK_BYTES :]},
 )
 then(densify, lambda model: model)
@@ -280,23 +350,49 @@ then(write(1, 60, _SIMILAR), written(1, 60, _SIMILAR))
 then(densify_cold, lambda model: model)
 then(compact, lambda model: model)
 then(
-    lambda store: run(store.delete_steps(store.volumes[3])),
+    lambda store: run(store, store.delete_steps(store.volumes[3])),
     lambda model: {number: data for number, data in model.items() if number != 3},
 )
 then(create(3, 3), lambda model: {**model, 3: b""})
 then(write(3, 0, _MIXED), written(3, 0, _MIXED))
 
 
-def models() -> list[Model]:
+_PAGED = _SIMILAR + _BULK[: 270 * BLOCK_BYTES]
+for operation, effect in (
+    (create(1, 1), lambda model: {**model, 1: b""}),
+    (write(1, 0, _PAGED), written(1, 0, _PAGED)),
+    (write(1, 300, _BULK), written(1, 300, _BULK)),
+    (page_out, lambda model: model),
+    (
+        lambda store: run(store, store.discard_steps(store.volumes[1], 20 * BLOCK_BYTES, 500 * BLOCK_BYTES)),
+        lambda model: {
+            **model,
+            1: model[1][: 20 * BLOCK_BYTES] + bytes(500 * BLOCK_BYTES) + model[1][520 * BLOCK_BYTES :],
+        },
+    ),
+    (
+        lambda store: put(store, store.volumes[1], 2 * BLOCK_BYTES + 50, noise(7)[:100]),
+        lambda model: {
+            **model,
+            1: model[1][: 2 * BLOCK_BYTES + 50] + noise(7)[:100] + model[1][2 * BLOCK_BYTES + 150 :],
+        },
+    ),
+    (page_out, lambda model: model),
+    (page_back, lambda model: model),
+):
+    then(operation, effect, LIFE_WITH_TIER)
+
+
+def models(life: Life) -> list[Model]:
     """The volumes before the first operation, and after each."""
     states: list[Model] = [{}]
-    for _, effect in SHORT_LIFE:
+    for _, effect in life:
         states.append(effect(states[-1]))
     return states
 
 
-def live_traced(path: Path, pipe: int, kill_at: tuple[Line, int] | None) -> list[Line]:
-    """Live the short life; die when the line is reached for the n-th time. Returns all lines that were reached."""
+def live_traced(life: Life, path: Path, pipe: int, kill_at: tuple[Line, int] | None) -> list[Line]:
+    """Live it; die when the line is reached for the n-th time. Returns all lines that were reached."""
     reached: list[Line] = []
     times = 0
 
@@ -318,7 +414,7 @@ def live_traced(path: Path, pipe: int, kill_at: tuple[Line, int] | None) -> list
     sys.settrace(trace)
     try:
         store = open_store(path)
-        for operation, _ in SHORT_LIFE:
+        for operation, _ in life:
             os.write(pipe, b"(")
             operation(store)
             os.write(pipe, b")")
@@ -328,13 +424,13 @@ def live_traced(path: Path, pipe: int, kill_at: tuple[Line, int] | None) -> list
     return reached
 
 
-def survive(path: Path, line: Line, time_of_death: int, states: list[Model]) -> str:
+def survive(life: Life, path: Path, line: Line, time_of_death: int, states: list[Model]) -> str:
     """Kill a child there and look at what it left; a sentence about what is wrong, or nothing."""
     reader, writer = os.pipe()
     pid = os.fork()
     if not pid:
         try:
-            live_traced(path, writer, (line, time_of_death))
+            live_traced(life, path, writer, (line, time_of_death))
         finally:
             os._exit(0)
     os.close(writer)
@@ -347,9 +443,10 @@ def survive(path: Path, line: Line, time_of_death: int, states: list[Model]) -> 
     try:
         store = open_store(path)
         check_store(store, decode=True)
+        check_tier(store)
         check_old_or_new(store, states[done], states[begun])
         result = Verification()
-        run(steps(store, result, repair=False))
+        run(store, steps(store, result, repair=False))
         assert not result.found, result.findings[0].text
         store.close()
         check_usable(path)
@@ -359,22 +456,24 @@ def survive(path: Path, line: Line, time_of_death: int, states: list[Model]) -> 
     return ""
 
 
-def test_killed_at_every_line(state_path: Path) -> None:
+@pytest.mark.parametrize(("life", "with_tier"), [(SHORT_LIFE, False), (LIFE_WITH_TIER, True)], ids=["", "tier"])
+def test_killed_at_every_line(state_path: Path, life: Life, with_tier: bool) -> None:
     """Each line of the store that this life comes by, the first, the last or some other time."""
     if sys.gettrace():
         pytest.skip("a debugger or coverage uses sys.settrace")
     reader, writer = os.pipe()
-    times = Counter(live_traced(state_path, writer, None))
+    times = Counter(live_traced(life, state_path, writer, None))
     os.close(reader)
     os.close(writer)
     shutil.rmtree(state_path)
     assert len(times) > 200
-    states, chance, wrong = models(), random.Random(1), []
+    states, chance, wrong = models(life), random.Random(1), []
     for line, count in sorted(times.items()):
-        if Path(line[0]).name in READ_ONLY:
+        file = Path(line[0]).name
+        if file in READ_ONLY or (file in PAGING) != with_tier:
             continue
         time_of_death = chance.choice((1, count, chance.randint(1, count)))
-        wrong.append(survive(state_path, line, time_of_death, states))
+        wrong.append(survive(life, state_path, line, time_of_death, states))
         shutil.rmtree(state_path, ignore_errors=True)
     wrong = [sentence for sentence in wrong if sentence]
     assert not wrong, "\n" + "\n".join(wrong)
@@ -436,11 +535,11 @@ def test_killed_before_the_size_is_stored(state_path: Path) -> None:
     store = open_store(state_path)
     volume = store.volumes[1]
     check_store(store, decode=True)
-    run(store.resize_steps(volume, 3 * BLOCK_BYTES))
+    run(store, store.resize_steps(volume, 3 * BLOCK_BYTES))
     other = store.create_volume(2, 1)
     put(store, other, 0, noise(3) + noise(4))  # takes the rows that the killed write left
     assert contents(store, volume) == noise(1) + bytes(2 * BLOCK_BYTES)
-    run(store.discard_steps(volume, 0, volume.size_bytes))
+    run(store, store.discard_steps(volume, 0, volume.size_bytes))
     assert contents(store, other) == noise(3) + noise(4)
     check_store(store, decode=True)
     store.close()
@@ -472,11 +571,11 @@ def test_killed_before_the_size_is_stored_in_the_last_block(state_path: Path, gr
     assert found in (noise(1)[:1000], noise(2)[:1000], noise(2), noise(1)[:1000] + bytes(BLOCK_BYTES - 1000))
     if grow == "clone":
         source, volume = volume, store.create_volume(2, 1)
-        run(store.clone_steps(source, 0, volume, 0, size_bytes))
+        run(store, store.clone_steps(source, 0, volume, 0, size_bytes))
     if grow == "write":
         put(store, volume, 2 * BLOCK_BYTES - 1, b"\0")
     else:
-        run(store.resize_steps(volume, 2 * BLOCK_BYTES))
+        run(store, store.resize_steps(volume, 2 * BLOCK_BYTES))
     assert contents(store, volume) == found + bytes(2 * BLOCK_BYTES - size_bytes)
     check_store(store, decode=True)
     store.close()
@@ -499,7 +598,7 @@ def test_a_full_pool_can_be_opened_after_a_kill(state_path: Path) -> None:
     check_store(store, decode=True)
     assert contents(store, volume) == noise(1)[:1000]
     assert contents(store, store.volumes[2]) == b"".join(map(noise, range(100, 100 + block)))
-    run(store.delete_steps(store.volumes[2]))
-    run(store.resize_steps(volume, 2 * BLOCK_BYTES))
+    run(store, store.delete_steps(store.volumes[2]))
+    run(store, store.resize_steps(volume, 2 * BLOCK_BYTES))
     assert contents(store, volume) == noise(1)[:1000] + bytes(2 * BLOCK_BYTES - 1000)
     store.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -13,14 +14,23 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from blockstore.store import verify_pieces
 from blockstore.store.densify import Gain, encode
+from blockstore.store.fetch import Blocks
 from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.home import DirectoryHome, Home, MemoryHome
 from blockstore.store.ingest import Extent
-from blockstore.store.store import Steps, Store, run
+from blockstore.store.mover import Mover
+from blockstore.store.paging import Batch
+from blockstore.store.store import Steps, Store, blocks_of, run
+from blockstore.store.tiers import TierAway
+from blockstore.store.tiers.file import FileTier
+from blockstore.store.verify import Verification, steps
+from blockstore.store.verify_pieces import PieceCheck
 from blockstore.store.volume import PAGE_ENTRIES, Volume
 from tests.store.invariants import check_nothing_twice, check_store
-from tests.store.material import contents, densify, near, noise, text
+from tests.store.material import densify, fetch_from, near, noise, text
+from tests.store.tiers.faulty import FaultyTier
 
 POOL_LIMIT_BYTES = 64 << 20
 MAXIMUM_VOLUMES = 4
@@ -155,6 +165,12 @@ class StoreMachine(RuleBasedStateMachine):
     def home(self) -> Home:
         return MemoryHome()
 
+    def run(self, steps: Steps) -> None:
+        run(steps)
+
+    def read_now(self, volume: Volume, offset: int, length: int) -> bytes:
+        return b"".join(self.store.read(volume, offset, length))
+
     def pick(self, which: int) -> tuple[Volume, Model]:
         number = sorted(self.models)[which % len(self.models)]
         return self.store.volumes[number], self.models[number]
@@ -174,13 +190,13 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(which=WHICH)
     def delete(self, which: int) -> None:
         volume, _ = self.pick(which)
-        run(self.store.delete_steps(volume))
+        self.run(self.store.delete_steps(volume))
         del self.models[volume.number]
 
     @rule(which=WHICH, offset=OFFSETS, data=DATA)
     def write(self, which: int, offset: int, data: Data) -> None:
         volume, model = self.pick(which)
-        run(self.store.write_steps(volume, offset, data.content()))
+        self.run(self.store.write_steps(volume, offset, data.content()))
         model.write(offset, data.content())
 
     @rule(which=WHICH, offset=OFFSETS, seed=st.integers(0, 3), blocks=st.integers(200, 400))
@@ -188,7 +204,7 @@ class StoreMachine(RuleBasedStateMachine):
         """More than a segment holds, so that there are segments to be emptied, compacted and given back."""
         volume, model = self.pick(which)
         data = b"".join(noise(seed * 10_000 + block) for block in range(blocks))
-        run(self.store.write_steps(volume, offset, data))
+        self.run(self.store.write_steps(volume, offset, data))
         model.write(offset, data)
 
     @rule(places=st.lists(st.tuples(WHICH, st.integers(0, 300), st.integers(1, 3)), min_size=1, max_size=12), data=DATA)
@@ -203,13 +219,16 @@ class StoreMachine(RuleBasedStateMachine):
             part = (content[number:] + content)[:BLOCK_BYTES] * blocks
             extents.append(Extent(volume, block, memoryview(part)))
             model.write(block * BLOCK_BYTES, part)
+        self.write_all(extents)
+
+    def write_all(self, extents: list[Extent]) -> None:
         assert self.store.write_together(extents)
 
     @rule(which=WHICH, every=st.integers(2, 3))
     def discard_here_and_there(self, which: int, every: int) -> None:
         volume, model = self.pick(which)
         for block in range(0, volume.blocks, every):
-            run(self.store.discard_steps(volume, block * BLOCK_BYTES, BLOCK_BYTES))
+            self.run(self.store.discard_steps(volume, block * BLOCK_BYTES, BLOCK_BYTES))
             model.discard(block * BLOCK_BYTES, BLOCK_BYTES)
 
     @rule(which=WHICH, other=WHICH, offset=OFFSETS, other_offset=OFFSETS, data=DATA, other_data=DATA)
@@ -240,13 +259,13 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(which=WHICH, offset=OFFSETS, length=LENGTHS)
     def discard(self, which: int, offset: int, length: int) -> None:
         volume, model = self.pick(which)
-        run(self.store.discard_steps(volume, offset, length))
+        self.run(self.store.discard_steps(volume, offset, length))
         model.discard(offset, length)
 
     @rule(which=WHICH, size_bytes=OFFSETS)
     def resize(self, which: int, size_bytes: int) -> None:
         volume, model = self.pick(which)
-        run(self.store.resize_steps(volume, size_bytes))
+        self.run(self.store.resize_steps(volume, size_bytes))
         model.resize(size_bytes)
 
     @rule(which=WHICH, other=WHICH, source_offset=OFFSETS, offset=OFFSETS, length=LENGTHS, whole=st.booleans())
@@ -261,7 +280,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         if offset + length > LARGEST_BLOCK * BLOCK_BYTES:
             return
-        run(self.store.clone_steps(source, source_offset, target, offset, length))
+        self.run(self.store.clone_steps(source, source_offset, target, offset, length))
         target_model.clone(source_model, source_offset, offset, length)
 
     @rule()
@@ -300,7 +319,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(which=WHICH, offset=OFFSETS, length=LENGTHS)
     def read(self, which: int, offset: int, length: int) -> None:
         volume, model = self.pick(which)
-        assert b"".join(self.store.read(volume, offset, length)) == model.data[offset : offset + length]
+        assert self.read_now(volume, offset, length) == model.data[offset : offset + length]
 
     @rule(which=WHICH, offset=OFFSETS)
     def seek(self, which: int, offset: int) -> None:
@@ -312,6 +331,9 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def tables_agree(self) -> None:
         check_store(self.store)
+        self.check_sharing()
+
+    def check_sharing(self) -> None:
         check_nothing_twice(self.store)
 
     @invariant()
@@ -321,19 +343,18 @@ class StoreMachine(RuleBasedStateMachine):
             volume = self.store.volumes[number]
             assert volume.domain.key == model.domain_key
             assert volume.size_bytes == len(model.data)
-            assert contents(self.store, volume) == model.data
+            assert self.read_now(volume, 0, volume.size_bytes) == model.data
             assert set(touched(self.store, volume)) == model.touched
             assert volume.touched_blocks == len(model.touched)
 
-    @staticmethod
-    def in_turns(first: Steps, second: Steps) -> None:
+    def in_turns(self, first: Steps, second: Steps) -> None:
         for outcomes in zip_longest(first, second, fillvalue=True):
             assert outcomes == (True, True)
 
     def teardown(self) -> None:
         check_store(self.store, decode=True)
         for number in list(self.models):
-            run(self.store.delete_steps(self.store.volumes[number]))
+            self.run(self.store.delete_steps(self.store.volumes[number]))
         check_store(self.store)
         assert self.store.rows.live == 0 and not self.store.pool.live_bytes.any()
         self.store.close()
@@ -373,6 +394,125 @@ class DirectoryMachine(StoreMachine):
             shutil.rmtree(self.folder)
 
 
+class PagingMachine(DirectoryMachine):
+    """The same beside a tier that fails now and then, and a pager that moves records in whole and in half moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tier = FaultyTier(FileTier(f"{self.folder}/spill", self.store.id))
+        self.tier.check()
+        self.half: Batch | None = None
+
+    @property
+    def mover(self) -> Mover:
+        return Mover(self.store.paging, self.store.pool, self.tier, nullcontext())
+
+    def run(self, steps: Steps) -> None:
+        run(steps, fetch_from(self.store, self.tier))
+
+    def write_all(self, extents: list[Extent]) -> None:
+        if self.store.write_together(extents):
+            return
+        assert any(extent.volume.has_paged_tail for extent in extents)
+        for volume, first, data in extents:
+            self.run(self.store.write_steps(volume, first * BLOCK_BYTES, data))
+
+    def read_now(self, volume: Volume, offset: int, length: int) -> bytes:
+        fetch_from(self.store, self.tier)(blocks_of(volume, offset, length))
+        return b"".join(self.store.read(volume, offset, length))
+
+    def in_turns(self, first: Steps, second: Steps) -> None:
+        for outcomes in zip_longest(first, second, fillvalue=True):
+            for outcome in outcomes:
+                assert outcome
+                if isinstance(outcome, Blocks):
+                    fetch_from(self.store, self.tier)(outcome)
+
+    def check_sharing(self) -> None:
+        """No write waits for a tier, so that what is paged is stored anew."""
+
+    @rule(chance=st.sampled_from((0.0, 0.0, 0.2, 0.6)))
+    def let_it_fail(self, chance: float) -> None:
+        self.tier.chance = chance
+
+    @rule(times=st.integers(1, 3))
+    def page_out(self, times: int) -> None:
+        with suppress(TierAway):
+            while times and self.mover.out():
+                times -= 1
+
+    @rule()
+    def rewrite(self) -> None:
+        with suppress(TierAway):
+            self.mover.rewrite()
+
+    @precondition(lambda self: self.store.pool.pieces.count)
+    @rule(which=st.integers(0, 20))
+    def page_back(self, which: int) -> None:
+        numbers = self.store.pool.pieces.numbers()
+        with suppress(TierAway):
+            self.mover.back(numbers[which % len(numbers)])
+
+    @rule()
+    def sweep(self) -> None:
+        with suppress(TierAway):
+            self.mover.sweep()
+
+    @precondition(lambda self: self.half is None)
+    @rule()
+    def page_out_half(self) -> None:
+        """Records are gathered and put, and all kinds of things happen to them before they are published."""
+        paging = self.store.paging
+        paging.begin(paging.coldest(2))
+        while paging.scan():
+            pass
+        batch = paging.pick({})
+        if len(batch.rows):
+            piece = self.store.pool.pieces.reserve()
+            self.tier.inner.put(piece, batch.data)
+            self.half, self.half_piece = batch, piece
+
+    @precondition(lambda self: self.half is not None)
+    @rule()
+    def page_out_other_half(self) -> None:
+        assert self.half is not None
+        self.store.paging.publish(self.half, self.half_piece)
+        self.half = None
+
+    @rule()
+    def reopen(self) -> None:
+        self.half = None
+        super().reopen()
+        with suppress(TierAway):
+            assert self.mover.reconcile() == []
+
+    @rule()
+    def verify(self) -> None:
+        result = Verification()
+        check = PieceCheck(self.store, result)
+        verify_pieces.run(check.steps(), self.tier.inner)
+        run(steps(self.store, result, repair=False, unreadable=check.unreadable))
+        assert not result.found, result.findings[0].text
+
+    def teardown(self) -> None:
+        self.tier.chance = 0.0
+        try:
+            self.check_at_the_end()
+        finally:
+            self.tier.close()
+            super().teardown()
+
+    def check_at_the_end(self) -> None:
+        if self.half is not None:
+            self.page_out_other_half()
+        self.volumes_are_as_modelled()
+        for number in list(self.models):
+            run(self.store.delete_steps(self.store.volumes[number]))
+        self.models.clear()
+        self.mover.sweep()
+        assert not self.mover.reconcile() and not self.tier.pieces() and not self.store.pool.pieces.count
+
+
 def touched(store: Store, volume: Volume) -> list[int]:
     """The blocks that lseek(2) calls data, found as `cp --sparse` finds them."""
     blocks: list[int] = []
@@ -396,3 +536,5 @@ TestStoreInMemory = StoreMachine.TestCase
 TestStoreInMemory.settings = SETTINGS
 TestStoreInDirectory = DirectoryMachine.TestCase
 TestStoreInDirectory.settings = SETTINGS
+TestStoreWithTier = PagingMachine.TestCase
+TestStoreWithTier.settings = settings(SETTINGS, max_examples=25)

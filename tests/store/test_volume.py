@@ -13,7 +13,7 @@ from blockstore.errors import InputError
 from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.home import DirectoryHome, MemoryHome
 from blockstore.store.ingest import SLICE_BLOCKS
-from blockstore.store.store import CLONE_STEP_BLOCKS, Store, run
+from blockstore.store.store import CLONE_STEP_BLOCKS, Outcome, Store, run
 from blockstore.store.volume import HEADER_BYTES, MAXIMUM_SIZE_BYTES, PAGE_ENTRIES, Volume, pack_size, unpack_size
 from tests.store.invariants import check_store
 from tests.store.material import contents, noise, put, text
@@ -221,7 +221,7 @@ def test_a_clone_says_how_much_there_was(store: Store, offset: int, left_bytes: 
     check_store(store)
 
 
-def copied(steps: Generator[bool, None, int]) -> int:
+def copied(steps: Generator[Outcome, None, int]) -> int:
     """Take all steps; what they return."""
     while True:
         try:

@@ -32,7 +32,7 @@ ANY_JSON = st.recursive(
 
 
 def figures(number: int = 1) -> Figures:
-    sizes = [number * place << 12 for place in range(1, 13)]
+    sizes = [number * place << 12 for place in range(1, 14)]
     return Figures._make([*sizes, number])
 
 
@@ -52,8 +52,8 @@ def test_what_is_appended_is_read(tmp_path: Path) -> None:
     samples = read(tmp_path, MOUNTED_AT)
     assert [round(each.time_s - MOUNTED_AT) for each in samples] == [0, 5, 10]
     assert samples[0].total == figures(1) and samples[0].volumes == {"vm0": figures(0)}
-    assert samples[0].total.touched == sum(samples[0].total[1:7])
-    assert samples[0].total.footprint == sum(samples[0].total[8:12])
+    assert samples[0].total.touched == sum(samples[0].total[1:8])
+    assert samples[0].total.footprint == sum(samples[0].total[9:13])
     assert (tmp_path / history.NAME).stat().st_mode & 0o777 == 0o600
 
 
@@ -149,7 +149,7 @@ CANNOT_BE: dict[str, list[object]] = {
     "time": [float("nan"), float("inf"), -1, 1e300, 10**400, None, []],
     "interval": ["soon", -1],
     "restarts": [-1, 1 << 70, "1", None],
-    "total": [[], [1] * 12, [1] * 14, [-1] * 13, [1.5] * 13, ["1"] * 13, [True] * 13, {}, None],
+    "total": [[], [1] * 13, [1] * 15, [-1] * 14, [1.5] * 14, ["1"] * 14, [True] * 14, {}, None],
     "volumes": [[], None, {"vm": 1}, {"vm": [1]}],
 }
 

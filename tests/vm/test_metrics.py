@@ -125,10 +125,10 @@ def test_equals_status(lab: Lab, lane: bool) -> None:
         volume = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
         memory = {
             key: value(samples, "volume_memory_bytes", volume=volume, mechanism=key)
-            for key in ("zero", "shared", "patched", "compressed", "dense", "raw")
+            for key in ("zero", "shared", "patched", "compressed", "dense", "raw", "paged")
         }
         assert memory == {key: figures[key] for key in memory} and sum(memory.values()) == figures["touched"]
-        for key in ("shared", "patched", "compressed", "dense", "raw", "references"):
+        for key in ("shared", "patched", "compressed", "dense", "raw", "paged", "references"):
             assert value(samples, "volume_stored_bytes", volume=volume, mechanism=key) == figures[f"stored_{key}"]
         assert value(samples, "volume_resident_bytes", volume=volume) == figures["resident"]
         assert value(samples, "volume_refaults_total", volume=volume) == figures["refaults"]

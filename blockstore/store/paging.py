@@ -1,0 +1,212 @@
+"""Moving records between the pool and the tier, some hundred at a time.
+
+    out       of the coldest segments into a piece, when the pool nears its limit
+    rewrite   of sparse pieces into one
+    back      of a piece that is read often into the pool, when there is room
+
+Always in this order: the records are gathered (`pick`, at the store), the tier has acknowledged the piece (outside, for
+it takes time), then `publish`: the table of pieces, the words of those rows that are still what was gathered, and only
+then the old records are given up. A process killed at any instruction leaves each row at a record that is there; a
+piece that no row points at is deleted at the next start (daemon/pager.py).
+
+A segment is as young as its last record, or as the last time that a read of it was seen (`saw`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from blockstore.errors import OutOfRoom
+from blockstore.store.geometry import (
+    OFFSET_SHIFT,
+    PAGED,
+    PIECE_MASK,
+    SEGMENT_BYTES,
+    SIZE_MASK,
+    SIZE_SHIFT,
+    WHERE_SEGMENT_SHIFT,
+)
+from blockstore.store.pool import Pool
+from blockstore.store.rows import Rows
+
+PIECE_BYTES: Final = SEGMENT_BYTES
+"""The most that a piece has: large enough for any disk to write it in one go."""
+
+ROWS_A_STEP: Final = 1 << 16
+"""Rows looked at in one visit to the store, in about a third of a millisecond."""
+
+BACK_RECORDS: Final = 128
+"""Records that come back in one visit, in about 0.3 ms."""
+
+SPARSE_SHARE: Final = 0.5
+"""A piece of which less than this is live is worth rewriting."""
+
+_SHIFT: Final = np.uint64(WHERE_SEGMENT_SHIFT)
+_PAGED: Final = np.uint64(PAGED)
+_BELOW_OFFSET: Final = np.uint64((1 << OFFSET_SHIFT) - 1)
+_IN_SEGMENT: Final = SEGMENT_BYTES - 1
+PAGED_PLACE: Final = PAGED >> WHERE_SEGMENT_SHIFT
+"""Added to the number of a piece, it makes a place; a segment's number is one."""
+
+
+class Batch(NamedTuple):
+    """Rows, their words when they were picked, what must still be so when they are published (the generation of each
+    place, and how many records were mended), and their records, one behind the other."""
+
+    rows: npt.NDArray[np.int64]
+    before: npt.NDArray[np.uint64]
+    generations: npt.NDArray[np.int64]
+    mended: int
+    data: bytes
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        return _sizes(self.before)
+
+
+class Paging:
+    """Of one store: writes `where` of rows, the pool and its pieces. One mover at a time."""
+
+    def __init__(self, rows: Rows, pool: Pool) -> None:
+        self._rows = rows
+        self._pool = pool
+        self._seen = np.zeros(pool.segments, dtype=np.int64)
+        self._places = np.empty(0, dtype=np.uint64)
+        self._scanned = 0
+        self._found: list[npt.NDArray[np.int64]] = []
+        self._pending = np.empty(0, dtype=np.int64)
+        self.out_bytes = self.back_bytes = 0
+        """Moved since the store was opened."""
+
+    def saw(self, where: int) -> None:
+        """A record at this word was read."""
+        self._fit()
+        segment = where >> WHERE_SEGMENT_SHIFT
+        if segment < len(self._seen):
+            self._seen[segment] = self._pool.now
+
+    def coldest(self, segments: int) -> list[int]:
+        """So many places of full segments, the coldest first."""
+        self._fit()
+        full = np.flatnonzero(self._pool.full_segments())
+        age = np.maximum(self._pool.generation[full], self._seen[full])
+        return full[np.argsort(age, kind="stable")][:segments].tolist()  # type: ignore[no-any-return]
+
+    def sparse(self) -> list[int]:
+        """Places of pieces that fit into one and are worth it; none or at least two."""
+        pieces = self._pool.pieces
+        live, lengths = pieces.live_bytes, pieces.lengths()
+        found = np.flatnonzero((lengths > 0) & (live < SPARSE_SHARE * lengths))
+        if pieces.unfit:
+            found = found[~np.isin(found, list(pieces.unfit))]
+        found = found[np.argsort(live[found], kind="stable")]
+        count = int(np.searchsorted(np.cumsum(live[found]), PIECE_BYTES, side="right"))
+        return [PAGED_PLACE + piece for piece in found[:count].tolist()] if count > 1 else []
+
+    def begin(self, places: Sequence[int]) -> None:
+        """The records in these places are to be moved, in this order."""
+        self._places = np.array(places, dtype=np.uint64)
+        self._scanned, self._found = 0, []
+        self._pending = np.empty(0, dtype=np.int64)
+
+    def scan(self) -> bool:
+        """Look for their rows, some at a time; False when all were looked at."""
+        end = min(self._scanned + ROWS_A_STEP, self._rows.next_row)
+        self._found.append(np.flatnonzero(self._are_there(self._rows.where.array[self._scanned : end])) + self._scanned)
+        self._scanned = end
+        if end < self._rows.next_row:
+            return True
+        rows = np.concatenate(self._found)
+        where = self._rows.where.array[rows]
+        by_number = np.argsort(self._places)
+        ranked = np.searchsorted(self._places, where >> _SHIFT, sorter=by_number)
+        order = by_number[np.minimum(ranked, len(by_number) - 1)]  # of what has gone elsewhere meanwhile, any
+        self._pending = rows[np.lexsort((where, order))]
+        return False
+
+    def pick(self, contents: Mapping[int, bytes], most_bytes: int = PIECE_BYTES, most_records: int = 1 << 20) -> Batch:
+        """The next records, as many as fit; `contents` are those of pieces, by place. Empty at the end."""
+        pending = self._pending
+        pending = pending[self._are_there(self._rows.where.array[pending])]
+        rows = pending[:most_records]
+        before = self._rows.where.array[rows]
+        count = int(np.searchsorted(np.cumsum(_sizes(before)), most_bytes, side="right"))
+        self._pending = pending[count:]
+        rows, before = rows[:count], before[:count]
+        data = b"".join([self._record(word, contents) for word in before.tolist()])
+        return Batch(rows, before, self._generations(before), self._pool.mended, data)
+
+    def publish(self, batch: Batch, piece: int) -> None:
+        """The tier has the batch's data as this piece: let the rows that have not changed have it."""
+        pieces, sizes = self._pool.pieces, batch.sizes
+        still = self._still(batch)
+        if not still.any():
+            pieces.abandon(piece)
+            return
+        offsets = (np.cumsum(sizes) - sizes).astype(np.uint64)
+        words = _PAGED | np.uint64(piece) << _SHIFT | offsets << np.uint64(OFFSET_SHIFT) | batch.before & _BELOW_OFFSET
+        pieces.enter(piece, batch.data)
+        pieces.add(words[still])
+        self._rows.where.array[batch.rows[still]] = words[still]
+        self._pool.forget(batch.before[still])
+        self.out_bytes += int(sizes[still].sum())
+
+    def publish_back(self, batch: Batch) -> bool:
+        """Let the rows that have not changed have these records in the pool; False, and nothing is done, when there is
+        no room."""
+        still = np.flatnonzero(self._still(batch))
+        if not len(still):
+            return True
+        sizes, ends, data = batch.sizes[still], np.cumsum(batch.sizes)[still], memoryview(batch.data)
+        records = [data[end - size : end] for size, end in zip(sizes.tolist(), ends.tolist(), strict=True)]
+        try:
+            offsets = self._pool.append(records, sizes)
+        except OutOfRoom:
+            return False
+        words = offsets.astype(np.uint64) << np.uint64(OFFSET_SHIFT) | batch.before[still] & _BELOW_OFFSET
+        self._rows.where.array[batch.rows[still]] = words
+        self._pool.forget(batch.before[still])
+        self.back_bytes += int(sizes.sum())
+        return True
+
+    def _are_there(self, where: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Which of these words name records in the places that were given? A free row's word is 0, as is segment 0."""
+        return np.isin(where >> _SHIFT, self._places) & (where != 0)  # type: ignore[no-any-return]
+
+    def _still(self, batch: Batch) -> npt.NDArray[np.bool_]:
+        """Which rows are as they were picked? A record never changes while its place has one generation, but where
+        damage was mended; that is so rare that all is dropped then."""
+        if batch.mended != self._pool.mended:
+            return np.zeros(len(batch.rows), dtype=np.bool_)
+        now = self._rows.where.array[batch.rows]
+        return (now == batch.before) & (self._generations(batch.before) == batch.generations)  # type: ignore[no-any-return]
+
+    def _generations(self, where: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+        places = (where >> _SHIFT).astype(np.int64)
+        paged = places >= PAGED_PLACE
+        generations = np.empty(len(places), dtype=np.int64)
+        generations[~paged] = self._pool.generation[places[~paged]]
+        generations[paged] = self._pool.pieces.generation[places[paged] & PIECE_MASK]
+        return generations
+
+    def _record(self, where: int, contents: Mapping[int, bytes]) -> bytes | memoryview:
+        place, size_bytes = where >> WHERE_SEGMENT_SHIFT, where >> SIZE_SHIFT & SIZE_MASK
+        offset = where >> OFFSET_SHIFT
+        if place < PAGED_PLACE:
+            return self._pool.view[offset : offset + size_bytes]
+        offset &= _IN_SEGMENT
+        return contents[place][offset : offset + size_bytes]
+
+    def _fit(self) -> None:
+        """The pool may have got more segments."""
+        more = self._pool.segments - len(self._seen)
+        if more:
+            self._seen = np.concatenate((self._seen, np.zeros(more, dtype=np.int64)))
+
+
+def _sizes(where: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    return (where >> np.uint64(SIZE_SHIFT) & np.uint64(SIZE_MASK)).astype(np.int64)
