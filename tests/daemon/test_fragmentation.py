@@ -7,17 +7,18 @@ import random
 
 import pytest
 
-from tests.daemon.lab import Mounted, put
+from tests.daemon.lab import Lab, put
 from tests.store.material import half
 
 pytestmark = pytest.mark.mount
 
 BLOCKS = 32768
 AT_ONCE = 2048
-ROUNDS = 24
+ROUNDS = 12
 
 
-def test_steady_random_overwrites(mounted: Mounted) -> None:
+def test_steady_random_overwrites(lab: Lab) -> None:
+    mounted = lab.mount()
     path, chance = mounted.path / "vm", random.Random(1)
     put(path, b"".join(map(half, range(BLOCKS))))
     worst = 0.0
