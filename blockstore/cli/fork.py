@@ -141,4 +141,4 @@ def _hook(hook: Path | None) -> Path | None:
     found = shutil.which(hook if hook.name != str(hook) else f"./{hook}")
     if found is None:
         raise InputError(f"the hook {hook} is no program that can be started; is it there, and executable?")
-    return Path(found)
+    return Path(found).absolute()  # pathlib takes away a leading ./, and it would be looked for in PATH

@@ -92,9 +92,9 @@ def delete(names: tuple[str, ...], mountpoint: Path | None) -> None:
 
 @snapshots.command()
 @click.argument("name")
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("place", metavar="TARGET", type=click.Path())
 @mount_option
-def export(name: str, target: Path, mountpoint: Path | None) -> None:
+def export(name: str, place: str, mountpoint: Path | None) -> None:
     """Write the snapshot NAME to the file TARGET, or to NAME.bsnap in the directory TARGET.
 
     The file has all that `import` needs, on this host or another one with the same QEMU. Zeros are left out, the rest
@@ -103,6 +103,9 @@ def export(name: str, target: Path, mountpoint: Path | None) -> None:
     from blockstore.vm import portable
 
     found = snapshot_file.find(mounts.find(mountpoint), name)
+    target = Path(place)
+    if place.endswith("/") and not target.is_dir():
+        raise InputError(f"there is no folder {place}; make it first: mkdir -p {place}")
     if target.is_dir():
         target = target / f"{found.name.rsplit('/', 1)[-1]}{portable.SUFFIX}"
     with progress("exporting") as report:

@@ -7,6 +7,7 @@ QEMU's sources)
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from pathlib import Path
 from typing import Any, Final
@@ -82,11 +83,23 @@ def used_by(nodes: list[dict[str, Any]]) -> set[str]:
     return {str(node.get("file")) for node in nodes}
 
 
+def _file_of(name: str) -> str:
+    """QEMU says an overlay as JSON when it reaches what is below it by another path than the overlay names, as after
+    a fork of a VM that was started with a relative one. (qemu(1), json:)"""
+    if not name.startswith("json:"):
+        return name
+    try:
+        node = json.loads(name.removeprefix("json:"))
+        return str(node.get("file", node)["filename"])
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return name
+
+
 def _disk(vm: Running, inserted: dict[str, Any]) -> Disk:
     layers: list[Layer] = []
     image: dict[str, Any] | None = inserted["image"]
     while image is not None:
-        path = Path(vm.folder, str(image["filename"]))
+        path = Path(vm.folder, _file_of(str(image["filename"])))
         if not path.exists():
             raise InputError(
                 f"the disk {image['filename']} of {vm.name} is no file that others can open (with snapshot=on it is a "

@@ -53,8 +53,10 @@ def with_monitor(arguments: Sequence[str], descriptor: int) -> list[str]:
 
 
 def _default_monitor(arguments: Sequence[str]) -> list[str]:
-    given = {option for option, _ in _options(arguments)}
-    if given & {"-nodefaults", "-monitor", "-mon", "-qmp", "-qmp-pretty"}:
+    given = dict(_options(arguments))
+    if any(value.startswith("mon:") for option, value in _options(arguments) if option == "-serial"):
+        return []
+    if given.keys() & {"-nodefaults", "-monitor", "-mon", "-qmp", "-qmp-pretty"}:
         return []
     if "-nographic" not in given:
         return ["-monitor", "vc:80Cx24C"]

@@ -166,6 +166,7 @@ def test_in_a_domain_and_to_another_place(lab: Lab) -> None:
         assert snapshot(mounted, f"blue/{NAME}", "base").returncode == 0
     assert listed(mounted) == ["blue/base"]
     one_line(blockstore("restore", *on(mounted), "base", "--as", "vm2"), 2, "blue/vm2", "domain")
+    one_line(blockstore("snapshots", "export", "base", f"{lab.path}/nowhere/", *on(mounted)), 2, "mkdir")
     assert blockstore("snapshots", "export", "base", str(lab.path), *on(mounted)).returncode == 0
     exported = lab.path / "base.bsnap"
     one_line(blockstore("snapshots", "export", "base", str(lab.path), *on(mounted)), 3, exported)

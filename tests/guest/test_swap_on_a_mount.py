@@ -33,7 +33,7 @@ def test_a_guest_that_swaps(lab: Lab) -> None:
 
     with Guest("vm", MEMORY_BYTES, lab.path / "vm.ram", extra_args=["-drive", drive]) as guest:
         guest.wait_ready(120)
-        guest.command("mkswap /dev/vda && swapon -d /dev/vda")
+        guest.command("echo 0 >/sys/block/vda/queue/rotational; mkswap /dev/vda && swapon -d /dev/vda")
         guest.command(f"mount -o remount,size={FILE_MIB * COPIES + 16}M /work")
         guest.command(f"dd if=/dev/urandom of=/work/1 bs=1M count={FILE_MIB} 2>/dev/null", 120)
         for copy in range(2, COPIES + 1):
@@ -44,7 +44,8 @@ def test_a_guest_that_swaps(lab: Lab) -> None:
         assert swapped > (FILE_MIB * COPIES - MEMORY_BYTES // MIB) * MIB
         assert volume("touched") > swapped // 2 and volume("shared") > 8 * MIB
         assert volume("stored") < volume("touched") * 0.75, "the copies are stored once"
-        guest.command("rm /work/*; swapoff /dev/vda && swapon -d /dev/vda", 120)
-        until(lambda: volume("touched") < 4 * MIB, "what the guest has discarded is freed")
+        touched = volume("touched")
+        guest.command("rm /work/*")
+        until(lambda: volume("touched") < touched // 4, "what the guest has freed is freed here")
     disk.unlink()
     assert mounted.umount().returncode == 0

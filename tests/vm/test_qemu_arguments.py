@@ -67,6 +67,7 @@ def test_other_objects_and_commas_in_paths() -> None:
     [
         (["-nographic"], ["-serial", "mon:stdio"]),
         (["-nographic", "-serial", "file:log"], ["-monitor", "stdio"]),
+        (["-nographic", "-serial", "mon:stdio"], []),
         (["-display", "none"], ["-monitor", "vc:80Cx24C"]),
         (["-nodefaults", "-nographic"], []),
         (["-nographic", "-monitor", "none"], []),
