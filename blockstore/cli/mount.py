@@ -70,7 +70,7 @@ DEFAULT_ROOM_SHARE: Final = 0.9
     default=DEFAULT_BACKGROUND_CPU,
     show_default=True,
     metavar="PERCENT",
-    help="Of one core, to encode with zstd what is cold: a third less memory for it. 0 is off.",
+    help="Of one core, to encode with zstd what is cold: a quarter less memory for it. 0 is off.",
 )
 @click.option(
     "--cold-after",
