@@ -95,7 +95,9 @@ def find(path: Path | None) -> Mount:
         if not mounts:
             raise MountError("there is no blockstore mount; make one with: blockstore mount DIRECTORY")
         names = ", ".join(str(mount.path) for mount in mounts)
-        raise MountError(f"there are several blockstore mounts ({names}); say which one (as the argument, or with --mount)")
+        raise MountError(
+            f"there are several blockstore mounts ({names}); say which one (as the argument, or with --mount)"
+        )
     found = lookup(path)
     if found is None:
         names = ", ".join(str(mount.path) for mount in all_mounts())
