@@ -18,6 +18,10 @@ from blockstore.errors import MountError
 FILE_SYSTEM_TYPE: Final = "fuse.blockstore"
 _SOURCE_PREFIX: Final = "blockstore:"
 
+READ_AHEAD_BYTES: Final = 128 << 10
+"""What the kernel may read around a page that a VM faults, and its own default. While a VM idles the controller makes
+it less for that VM (vm/read_ahead.py)."""
+
 CONTROLLER_MODULE: Final = "blockstore.vm.controller"
 """Beside each daemon (companion.py): it uses the mount now and then, on behalf of nobody."""
 

@@ -43,6 +43,7 @@ from blockstore.daemon.fuse_abi import (
     UNIQUE_OFFSET,
     UNIQUE_RESEND,
 )
+from blockstore.daemon.mounts import READ_AHEAD_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +58,6 @@ CONGESTION_THRESHOLD: Final = 18
 """Write-back requests under way at once, and from how many on the kernel holds back. Each keeps up to 1 MiB of pages
 that a VM cannot write to meanwhile; small ones that are there at once are stored at once (small_writes.py). Fewer than
 MAXIMUM_JOBS (jobs.py), so that they never keep the lane from reading on."""
-
-READ_AHEAD_BYTES: Final = 128 << 10
-"""What the kernel may read around a page that a VM faults, and its own default. An idle guest that looks at two
-hundred places gets 20 MiB back; with 32 KiB it would be a quarter, but a guest that works asks four times as often and
-waits each time, which costs it more than can be saved (docs/performance.md)."""
 
 TICKET_RESENT: Final = 1 << 30
 """In a ticket: the request was asked before, of a daemon that died and may have done it."""

@@ -18,8 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from blockstore.daemon.mounts import Mount
-from blockstore.daemon.relay import READ_AHEAD_BYTES
+from blockstore.daemon.mounts import READ_AHEAD_BYTES, Mount
 from blockstore.vm.process_stat import processor_s
 
 IDLE_BYTES: Final = 16 << 10

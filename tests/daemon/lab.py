@@ -127,9 +127,9 @@ class Mounted:
         return blockstore("umount", str(self.path), *options)
 
     def daemon_pid(self) -> int:
-        """From its command line; the only daemon with this state."""
-        (pid,) = daemons_of(self.state)
-        return pid
+        """From its command line; the only daemon with this state. What it is about to start still has that, too."""
+        until(lambda: len(daemons_of(self.state)) == 1, "there is one daemon")
+        return daemons_of(self.state)[0]
 
     def serves(self) -> bool:
         """Is it there, and does it answer?"""

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import pytest
 
 from blockstore.daemon import fuse_abi as abi
-from blockstore.daemon.relay import CONGESTION_THRESHOLD, FORGETS_AT_ONCE, MAXIMUM_BACKGROUND, READ_AHEAD_BYTES, Relay
+from blockstore.daemon.mounts import READ_AHEAD_BYTES
+from blockstore.daemon.relay import CONGESTION_THRESHOLD, FORGETS_AT_ONCE, MAXIMUM_BACKGROUND, Relay
 
 GETATTR, READDIRPLUS = 3, 44
 
