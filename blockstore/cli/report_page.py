@@ -35,8 +35,7 @@ HEADINGS: Final = {"daemon_memory": "daemon"}
 
 WORDS: Final = {
     "logical": "the size of the file that is the VM's memory",
-    "touched": "memory that the VM wrote and did not free; "
-    "= zero + shared + patched + compressed + dense + raw + paged",
+    "touched": f"memory that the VM wrote and did not free; = {' + '.join(CLASSES)}",
     "zero": "blocks of zeros; they need no record",
     "shared": "blocks whose content has more than one user, however it is encoded",
     "patched": "stored as the difference from a reference block",

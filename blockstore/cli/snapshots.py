@@ -104,10 +104,10 @@ def export(name: str, place: str, mountpoint: Path | None) -> None:
 
     found = snapshot_file.find(mounts.find(mountpoint), name)
     target = Path(place)
-    if place.endswith("/") and not target.is_dir():
-        raise InputError(f"there is no folder {place}; make it first: mkdir -p {place}")
     if target.is_dir():
         target = target / f"{found.name.rsplit('/', 1)[-1]}{portable.SUFFIX}"
+    elif place.endswith("/"):
+        raise InputError(f"there is no folder {place}; make it first: mkdir -p {place}")
     with progress("exporting") as report:
         portable.export(found, target, report)
 

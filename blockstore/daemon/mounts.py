@@ -33,6 +33,10 @@ class Mount(NamedTuple):
     device: str
     state: Path
 
+    def has(self, found: os.stat_result, inode: int) -> bool:
+        """Is this the mount's file with that number, and no other one that may have its name or number?"""
+        return f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}" == self.device and found.st_ino == inode
+
 
 class Mapping(NamedTuple):
     """A range of a process's address space that shows a file of a mount, from `offset` of the file on. What is written

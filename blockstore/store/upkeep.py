@@ -71,17 +71,15 @@ class Upkeep:
         """Is a segment half emptied, or so much garbage there that one should be? `quiet`: while nobody writes."""
         if self._victims:
             return True
-        garbage_bytes, pool_bytes = self._pool.garbage_bytes, self._pool.allocated_bytes
         if quiet:
-            return garbage_bytes > max(QUIET_GARBAGE_FLOOR_BYTES, QUIET_GARBAGE_SHARE * pool_bytes)
-        return garbage_bytes > max(GARBAGE_FLOOR_BYTES, GARBAGE_SHARE * pool_bytes)
+            return self._garbage_beyond(QUIET_GARBAGE_SHARE, QUIET_GARBAGE_FLOOR_BYTES) > 0
+        return self._garbage_beyond(GARBAGE_SHARE, GARBAGE_FLOOR_BYTES) > 0
 
     def owed_steps(self, blocks: int) -> int:
         """How many steps whoever has written so many blocks is to take, for the share of garbage that there is."""
-        garbage_bytes, pool_bytes = self._pool.garbage_bytes, self._pool.allocated_bytes
-        if garbage_bytes <= max(GARBAGE_FLOOR_BYTES, GARBAGE_SHARE * pool_bytes):
+        beyond = self._garbage_beyond(GARBAGE_SHARE, GARBAGE_FLOOR_BYTES)
+        if not beyond:
             return 0
-        beyond = garbage_bytes / pool_bytes - GARBAGE_SHARE
         return min(1 + int(beyond / OWED_AT_SHARE), MAXIMUM_OWED) * -(-blocks // STEP_RECORDS)
 
     def step(self, *, quiet: bool = False) -> bool:
@@ -105,6 +103,13 @@ class Upkeep:
         if not self._pending:
             self._victims = []  # one that is left was freed and filled anew behind our back
         return True
+
+    def _garbage_beyond(self, share: float, floor_bytes: int) -> float:
+        """The part of the pool that is garbage, above `share`; 0 while there is no more than the floor."""
+        garbage_bytes = self._pool.garbage_bytes
+        if garbage_bytes <= floor_bytes:
+            return 0.0
+        return max(garbage_bytes / self._pool.allocated_bytes - share, 0.0)
 
     def _choose(self, worth_moving: float) -> bool:
         """Several at once where there are many rows, for all of them must be looked at."""

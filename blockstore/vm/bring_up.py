@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from blockstore.daemon import control
 from blockstore.daemon.mounts import Mount
-from blockstore.errors import BlockstoreError
+from blockstore.errors import BlockstoreError, VmError
 from blockstore.vm import apart, qmp_sockets
 from blockstore.vm.ledger import Ledger, settle
 from blockstore.vm.process_stat import children
@@ -29,11 +29,14 @@ INCOMING: Final = ("-incoming", "defer")
 
 _DESCRIPTOR: Final = "blockstore-device-state"
 
+_LOCKED: Final = '"write" lock'
+_DISKS_HINT: Final = "another VM writes to that disk: give new VMs disks of their own with --disks DIR"
+
 
 def bring_up(state: Path, volume: int, vm: str, device_state: int, reading: Reading | None) -> None:
     """Load it and let the VM go on; `device_state` is a file, `reading` what of its memory is being prefetched. Raises
     VmError."""
-    from blockstore.vm.monitor import Monitor  # while QEMU starts, not before
+    from blockstore.vm.monitor import Monitor, Refused  # while QEMU starts, not before
     from blockstore.vm.running import without_memory
 
     with Monitor(qmp_sockets.path_of(state, qmp_sockets.QMP, volume), vm, greeting_s=START_S) as monitor:
@@ -46,7 +49,12 @@ def bring_up(state: Path, volume: int, vm: str, device_state: int, reading: Read
             reading.finish()
         with contextlib.suppress(BlockstoreError):  # a daemon that is being replaced counts from 0 anyway
             control.ask(state, {"do": "runs", "volume": volume})
-        monitor.execute("cont")
+        try:
+            monitor.execute("cont")
+        except Refused as error:
+            if _LOCKED not in str(error):
+                raise
+            raise VmError(f"{error}; {_DISKS_HINT}") from None
 
 
 def beside(

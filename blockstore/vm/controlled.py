@@ -206,7 +206,7 @@ def end(mount: Mount, name: str | None, attachment: Attachment) -> None:
         return
     path = mount.path / name
     with contextlib.suppress(FileNotFoundError):
-        if _is_file(path.lstat(), mount, attachment.volume):
+        if mount.has(path.lstat(), attachment.volume):
             path.unlink()
     if attachment.made_folder and path.parent != mount.path:
         with contextlib.suppress(OSError):  # somebody else has a file there, or has taken it away
@@ -235,12 +235,7 @@ def has_ended(pidfd: int) -> bool:
 def _open_file(mount: Mount, name: str, volume: int) -> int:
     """The VM's file, and no other that may have its name, or may lie over the mount. Raises OSError."""
     descriptor = os.open(mount.path / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    if not _is_file(os.fstat(descriptor), mount, volume):
+    if not mount.has(os.fstat(descriptor), volume):
         os.close(descriptor)
         raise OSError(f"{name} is another file by now")
     return descriptor
-
-
-def _is_file(found: os.stat_result, mount: Mount, volume: int) -> bool:
-    device = f"{os.major(found.st_dev)}:{os.minor(found.st_dev)}"
-    return device == mount.device and found.st_ino == volume

@@ -27,9 +27,6 @@ CLOSE_S: Final = 1.0
 POLL_S: Final = 0.002
 """Between two looks at a migration, most of which take 30 ms."""
 
-_LOCKED: Final = '"write" lock'
-_DISKS_HINT: Final = "another VM writes to that disk: give new VMs disks of their own with --disks DIR"
-
 
 class Refused(VmError):
     """QEMU has answered, and will not do it."""
@@ -107,8 +104,7 @@ class Monitor:
                 "else connected there, or is it stopped?"
             ) from None
         except ExecuteError as error:
-            hint = f"; {_DISKS_HINT}" if _LOCKED in str(error) else ""
-            raise Refused(f"the QEMU of {self._vm} refuses {what}: {str(error).rstrip('.')}{hint}") from None
+            raise Refused(f"the QEMU of {self._vm} refuses {what}: {str(error).rstrip('.')}") from None
         except (OSError, EOFError, QMPError) as error:
             raise self._gone(what, error) from None
 

@@ -24,8 +24,8 @@ def parent(pid: int) -> int | None:
 
 def processor_s(pid: int) -> float:
     """Processor time that it has taken, all threads; 0 if it has ended."""
-    ticks = (_field(pid, place) or 0 for place in (_USER_TICKS, _SYSTEM_TICKS))
-    return sum(ticks) / os.sysconf("SC_CLK_TCK")
+    fields = _fields(pid)
+    return (int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
 
 
 def children(pid: int) -> list[int]:
@@ -37,7 +37,13 @@ def children(pid: int) -> list[int]:
 
 
 def _field(pid: int, place: int) -> int | None:
+    fields = _fields(pid)
+    return int(fields[place]) if fields else None
+
+
+def _fields(pid: int) -> list[bytes]:
+    """Those behind the name; none if it has ended."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(_NAME_END)[2].split()[place])
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(_NAME_END)[2].split()
     except OSError:
-        return None
+        return []

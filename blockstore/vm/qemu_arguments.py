@@ -53,10 +53,9 @@ def with_monitor(arguments: Sequence[str], descriptor: int) -> list[str]:
 
 
 def _default_monitor(arguments: Sequence[str]) -> list[str]:
-    given = dict(_options(arguments))
-    if any(value.startswith("mon:") for option, value in _options(arguments) if option == "-serial"):
-        return []
-    if given.keys() & {"-nodefaults", "-monitor", "-mon", "-qmp", "-qmp-pretty"}:
+    given = {option for option, _ in _options(arguments)}
+    on_serial = any(option == "-serial" and value.startswith("mon:") for option, value in _options(arguments))
+    if on_serial or given & {"-nodefaults", "-monitor", "-mon", "-qmp", "-qmp-pretty"}:
         return []
     if "-nographic" not in given:
         return ["-monitor", "vc:80Cx24C"]

@@ -1,8 +1,8 @@
 """How far the kernel reads around a page that a VM faults: far while the VM works, little while it idles.
 
-A fault on the file brings the blocks around it too (mm/filemap.c, do_sync_mmap_readahead). A VM that works waits a
-third less often for that; one that only wakes up for its timers gets thirty pages back for each that it looks at, and
-the controller takes them away again.
+A fault on the file brings the blocks around it too (mm/filemap.c, do_sync_mmap_readahead). A VM that works waits five
+to eight times less often for that (docs/performance.md); one that only wakes up for its timers gets thirty pages back
+for each that it looks at, and the controller takes them away again.
 
 The kernel keeps the distance in each open file, and copies it there from the file system's when the file is opened, or
 when somebody says POSIX_FADV_NORMAL of it. The VM's own open file is reached with pidfd_getfd(2). Where that is not
@@ -73,8 +73,7 @@ def set_read_ahead(mount: Mount, volume: int, pids: Sequence[int], size_bytes: i
         for pid in pids:
             for descriptor in _open_files(pid, volume):
                 with _borrowed(pid, descriptor) as own:
-                    is_it = os.fstat(own)
-                    if (os.major(is_it.st_dev), os.minor(is_it.st_dev), is_it.st_ino) == (*_numbers(mount), volume):
+                    if mount.has(os.fstat(own), volume):
                         os.posix_fadvise(own, 0, 0, os.POSIX_FADV_NORMAL)
     finally:
         setting.write_text(str(max(int(before), READ_AHEAD_BYTES >> 10)))
@@ -104,8 +103,3 @@ def _borrowed(pid: int, descriptor: int) -> Iterator[int]:
         yield own
     finally:
         os.close(own)
-
-
-def _numbers(mount: Mount) -> tuple[int, int]:
-    major, minor = mount.device.split(":")
-    return int(major), int(minor)

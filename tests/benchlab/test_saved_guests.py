@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from pathlib import Path
 
@@ -15,9 +14,11 @@ from benchlab.mounts import Workspace
 from benchlab.saved_sets import MIB, GuestSet, Light, Plan
 from guestlab import work
 
+from tests.daemon.lab import NEEDS_QEMU
+
 pytestmark = [
     pytest.mark.guest,
-    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64"),
+    NEEDS_QEMU,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
 ]
 

@@ -17,19 +17,14 @@ from rich.console import Console
 from blockstore.cli.analyze import analyze
 from blockstore.cli.main import COMMANDS, cli
 from blockstore.cli.savings_table import print_savings
+from tests.cli.words import CLASSES
 from tests.store.material import near, noise, text
 from tests.test_analysis import MIXED, image
 
 WORDS = (
     "logical",
     "touched",
-    "zero",
-    "shared",
-    "patched",
-    "compressed",
-    "dense",
-    "raw",
-    "paged",
+    *CLASSES,
     "stored",
     "tables",
     "footprint",

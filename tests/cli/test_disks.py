@@ -18,11 +18,11 @@ from blockstore.vm.disks import used_by
 from blockstore.vm.monitor import Monitor
 from tests.cli.test_run import NAME, on, running
 from tests.cli.test_snapshot import KILLED, RUNS, is_running, listed
-from tests.daemon.lab import Lab, Mounted, blockstore, one_line, run, until
+from tests.daemon.lab import NEEDS_QEMU, Lab, Mounted, blockstore, one_line, run, until
 
 pytestmark = [
     pytest.mark.mount,
-    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64"),
+    NEEDS_QEMU,
     pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img (Debian: qemu-utils)"),
 ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,11 +19,11 @@ from blockstore.vm.monitor import Monitor
 from blockstore.vm.prefetch import LOOKS_S
 from tests.cli.test_run import NAME, on, processes_with, running
 from tests.cli.test_snapshot import KILLED, RUNS, is_running
-from tests.daemon.lab import PROJECT, Lab, Mounted, blockstore, end, noisy, one_line, put, run, until
+from tests.daemon.lab import NEEDS_QEMU, PROJECT, Lab, Mounted, blockstore, end, noisy, one_line, put, run, until
 
 pytestmark = [
     pytest.mark.mount,
-    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64"),
+    NEEDS_QEMU,
 ]
 
 

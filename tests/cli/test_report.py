@@ -13,6 +13,7 @@ import pytest
 from blockstore.cli.charts import printable
 from blockstore.cli.sizes import format_size
 from blockstore.vm import history
+from tests.cli.words import CLASSES
 from tests.daemon.lab import Lab, Mounted, blockstore, mixed_blocks, one_line, put, run, until
 
 pytestmark = pytest.mark.mount
@@ -101,13 +102,7 @@ def test_the_page_says_what_status_says(mounted: Mounted) -> None:
         "logical",
         "touched",
         "pool",
-        "zero",
-        "shared",
-        "patched",
-        "compressed",
-        "dense",
-        "raw",
-        "paged",
+        *CLASSES,
         "stored",
     ):
         assert any(format_size(status["total"][key]) in text for text in page.texts), key

@@ -16,6 +16,7 @@ from blockstore.cli.charts import PERCENT, RATES, SIZES, Chart, Series, Unit, dr
 from blockstore.cli.report_charts import _refault_rates, _saved, charts, ending_with
 from blockstore.cli.report_page import Facts, page
 from blockstore.vm.history import Figures, Sample
+from tests.cli.words import CLASSES
 
 UTC = timezone.utc  # noqa: UP017
 NOON_S = 1_700_049_600.0
@@ -142,13 +143,7 @@ def whole_report(count: int) -> dict[str, Any]:
     keys = (
         "logical",
         "touched",
-        "zero",
-        "shared",
-        "patched",
-        "compressed",
-        "dense",
-        "raw",
-        "paged",
+        *CLASSES,
         "stored",
         "pool",
         "tables",

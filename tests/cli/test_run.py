@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +14,24 @@ from pathlib import Path
 import pytest
 
 from blockstore.vm import cgroups
-from tests.daemon.lab import PROJECT, Lab, Mounted, blockstore, end, ended, one_line, run, said, spawn, until
+from tests.daemon.lab import (
+    NEEDS_QEMU,
+    PROJECT,
+    Lab,
+    Mounted,
+    blockstore,
+    end,
+    ended,
+    one_line,
+    run,
+    said,
+    spawn,
+    until,
+)
 
 pytestmark = [
     pytest.mark.mount,
-    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64"),
+    NEEDS_QEMU,
 ]
 
 MIB = 1 << 20

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,11 +19,11 @@ from blockstore.vm import guard, monitor, qmp_sockets, running, snapshot_file, t
 from blockstore.vm.monitor import Monitor
 from tests.cli.test_run import NAME, QEMU, on, qemu_of
 from tests.cli.test_run import running as started
-from tests.daemon.lab import Lab, Mounted, blockstore, end, noisy, one_line, put, run, said, spawn, until
+from tests.daemon.lab import NEEDS_QEMU, Lab, Mounted, blockstore, end, noisy, one_line, put, run, said, spawn, until
 
 pytestmark = [
     pytest.mark.mount,
-    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64"),
+    NEEDS_QEMU,
 ]
 
 MIB = 1 << 20

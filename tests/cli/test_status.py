@@ -14,11 +14,11 @@ import pytest
 
 from blockstore.daemon import control
 from blockstore.errors import MountError
+from tests.cli.words import CLASSES
 from tests.daemon.lab import Lab, Mounted, append, blockstore, make_resident, mixed_blocks, noisy, one_line, put, run
 
 pytestmark = pytest.mark.mount
 
-CLASSES = ("zero", "shared", "patched", "compressed", "dense", "raw", "paged")
 RECORDS = ("shared", "patched", "compressed", "dense", "raw", "references")
 HOST = ("pool", "tables", "daemon_memory", "resident")
 BESIDES = {

@@ -16,6 +16,7 @@ from blockstore.cli.top_model import BARS, History, Observation, sparkline
 from blockstore.cli.top_screen import COLUMNS, LEAST_TREND, head_of, headings_of, lay_out, line_of
 from blockstore.daemon.latency import BOUNDS_US
 from blockstore.daemon.mounts import Mount
+from tests.cli.words import CLASSES
 
 SIZES = (
     "logical",
@@ -23,13 +24,7 @@ SIZES = (
     "resident",
     "footprint",
     "stored",
-    "zero",
-    "shared",
-    "patched",
-    "compressed",
-    "dense",
-    "raw",
-    "paged",
+    *CLASSES,
 )
 
 

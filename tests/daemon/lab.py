@@ -33,6 +33,8 @@ from tests.store.material import near, noise, text
 PROJECT: Final = Path(__file__).parents[2]
 SHM: Final = Path("/dev/shm")
 
+NEEDS_QEMU: Final = pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64")
+
 COMMAND_S: Final = 60.0
 KILL_S: Final = 10.0
 """How long a killed process may take to go before the connections are aborted."""

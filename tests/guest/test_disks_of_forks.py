@@ -15,13 +15,13 @@ import pytest
 from guestlab.guest import Guest
 
 from blockstore.vm import mac
-from tests.daemon.lab import Lab, Mounted, blockstore, one_line, until
+from tests.daemon.lab import NEEDS_QEMU, Lab, Mounted, blockstore, one_line, until
 from tests.guest.test_snapshot_of_a_guest import MEMORY_BYTES, NAME, ask, forked, wait_restored
 
 pytestmark = [
     pytest.mark.mount(timeout_s=180),
     pytest.mark.guest,
-    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64"),
+    NEEDS_QEMU,
     pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img (Debian: qemu-utils)"),
 ]
 

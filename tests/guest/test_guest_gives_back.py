@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 
 import pytest
 from guestlab import work
 from guestlab.guest import Guest
 
-from tests.daemon.lab import Lab, until
+from tests.daemon.lab import NEEDS_QEMU, Lab, until
 
 pytestmark = [
     pytest.mark.mount(timeout_s=300),
     pytest.mark.guest,
-    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64"),
+    NEEDS_QEMU,
 ]
 
 MIB = 1 << 20

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
 from guestlab import work
 from guestlab.guest import Guest
 
-from tests.daemon.lab import Mounted, blockstore, one_line
+from tests.daemon.lab import NEEDS_QEMU, Mounted, blockstore, one_line
 
 pytestmark = [
     pytest.mark.mount(timeout_s=300),
     pytest.mark.guest,
-    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64"),
+    NEEDS_QEMU,
 ]
 
 MEMORY_BYTES = 128 << 20

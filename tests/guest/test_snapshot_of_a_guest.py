@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -17,12 +16,12 @@ from guestlab import work
 from guestlab.guest import Guest
 
 from blockstore.vm import qmp_sockets
-from tests.daemon.lab import Lab, Mounted, blockstore, ended, one_line, until
+from tests.daemon.lab import NEEDS_QEMU, Lab, Mounted, blockstore, ended, one_line, until
 
 pytestmark = [
     pytest.mark.mount(timeout_s=240),
     pytest.mark.guest,
-    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64"),
+    NEEDS_QEMU,
 ]
 
 MIB = 1 << 20

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +11,11 @@ from guestlab import work
 from guestlab.errors import GuestLabError
 from guestlab.guest import Guest
 
+from tests.daemon.lab import NEEDS_QEMU
+
 pytestmark = [
     pytest.mark.guest,
-    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64"),
+    NEEDS_QEMU,
 ]
 
 MEMORY_BYTES = 128 << 20

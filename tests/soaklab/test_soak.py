@@ -7,12 +7,12 @@ import shutil
 import pytest
 from soaklab.soak import Verdict, soak
 
-from tests.daemon.lab import end_daemons_with
+from tests.daemon.lab import NEEDS_QEMU, end_daemons_with
 
 pytestmark = [
     pytest.mark.mount(timeout_s=280),
     pytest.mark.guest,
-    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64"),
+    NEEDS_QEMU,
     pytest.mark.skipif(shutil.which("fio") is None, reason="fio is not installed"),
 ]
 
