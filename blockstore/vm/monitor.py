@@ -101,7 +101,7 @@ class Monitor:
         except TimeoutError:
             raise VmError(
                 f"the QEMU of {self._vm} did not answer {what} at {self._path} within {timeout_s:g} s; is somebody "
-                "else connected there, or is it stopped?"
+                "else connected there, is it stopped, or does it wait for room in the pool (`blockstore status`)?"
             ) from None
         except ExecuteError as error:
             raise Refused(f"the QEMU of {self._vm} refuses {what}: {str(error).rstrip('.')}") from None
