@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import stat
 import struct
@@ -44,6 +45,7 @@ HEADER: Final = struct.Struct("<16sII16s")
 VERSION: Final = 1
 _MAGIC: Final = b"blockstore tier\0"
 _LENGTH: Final = struct.Struct("<I")
+_DONTNEED: Final = os.POSIX_FADV_DONTNEED
 
 
 class FileTier:
@@ -80,7 +82,7 @@ class FileTier:
                     self._set_length(fd, piece, 0)
                     punch(fd, start, SEGMENT_BYTES)
             raise self._away(error) from None
-        os.posix_fadvise(fd, start, SEGMENT_BYTES, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(fd, start, SEGMENT_BYTES, _DONTNEED)
 
     def read(self, piece: int, offset: int, length: int) -> bytes:
         assert offset >= 0 and length > 0, (offset, length)
@@ -90,7 +92,8 @@ class FileTier:
             raise PieceMissing(f"{self._path} has {there} bytes of piece {piece}, not the {length} at {offset}")
         try:
             data = os.pread(fd, length, start)
-            os.posix_fadvise(fd, start, length, os.POSIX_FADV_DONTNEED)
+            first = start & -mmap.PAGESIZE  # whole pages: the kernel keeps those of which only a part is not needed
+            os.posix_fadvise(fd, first, -(-(start + length - first) // mmap.PAGESIZE) * mmap.PAGESIZE, _DONTNEED)
         except OSError as error:
             raise self._away(error) from None
         if len(data) != length:
