@@ -30,8 +30,11 @@ class Health:
 def judge(answer: Mapping[str, Any]) -> Health:
     """What the answer to `status` says."""
     found: list[tuple[int, str]] = []
-    share = full_share(answer)
-    if answer["stalled"]:
+    share, tier = full_share(answer), answer.get("tier")
+    if tier and not tier["failing_since"]:  # a pool that is nearly full is as it should be
+        if answer["stalled"]:
+            found.append((WARNING, f"writes wait until the tier has taken cold memory ({answer['stalled']})"))
+    elif answer["stalled"]:
         found.append((CRITICAL, f"the pool is full, and writes wait ({answer['stalled']}); {_MAKE_ROOM}"))
     elif share >= WARNING_SHARE:
         level = CRITICAL if share >= CRITICAL_SHARE else WARNING
@@ -41,6 +44,12 @@ def judge(answer: Mapping[str, Any]) -> Health:
         found.append((CRITICAL, f"reads met corrupt blocks ({answer['corrupt_reads']}); {_VERIFY}"))
     if answer["lost_blocks"]:
         found.append((CRITICAL, f"blocks were lost by damaged tables ({answer['lost_blocks']}); {_VERIFY}"))
+    if tier and tier["failing_since"]:
+        waiting = tier["reads_waiting"]
+        who = f"VMs wait for what is in it ({waiting})" if waiting else "VMs that need what is in it wait"
+        found.append((CRITICAL if waiting else WARNING, f"{tier['reason']}; {who} until it is back"))
+    if tier and tier["missing_pieces"]:
+        found.append((CRITICAL, f"the tier {tier['place']} has lost pieces ({tier['missing_pieces']}); {_VERIFY}"))
     if answer.get("is_orphaned"):
         found.append((WARNING, "the supervisor has died: the mount ends if the daemon dies too; unmount when you can"))
     return Health(max((level for level, _ in found), default=OK), [sentence for _, sentence in found])

@@ -80,6 +80,13 @@ DEFAULT_ROOM_SHARE: Final = 0.9
     metavar="SECONDS",
     help="How long something must be stored without change to be cold.",
 )
+@click.option(
+    "--spill",
+    default="",
+    metavar="URL",
+    help="Where cold memory goes when the pool is nearly full: file:/PATH, a file on a disk, or "
+    "valkey://HOST:PORT[,HOST:PORT...]. The state remembers it.",
+)
 def mount(
     mountpoint: Path,
     state: Path | None,
@@ -92,6 +99,7 @@ def mount(
     metrics: tuple[str, int] | None,
     background_cpu: float,
     cold_after: float,
+    spill: str,
 ) -> None:
     """Serve VM memory files in the directory MOUNTPOINT, which must exist and be empty.
 
@@ -103,6 +111,7 @@ def mount(
     Example:
       mkdir -p /run/vm-memory
       blockstore mount /run/vm-memory --pool-limit 8G
+      blockstore mount /run/vm-memory --pool-limit 8G --spill file:/var/lib/blockstore/vm-memory
     """
     target = _absolute(mountpoint)
     place = (state or _default_state(target)).absolute()
@@ -119,6 +128,7 @@ def mount(
         metrics=metrics,
         background_cpu=background_cpu,
         cold_after_s=cold_after,
+        spill=spill,
     )
     check_limit(options.pool_limit_bytes)
     if foreground:

@@ -12,7 +12,7 @@ from blockstore.cli import health
 from blockstore.cli.control_table import print_control
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.savings_table import make_console, print_savings
-from blockstore.cli.sizes import format_size
+from blockstore.cli.sizes import counted, format_size
 from blockstore.daemon import control, mounts, phase
 from blockstore.errors import InputError, MountError
 from blockstore.vm.observe import full_share, observe
@@ -51,6 +51,8 @@ def status(mountpoint: Path | None, as_json: bool, check: bool) -> int:
     print_control(report, make_console())
     click.echo(_pool(report["total"]))
     click.echo(_background(report["total"]["background"]))
+    if report["total"]["tier"]:
+        click.echo(_tier(report["total"]["tier"]))
     for sentence in health.judge(answer).sentences:
         click.echo(f"blockstore: warning: {sentence}", err=True)
     return 0
@@ -66,6 +68,15 @@ def _background(figures: dict[str, Any]) -> str:
     budget = f"at most {percent:g} % of a core" if percent else "off"
     done, size = figures["densified_blocks"], format_size(figures["saved_bytes"])
     return f"Cold blocks encoded anew ({budget}): {done:,} since the daemon's start, {size} less"
+
+
+def _tier(figures: dict[str, Any]) -> str:
+    size, pieces = format_size(figures["bytes"]), counted(figures["pieces"], "piece")
+    out, back = format_size(figures["out_bytes"]), format_size(figures["back_bytes"])
+    return (
+        f"In the tier {figures['place']}: {size} in {pieces}; {out} went there and {back} came back since the daemon's "
+        "start"
+    )
 
 
 def _check(mountpoint: Path | None) -> int:

@@ -12,10 +12,10 @@ from typing import Final
 import click
 
 from blockstore.cli.paths import DIRECTORY
-from blockstore.daemon import control, mounts, phase
+from blockstore.daemon import control, mounts, phase, spill
 from blockstore.daemon.states import remove_state
 from blockstore.daemon.unmount import unmount, unmount_unused
-from blockstore.errors import BusyError, MountError
+from blockstore.errors import BlockstoreError, BusyError, MountError
 
 DAEMON_END_S: Final = 120.0
 """How long the daemon may take to end after the unmount: it closes its files and frees nameless ones."""
@@ -28,7 +28,7 @@ DAEMON_END_S: Final = 120.0
     is_flag=True,
     help="Take the mount out of the tree even while it is in use; the daemon ends after its last user.",
 )
-@click.option("--discard", is_flag=True, help="Delete the state as well: every file of the mount is gone.")
+@click.option("--discard", is_flag=True, help="Delete the state as well, and what it has in a tier: all is gone.")
 def umount(mountpoint: Path, force: bool, discard: bool) -> None:
     """End the mount at MOUNTPOINT when everything is written back.
 
@@ -75,7 +75,18 @@ def umount(mountpoint: Path, force: bool, discard: bool) -> None:
             f"{DAEMON_END_S:.0f} s; look at {mount.state}/daemon.log"
         )
     if discard and mount.state.is_dir():
-        remove_state(mount.state)
+        _discard(mount.state)
+
+
+def _discard(state: Path) -> None:
+    left = ""
+    try:
+        spill.discard(state)
+    except BlockstoreError as error:
+        left = str(error)
+    remove_state(state)
+    if left:
+        raise MountError(f"the state is deleted, but not what it had in its tier, which you may delete: {left}")
 
 
 def _ended(pid: int) -> bool:

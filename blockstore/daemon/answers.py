@@ -83,7 +83,9 @@ class Answers:
             "can_be_replaced": session.can_be_replaced,
             "is_orphaned": session.is_orphaned,
             "stalled": session.stalled,
-            "corrupt_reads": session.lane.corrupt_reads if session.lane else 0,
+            "corrupt_reads": session.corrupt_reads,
+            "tier": session.tier_figures(),
+            "tier_latency": session.fetches.latency.figures() if session.fetches else None,
             "background": session.background.figures(),
         }
 

@@ -1,7 +1,8 @@
 """Jobs of the lane: requests that take several steps of the store, and those of them that wait for room.
 
 Jobs of different volumes take turns, those of one volume come one after the other. A step that finds no room leaves
-its job *stalled*: it is tried again every STALL_RETRY_MS.
+its job *stalled*: it is tried again every STALL_RETRY_MS. A step that needs what is in the tier has its job wait for a
+ticket (fetches.py).
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from typing import Final
 
 from blockstore.daemon import fuse_abi as abi
 from blockstore.daemon.door import Door
+from blockstore.daemon.fetches import Ticket
 from blockstore.daemon.latency import Latency
 from blockstore.errors import BlockstoreError, InputError, OutOfRoom
+from blockstore.store.fetch import Blocks
 from blockstore.store.store import Steps
 from blockstore.store.volume import Volume
 
@@ -31,6 +34,9 @@ done; of those that wait for room, direct ones beyond this number fail with ENOS
 
 STALL_RETRY_MS: Final = 50
 """How often a job that found no room tries again: often enough not to be felt, at no cost worth naming."""
+
+TICKET_LOOK_MS: Final = 2
+"""How often a job looks whether its blocks have come from the tier: about what a disk takes."""
 
 
 @dataclass(slots=True)
@@ -45,19 +51,31 @@ class Job:
     started_ns: int = field(default_factory=time.perf_counter_ns)
     interrupted: bool = False
     """Whoever asked has got a signal: the job is given up when it finds no room."""
+    needs: Blocks | None = None
+    """Of the tier, to go on."""
 
 
 class Jobs:
-    """All that are under way. `answer` sends an answer; `leave` is told of each job that is done or given up."""
+    """All that are under way. `answer` sends an answer; `leave` is told of each job that is done or given up; `ask_for`
+    has blocks fetched from the tier, if there is one; `makes_room()`: is the pager at it?"""
 
     def __init__(
-        self, door: Door, answer: Callable[[bytes], None], leave: Callable[[Job], None], write_latency: Latency
+        self,
+        door: Door,
+        answer: Callable[[bytes], None],
+        leave: Callable[[Job], None],
+        write_latency: Latency,
+        ask_for: Callable[[Blocks], Ticket] | None = None,
+        makes_room: Callable[[], bool] = bool,
     ) -> None:
         self._door = door
         self._answer = answer
         self._leave = leave
         self._write_latency = write_latency
         self._queues: OrderedDict[int, deque[Job]] = OrderedDict()  # by volume, the next one first
+        self._ask_for = ask_for
+        self._makes_room = makes_room
+        self._fetching: list[tuple[Job, Ticket]] = []
         self._stalled: list[Job] = []
         self._was_stalled = False
         self._retry_at_ms = 0.0
@@ -71,7 +89,7 @@ class Jobs:
 
     @property
     def can_go_on(self) -> bool:
-        """Is there a job that does not wait for room?"""
+        """Is there a job that waits neither for room nor for the tier?"""
         return bool(self._queues)
 
     def enter(self, job: Job) -> None:
@@ -79,10 +97,10 @@ class Jobs:
         self.count += 1
         self._queues.setdefault(job.volume.number, deque()).append(job)
 
-    def enter_stalled(self, job: Job) -> None:
-        """One more, which has found no room already."""
+    def enter_waiting(self, job: Job) -> None:
+        """One more, which could not go on already."""
         self.count += 1
-        self._stall(job)
+        self._wait(job)
 
     def advance(self) -> None:
         """One step of one job."""
@@ -97,8 +115,8 @@ class Jobs:
         queue.popleft()
         if not queue:
             del self._queues[number]
-        if outcome is _NO_ROOM:
-            self._stall(job)
+        if outcome is _WAITS:
+            self._wait(job)
             return
         self._end(job)
         self._answer(outcome)
@@ -108,10 +126,10 @@ class Jobs:
             log.warning("the pool has room again: all writes that waited are done")
 
     def finish_now(self, job: Job) -> bool:
-        """Take all steps of a small job that was not entered, and answer; False when it found no room."""
+        """Take all steps of a small job that was not entered, and answer; False when it has to wait."""
         while True:
             outcome = self._step(job)
-            if outcome is _NO_ROOM:
+            if outcome is _WAITS:
                 return False
             if outcome is not None:
                 self._answer(outcome)
@@ -119,19 +137,33 @@ class Jobs:
                 return True
 
     def retry_in_ms(self) -> float:
-        """When stalled jobs shall be tried again; not positive if that is now."""
-        return self._retry_at_ms - time.monotonic() * 1000
+        """When jobs that wait shall be tried again; not positive if that is now."""
+        if any(ticket.done for _, ticket in self._fetching):
+            return 0.0
+        wait_ms = self._retry_at_ms - time.monotonic() * 1000 if self._stalled else STALL_RETRY_MS
+        return min(wait_ms, TICKET_LOOK_MS) if self._fetching else wait_ms
 
-    def retry_stalled(self) -> None:
-        """Let all that wait for room try again."""
-        self._retry_at_ms = time.monotonic() * 1000 + STALL_RETRY_MS
-        stalled, self._stalled = self._stalled, []
-        for job in stalled:
+    def retry(self) -> None:
+        """Let those try again that have got their blocks, and in their time all that wait for room."""
+        ready = [job for job, ticket in self._fetching if ticket.done]
+        self._fetching = [(job, ticket) for job, ticket in self._fetching if not ticket.done]
+        now_ms = time.monotonic() * 1000
+        if now_ms >= self._retry_at_ms:
+            self._retry_at_ms = now_ms + STALL_RETRY_MS
+            ready += self._stalled
+            self._stalled = []
+        for job in ready:
             self.count -= 1
             self.enter(job)
 
     def interrupt(self, unique: int) -> None:
-        """A process that waits for room may be killed; other requests of ours are done in milliseconds anyway."""
+        """A process that waits may be killed; other requests of ours are done in milliseconds anyway."""
+        for job, ticket in self._fetching:
+            if job.unique == unique:
+                self._fetching.remove((job, ticket))
+                ticket.given_up = True
+                self._give_up(job)
+                return
         for job in self._stalled:
             if job.unique == unique:
                 self._stalled.remove(job)
@@ -142,10 +174,14 @@ class Jobs:
                 job.interrupted |= job.unique == unique
 
     def _step(self, job: Job) -> bytes | None:
-        """Take a step: None when there is more to do, _NO_ROOM, or the answer."""
+        """Take a step: None when there is more to do, _WAITS, or the answer."""
         try:
             with self._door:
-                return None if next(job.steps) else _NO_ROOM
+                outcome = next(job.steps)
+            if outcome is True:
+                return None
+            job.needs = outcome if isinstance(outcome, Blocks) else None
+            return _WAITS
         except StopIteration:
             return job.answer()
         except OutOfRoom as error:
@@ -165,13 +201,18 @@ class Jobs:
         if job.buffer is not None:  # a write, and no cloning or punching
             self._write_latency.observe(time.perf_counter_ns() - job.started_ns)
 
-    def _stall(self, job: Job) -> None:
+    def _wait(self, job: Job) -> None:
         if job.interrupted:
             self._give_up(job)
-            return
-        if not self._stalled and not self._was_stalled:
+        elif job.needs is not None and self._ask_for is not None:
+            self._fetching.append((job, self._ask_for(job.needs)))
+        else:
+            self._stall(job)
+
+    def _stall(self, job: Job) -> None:
+        if not self._was_stalled and not self._makes_room():
             log.error("the pool has no room: writes wait until memory is freed or the limit is raised")
-        self._was_stalled = True
+            self._was_stalled = True
         self._stalled.append(job)
 
     def _give_up(self, job: Job) -> None:
@@ -183,4 +224,4 @@ class Jobs:
         self._leave(job)
 
 
-_NO_ROOM: Final = b"no room"
+_WAITS: Final = b"waits"

@@ -5,7 +5,8 @@ of the store, of which one is done at a time. Between two steps, and every tenth
 encodes, requests that wait in the device are looked at: a fault of one VM waits for a small part of another's
 write-back. Jobs of different volumes take turns.
 
-A job that finds no room waits (jobs.py); meanwhile reads go on. A hot path; its benchmark is `scripts/bench fault`.
+A job that finds no room waits (jobs.py); meanwhile reads go on. What is in the tier is read by others (fetches.py).
+A hot path; its benchmark is `scripts/bench fault`.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ from typing import Final
 from blockstore.daemon import fuse_abi as abi
 from blockstore.daemon.buffers import REST_MS, Buffers
 from blockstore.daemon.door import Door
+from blockstore.daemon.fetches import Fetches
 from blockstore.daemon.jobs import MAXIMUM_JOBS, Job, Jobs
 from blockstore.daemon.latency import Latency
 from blockstore.daemon.range_requests import RangeRequests
 from blockstore.daemon.relay import Relay
 from blockstore.daemon.small_writes import GATHERED_BYTES, SmallWrites, is_small, written
 from blockstore.errors import CorruptBlock
-from blockstore.store.geometry import BLOCK_BYTES, BLOCK_SHIFT, ZERO_BLOCK, ZERO_ENTRY
+from blockstore.store.decode import NotHere
+from blockstore.store.geometry import BLOCK_BYTES, BLOCK_SHIFT, FIRST_ROW, ID_MASK, ZERO_BLOCK, ZERO_ENTRY
 from blockstore.store.ingest import SLICE_BLOCKS
 from blockstore.store.store import Store
 
@@ -60,7 +63,8 @@ class Lane:
     """The thread.
 
     `writers_of(inode, fh)` says how many other handles than `fh` may write to a file; `saw_init` gets the kernel's
-    INIT request; `died` is called, in the thread, when it ends by an error.
+    INIT request; `died` is called, in the thread, when it ends by an error; `fetches` are there if there is a tier, and
+    `makes_room()` says whether room that a job waits for is being made.
     """
 
     def __init__(
@@ -72,6 +76,8 @@ class Lane:
         writers_of: Callable[[int, int], int],
         saw_init: Callable[[bytes], None],
         died: Callable[[], None],
+        fetches: Fetches | None = None,
+        makes_room: Callable[[], bool] = bool,
     ) -> None:
         self._fd = device_fd
         self._store = store
@@ -89,7 +95,9 @@ class Lane:
         self._buffers = Buffers(_REQUEST_BYTES)
         self._request = self._buffers.take()
         self.fault_latency, self.write_latency = Latency(TIMED_FAULTS), Latency()
-        self._jobs = Jobs(door, self._answer, self._leave, self.write_latency)
+        self._fetches = fetches
+        ask_for = fetches.ask_for if fetches is not None else None
+        self._jobs = Jobs(door, self._answer, self._leave, self.write_latency, ask_for, makes_room)
         self._served = 0
         self._gathered_end = 0
         self._free_from = 0  # what stands in the buffer before is still needed
@@ -195,7 +203,7 @@ class Lane:
         wait_ms = jobs.retry_in_ms()
         if wait_ms > 0 and self._poll.poll(wait_ms):
             return True
-        jobs.retry_stalled()
+        jobs.retry()
         return False
 
     def _serve_one(self) -> bool:
@@ -226,6 +234,8 @@ class Lane:
                 if length != BLOCK_BYTES or not self._fault(unique, inode, offset):
                     self._read(unique, inode, offset, length)
                 self.fault_latency.observe(time.perf_counter_ns() - started_ns)
+                if self._fetches is not None:
+                    self._saw(inode, offset)
             if jobs.count or self._changed:
                 self._quick_steps = QUICK_STEPS
                 return True
@@ -261,7 +271,7 @@ class Lane:
                 else:
                     block = ZERO_BLOCK if entry == ZERO_ENTRY else self._verified(entry, volume.domain.seed)
                     volume.refaults += 1
-        except (CorruptBlock, KeyError):
+        except (CorruptBlock, KeyError, NotHere):
             return False
         try:
             # One piece: a second one costs the kernel more than it costs to put them together.
@@ -278,6 +288,13 @@ class Lane:
                 volume = self._store.volumes[inode]
                 pieces = self._store.read(volume, offset, length)
                 volume.count_range(offset, length)
+        except NotHere:
+            if self._fetches is not None:
+                self._fetches.read(unique, inode, offset, length, self._answer)
+            else:
+                log.error("reading file %d at %d: there is no tier", inode, offset)
+                self._fail(unique, errno.EIO)
+            return
         except CorruptBlock as error:
             self.corrupt_reads += 1
             log.error("reading file %d at %d: %s", inode, offset, error)
@@ -289,6 +306,14 @@ class Lane:
             return
         total = abi.OUT_HEADER.size + (len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces)))
         self._answer(abi.OUT_HEADER.pack(total, 0, unique), *pieces)
+
+    def _saw(self, inode: int, offset: int) -> None:
+        """One fault of many was here: what lies around it is not the coldest."""
+        with self._door:
+            volume, rows = self._store.volumes.get(inode), self._store.rows
+            row = volume.lookup(offset >> BLOCK_SHIFT) & ID_MASK if volume is not None else 0
+            if FIRST_ROW <= row < rows.capacity:
+                self._store.paging.saw(rows.where.items[row])
 
     def _write(self, at: int, unique: int, inode: int, offset: int, size: int, flags: int) -> None:
         if self._jobs.stalled >= MAXIMUM_JOBS and not flags & abi.WRITE_CACHE:
@@ -311,7 +336,7 @@ class Lane:
                 behind, self._request = self._request, self._buffers.take()
                 self._request[: self._held_bytes] = behind[self._free_from : self._free_from + self._held_bytes]
                 self._free_from = 0
-                self._jobs.enter_stalled(job)
+                self._jobs.enter_waiting(job)
             self._take_held()
             return
         self._request = self._buffers.take()
@@ -392,7 +417,7 @@ class Lane:
             (target,) = abi.INTERRUPT_IN.unpack_from(request, abi.IN_HEADER.size)
             if target in self._relay.unanswered:
                 self._relay.forward(opcode, unique, request)
-            else:
+            elif self._fetches is None or not self._fetches.interrupt(target):
                 self._jobs.interrupt(target)
         else:
             self._relay.forward(opcode, unique, request)

@@ -47,6 +47,7 @@ def check(options: MountOptions) -> None:
                 f"the state directory {options.state} lies in the blockstore mount {mount.path}; "
                 "name another with --state"
             )
+    _check_tier(options.spill, target)
     _check_mountpoint(target)
     _check_device()
     _check_state(Path(options.state))
@@ -123,6 +124,17 @@ def _await_report(process: subprocess.Popen[bytes], report_fd: int, state: Path)
         raise error_of(message["code"])(message["error"])
     warnings: list[str] = message["ready"]
     return warnings
+
+
+def _check_tier(url: str, target: Path) -> None:
+    """A tier in a file of a blockstore mount would keep in memory what it is to take out of it, or wait for itself."""
+    scheme, _, place = url.partition(":")
+    if scheme != "file":
+        return
+    path = Path(os.path.realpath(Path(place).parent))
+    for mounted in (target, *(mount.path for mount in mounts.all_mounts())):
+        if path.is_relative_to(mounted):
+            raise InputError(f"--spill {url} lies in the blockstore mount {mounted}; name a file on a disk")
 
 
 def _check_mountpoint(target: Path) -> None:

@@ -18,7 +18,8 @@ was for nothing; what stays longer, stays for minutes as a rule."""
 @dataclass(frozen=True)
 class MountOptions:
     """Paths are absolute. `watchdog_s`: a daemon without a sign of life for so long is replaced. `metrics`: the address
-    and port to serve metrics at, if anywhere. `background_cpu`: per cent of a core, 0 is off; a segment of the pool is
+    and port to serve metrics at, if anywhere. `spill`: the URL of the tier; without one, the one that the state has, if
+    any (spill.py). `background_cpu`: per cent of a core, 0 is off; a segment of the pool is
     cold, and its records worth that work, `cold_after_s` after it was filled."""
 
     mountpoint: str
@@ -33,6 +34,7 @@ class MountOptions:
     metrics: tuple[str, int] | None = None
     background_cpu: float = DEFAULT_BACKGROUND_CPU
     cold_after_s: float = DEFAULT_COLD_AFTER_S
+    spill: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

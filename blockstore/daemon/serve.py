@@ -6,12 +6,13 @@ nobody has any more.
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import sqlite3
 from pathlib import Path
 
-from blockstore.daemon import handover, pressure
+from blockstore.daemon import handover, pressure, spill
 from blockstore.daemon.answers import Answers
 from blockstore.daemon.handover import Handover
 from blockstore.daemon.names import Names
@@ -20,10 +21,13 @@ from blockstore.daemon.notify import Service
 from blockstore.daemon.options import MountOptions
 from blockstore.daemon.session import Session
 from blockstore.daemon.states import remove_state
-from blockstore.errors import MountError, OutOfRoom, StateError
+from blockstore.errors import BlockstoreError, MountError, OutOfRoom, StateError
 from blockstore.store.home import DirectoryHome, no_room_under
 from blockstore.store.store import Store, run
+from blockstore.store.tiers import Tier
 from blockstore.store.volume import file_name, read_header
+
+log = logging.getLogger(__name__)
 
 
 def serve(options: MountOptions, service: Service) -> None:
@@ -51,15 +55,30 @@ def serve(options: MountOptions, service: Service) -> None:
             if not inherited:
                 names.forget_mount()
             _reconcile(store, names, keep_nameless=bool(inherited))
-            session = Session(options, store, names, service, inherited, warnings)
-            session.run(Answers(session).handlers())
-            empty = not store.volumes
+            tier, found = spill.open_for_mount(state, store, options.spill, takes_over=bool(inherited))
+            try:
+                session = Session(options, store, names, service, inherited, warnings + found, tier)
+                session.run(Answers(session).handlers())
+                is_over = not store.volumes and options.remove_empty_state
+                if is_over and tier is not None:
+                    _remove(tier)
+            finally:
+                if tier is not None:
+                    tier.close()
         finally:
             names.close()
     finally:
         store.close()
-    if empty and options.remove_empty_state:
+    if is_over:
         remove_state(state)
+
+
+def _remove(tier: Tier) -> None:
+    """Nothing that is needed is in there."""
+    try:
+        tier.remove()
+    except BlockstoreError as error:
+        log.warning("what is left of the state in its tier is not deleted: %s", error)
 
 
 def _inherit(service: Service, state: Path) -> tuple[int, Handover] | None:

@@ -1,7 +1,8 @@
 """A daemon's time at a mount: threads and tasks, from the mount or the handover to the end.
 
-Threads: trio's (the main one: pyfuse3, control socket, signals), the lane, the relay. Order at the end: the mount
-goes first (the kernel has then written back everything), the lane sees it and ends, trio's side follows.
+Threads: trio's (the main one: pyfuse3, control socket, signals), the lane, the relay; with a tier, fetchers and the
+pager. Order at the end: the mount goes first (the kernel has then written back everything), the lane sees it and ends,
+trio's side follows, then those of the tier.
 
 A daemon that can be replaced does not try to live on with a part of it broken: it dies, and the next one takes over.
 """
@@ -27,18 +28,21 @@ from blockstore.daemon.attachments import Attachments
 from blockstore.daemon.background import Background
 from blockstore.daemon.companion import Companion
 from blockstore.daemon.door import Door
+from blockstore.daemon.fetches import Fetches
 from blockstore.daemon.handover import Handover
 from blockstore.daemon.lane import Lane
 from blockstore.daemon.names import Names
 from blockstore.daemon.notify import Service
 from blockstore.daemon.operations import Operations
 from blockstore.daemon.options import MountOptions
+from blockstore.daemon.pager import Pager
 from blockstore.daemon.relay import Relay
 from blockstore.daemon.stepper import Stepper
 from blockstore.daemon.unmount import unmount, unmount_unused
 from blockstore.errors import MountError
 from blockstore.store.home import free_bytes_under
 from blockstore.store.store import Store
+from blockstore.store.tiers import Tier
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +71,16 @@ class Session:
         service: Service,
         inherited: tuple[int, Handover] | None,
         warnings: list[str],
+        tier: Tier | None,
     ) -> None:
         self.options = options
         self.store = store
         self.names = names
         self.door = Door()
-        self.stepper = Stepper(store, self.door)
+        self.tier = tier
+        self.fetches = Fetches(store, self.door, tier) if tier is not None else None
+        self.pager = Pager(store, self.door, tier, self.fetches) if tier is not None and self.fetches else None
+        self.stepper = Stepper(store, self.door, self.fetches, self._makes_room)
         self.operations = Operations(
             names, store, self.door, self.stepper, self.state_free_bytes, self._is_in_use, self._is_attached
         )
@@ -120,8 +128,29 @@ class Session:
     def forget_damage(self) -> None:
         """What was damaged is mended: a verification has found everything whole."""
         self.store.lost_blocks = 0
-        if self.lane is not None:
-            self.lane.corrupt_reads = 0
+        for each in (self.lane, self.fetches):
+            if each is not None:
+                each.corrupt_reads = 0
+
+    @property
+    def corrupt_reads(self) -> int:
+        """Reads that met a block which cannot be read; not counted with --no-lane."""
+        return sum(each.corrupt_reads for each in (self.lane, self.fetches) if each is not None)
+
+    def tier_figures(self) -> dict[str, Any] | None:
+        """What `status` tells of the tier."""
+        if self.tier is None or self.fetches is None or self.pager is None:
+            return None
+        failing = [health for health in (self.fetches.health, self.pager.health) if health.failing_since]
+        with self.door:
+            figures = self.pager.figures()
+        return {
+            "place": self.tier.describe(),
+            **figures,
+            "reads_waiting": self.fetches.waiting,
+            "failing_since": min((health.failing_since for health in failing), default=None),
+            "reason": failing[0].reason if failing else "",
+        }
 
     def run(self, handlers: dict[str, control_server.Handler]) -> None:
         """Serve until the mount is gone. Raises MountError when it cannot be made."""
@@ -136,7 +165,13 @@ class Session:
             self.companion.bind()
             self._mount(flags)
         try:
+            if self.fetches is not None and self.pager is not None:
+                self.fetches.start()
+                self.pager.start()
             trio.run(self._main, handlers)
+            if self.fetches is not None and self.pager is not None:
+                self.fetches.stop()
+                self.pager.stop()
         finally:
             pyfuse3.close(unmount=False)
         handover.forget(self._state)
@@ -191,7 +226,15 @@ class Session:
     def _start_relay(self, relay: Relay) -> None:
         relay.start(self._session_fd)
         self.lane = Lane(
-            self._device_fd, self.store, self.door, relay, self.operations.writers_of, self._saw_init, _die
+            self._device_fd,
+            self.store,
+            self.door,
+            relay,
+            self.operations.writers_of,
+            self._saw_init,
+            _die,
+            self.fetches,
+            self._makes_room,
         )
         if self._takes_over:
             relay.replay_init(self.handover.init_request)
@@ -287,6 +330,9 @@ class Session:
                 log.error("%s stays mounted (%s), used by %s; end these first", mount.path, failure, users)
             return
         log.error("the mount is detached from the tree; it ends with the last who uses its files")
+
+    def _makes_room(self) -> bool:
+        return self.pager is not None and self.pager.makes_room
 
     def _has_waiting(self) -> bool:
         return self.lane is not None and self.lane.has_waiting()

@@ -1,4 +1,5 @@
-"""How trio's thread has the store do something: step by step through the door, waiting while there is no room.
+"""How trio's thread has the store do something: step by step through the door, waiting while there is no room, and for
+what is in the tier.
 
 The lane has its own way (lane.py): it looks at the device between two steps.
 """
@@ -6,13 +7,18 @@ The lane has its own way (lane.py): it looks at the device between two steps.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Final
 
 import trio
 
 from blockstore.daemon.door import Door
+from blockstore.daemon.fetches import FIRST_RETRY_S, LONGEST_RETRY_S, Fetches
 from blockstore.errors import OutOfRoom
+from blockstore.store.decode import NotHere
+from blockstore.store.fetch import Blocks
 from blockstore.store.store import Steps, Store
+from blockstore.store.tiers import TierAway
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +34,16 @@ some hundred requests at once, and those that make room must get through."""
 
 
 class Stepper:
-    """For all tasks of trio's thread."""
+    """For all tasks of trio's thread. `fetches` are there if there is a tier; `makes_room()` says whether room is being
+    made."""
 
-    def __init__(self, store: Store, door: Door) -> None:
+    def __init__(
+        self, store: Store, door: Door, fetches: Fetches | None = None, makes_room: Callable[[], bool] = bool
+    ) -> None:
         self._store = store
         self._door = door
+        self._fetches = fetches
+        self._makes_room = makes_room
         self._changed = trio.Event()
         self.stalled = 0
         """Requests that wait for room."""
@@ -57,15 +68,32 @@ class Stepper:
                         went_on = next(steps)
                     except StopIteration:
                         return
+                if isinstance(went_on, Blocks):
+                    await self.fetch(went_on)
+                    continue
                 if not went_on and not waits:
                     if may_fail and self.stalled >= MAXIMUM_WAITING:
                         raise OutOfRoom("the pool has no room, and too many requests wait for it already")
                     waits = True
                     self.stalled += 1
-                    log.error("the pool has no room: a request waits until memory is freed or the limit is raised")
+                    if not self._makes_room():
+                        log.error("the pool has no room: a request waits until memory is freed or the limit is raised")
                 await (trio.lowlevel.checkpoint() if went_on else trio.sleep(RETRY_S))
         finally:
             self.stalled -= waits
+
+    async def fetch(self, blocks: Blocks) -> None:
+        """Have what these blocks need at hand for a moment; waits while the tier is away. Without one: NotHere."""
+        if self._fetches is None:
+            raise NotHere
+        retry_s = FIRST_RETRY_S
+        while True:
+            try:
+                await trio.to_thread.run_sync(self._fetches.fetch, blocks, abandon_on_cancel=True)
+                return
+            except TierAway:
+                await trio.sleep(retry_s)
+                retry_s = min(2 * retry_s, LONGEST_RETRY_S)
 
     async def compact(self) -> None:
         """Compaction of what this thread has freed, and of what is left when nobody writes; of what the lane frees, the

@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from blockstore.daemon import spill
 from blockstore.daemon.names import Names
 from blockstore.daemon.names_copy import copied_names
 from blockstore.errors import InputError
-from blockstore.store import verify
+from blockstore.store import verify, verify_pieces
 from blockstore.store.home import CopiedHome, DirectoryHome, Home
 from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
 from blockstore.store.store import Store
 from blockstore.store.superblock import check_version
+from blockstore.store.tiers import TierAway
 from blockstore.store.verify import Finding, Verification
+from blockstore.store.verify_pieces import PieceCheck
 
 if TYPE_CHECKING:
     from blockstore.daemon.session import Session
@@ -66,21 +69,42 @@ class OnlineVerification:
         assert scope is not None
         try:
             with scope:
-                await session.stepper.take(verify.steps(session.store, self._result, repair=repair))
+                unreadable = await self._check_pieces()
+                steps = verify.steps(session.store, self._result, repair=repair, unreadable=unreadable)
+                await session.stepper.take(steps)
                 for finding in _findings_of_names(session.names, session.store):
                     self._result.add(finding)
             if scope.cancelled_caught:
                 self._error = "the verification was ended before it was done"
             elif self._result.found == self._result.repaired:
                 session.forget_damage()
+        except TierAway as error:
+            self._error = f"{error}; verify when it is back"
         except Exception as error:  # a system task that fails takes the daemon along
             self._error = f"the verification failed: {error!r}"
         finally:
             self._scope = None
 
+    async def _check_pieces(self) -> dict[int, int]:
+        """What is in the tier, which is asked in other threads. Raises TierAway."""
+        session, check, answer = self._session, PieceCheck(self._session.store, self._result), None
+        steps = check.steps()
+        while session.tier is not None:
+            try:
+                with session.door:
+                    ask = steps.send(answer)
+            except StopIteration:
+                break
+            answer = None
+            if ask is not None:
+                answer = await trio.to_thread.run_sync(ask, session.tier, abandon_on_cancel=True)
+            await trio.lowlevel.checkpoint()
+        return check.unreadable
+
 
 def verify_state(state: Path, *, repair: bool, progress: Callable[[int, int], None]) -> Result:
-    """Verify a directory that nobody serves. Raises StateError if it is none or cannot be looked at, BusyError.
+    """Verify a directory that nobody serves, and what it has in a tier. Raises StateError if it is none or cannot be
+    looked at, BusyError, TierAway.
 
     Without `repair` nothing is changed.
     """
@@ -97,7 +121,11 @@ def verify_state(state: Path, *, repair: bool, progress: Callable[[int, int], No
             raise
         stack.callback(store.close)
         result = Verification()
-        for _ in verify.steps(store, result, repair=repair):
+        check, tier = PieceCheck(store, result), spill.open_remembered(state, store)
+        if tier is not None:
+            stack.callback(tier.close)
+            verify_pieces.run(check.steps(), tier)
+        for _ in verify.steps(store, result, repair=repair, unreadable=check.unreadable):
             progress(result.done, result.total)
         names = stack.enter_context(copied_names(state))
         for finding in _findings_of_names(names, store):

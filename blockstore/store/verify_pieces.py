@@ -96,14 +96,13 @@ class PieceCheck:
                 self._result.add(Finding("record", text, row=row))
 
 
-def run(steps: Steps, tier: Tier | None) -> None:
-    """Take them all now. Raises TierAway; without a tier there must be no piece."""
+def run(steps: Steps, tier: Tier) -> None:
+    """Take them all now. Raises TierAway."""
     answer = None
     try:
         while True:
             ask = steps.send(answer)
-            assert ask is None or tier is not None, "pieces, and no tier"
-            answer = ask(tier) if ask is not None and tier is not None else None
+            answer = ask(tier) if ask is not None else None
     except StopIteration:
         return
 

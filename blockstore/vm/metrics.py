@@ -68,6 +68,15 @@ def _background(key: str) -> Callable[[Figures], Series]:
     return lambda figures: [([], float(figures["background"][key]))]
 
 
+def _tier(key: str) -> Callable[[Figures], Series]:
+    """What the daemon tells of the tier; nothing without one."""
+    return lambda figures: [([], float(figures["tier"][key] or 0))] if figures["tier"] else []
+
+
+def _tier_fails(figures: Figures) -> Series:
+    return [([], float(bool(figures["tier"]["failing_since"])))] if figures["tier"] else []
+
+
 def _controlled(key: str, scale: float = 1.0) -> Callable[[Figures], Series]:
     """A number that the controller tells; nothing for a volume without one, and where it has none (`auto`)."""
 
@@ -119,6 +128,14 @@ MOUNT: Final = (
     _Of("lost_blocks", "Blocks that damaged tables cost at the daemon's start.", _one("lost_blocks")),
     _Of("background_cpu_seconds", "Processor time of background work.", _background("cpu_s"), is_counter=True),
     _Of("background_saved_bytes", "Taken off cold records.", _background("saved_bytes"), is_counter=True),
+    _Of("pool_fragmentation_ratio", "The part of the pool that holds no record.", _one("fragmentation")),
+    _Of("tier_bytes", "In the tier.", _tier("bytes")),
+    _Of("tier_pieces", "Pieces in the tier.", _tier("pieces")),
+    _Of("tier_failing", "1 if the tier does not do what it is asked.", _tier_fails),
+    _Of("tier_waiting_reads", "Reads that wait for the tier.", _tier("reads_waiting")),
+    _Of("tier_missing_pieces", "Pieces that the tier has lost.", _tier("missing_pieces")),
+    _Of("tier_out_bytes", "Moved to the tier.", _tier("out_bytes"), is_counter=True),
+    _Of("tier_back_bytes", "Moved back into the pool.", _tier("back_bytes"), is_counter=True),
     _Of("replaceable", "1 if the mount outlives its daemon.", _one("can_be_replaced")),
     _Of("orphaned", "1 if the supervisor has died.", _one("is_orphaned")),
 )
@@ -126,6 +143,7 @@ MOUNT: Final = (
 HISTOGRAMS: Final = (
     ("fault_duration_seconds", "fault_latency", "From reading a read request to its answer, in the daemon."),
     ("write_duration_seconds", "write_latency", "From reading a write request to its answer, in the daemon."),
+    ("tier_read_duration_seconds", "tier_latency", "The same of read requests for which the tier was asked."),
 )
 
 

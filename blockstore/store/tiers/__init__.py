@@ -44,6 +44,9 @@ class Tier(Protocol):
     def pieces(self) -> list[int]:
         """The numbers of all pieces that are there."""
 
+    def remove(self) -> None:
+        """The store is no more: delete all that is ours."""
+
     def describe(self) -> str:
         """How to call this place in a message, without secrets."""
 

@@ -105,6 +105,12 @@ class ValkeyTier:
                 raise TierAway(f"the servers of {self.describe()} changed while their keys were listed")
         return sorted(found)
 
+    def remove(self) -> None:
+        for piece in self.pieces():
+            self.delete(piece)
+        mark = f"{self._prefix}mark"
+        self._change(mark, "UNLINK", mark)
+
     def describe(self) -> str:
         return str(self._address)
 

@@ -36,6 +36,9 @@ class FaultyTier:
     def pieces(self) -> list[int]:
         return self._maybe("pieces", self.inner.pieces)
 
+    def remove(self) -> None:
+        self._maybe("remove", self.inner.remove)
+
     def describe(self) -> str:
         return self.inner.describe()
 

@@ -1,0 +1,190 @@
+"""The pager: a thread that keeps some of the pool free, by moving what is coldest into the tier.
+
+It is what makes room for writes, so that `--background-cpu` does not bind it; but most of its time goes by at the tier,
+and each of its visits to the store is short (store/mover.py). What is read often comes back when there is room. It
+alone puts and deletes pieces. While the tier is away it asks again, less and less often; nothing is lost, and the pool
+fills up.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import suppress
+from typing import Any, Final
+
+import numpy as np
+
+from blockstore.daemon.door import Door
+from blockstore.daemon.fetches import Fetches
+from blockstore.daemon.tier_health import TierHealth
+from blockstore.errors import InputError
+from blockstore.store.geometry import SEGMENT_BYTES
+from blockstore.store.mover import Mover
+from blockstore.store.store import Store
+from blockstore.store.tiers import PieceMissing, Tier, TierAway
+
+log = logging.getLogger(__name__)
+
+LOOK_S: Final = 0.1
+"""How often the pool is looked at: writes at full speed fill 20 MiB in that time."""
+
+START_SHARE: Final = 0.10
+STOP_SHARE: Final = 0.15
+"""Of the pool's limit: below the first one is free, and paging out begins; with the second one it stops."""
+
+START_SEGMENTS: Final = 2
+STOP_SEGMENTS: Final = 3
+"""At least; for small pools."""
+
+BACK_SHARE: Final = 0.25
+"""Pieces come back only while more than this is free, so that they do not go out again at once."""
+
+WARM_RECORDS: Final = 64
+"""Of a piece, read from the tier within WARM_S: as many as a VM that works again in what it had left asks for."""
+
+WARM_S: Final = 3.0
+BACK_PIECES: Final = 8
+"""That come back from one look to the next, at most."""
+
+REWRITE_S: Final = 1.0
+"""How often sparse pieces are looked for."""
+
+SWEEP_PIECES: Final = 64
+"""Deleted from one look to the next: room in the pool is more urgent."""
+
+FIRST_RETRY_S: Final = 0.5
+LONGEST_RETRY_S: Final = 10.0
+"""When the tier fails; doubled each time."""
+
+END_S: Final = 15.0
+"""How long the thread may take to end; longer than a tier may take to be away (WAIT_S)."""
+
+
+class Pager:
+    """Of one daemon and its tier."""
+
+    def __init__(self, store: Store, door: Door, tier: Tier, fetches: Fetches) -> None:
+        self._store = store
+        self._pool = store.pool
+        self._pieces = store.pool.pieces
+        self._door = door
+        self._tier = tier
+        self._fetches = fetches
+        self._mover = Mover(store.paging, store.pool, tier, door)
+        self._is_reconciled = False
+        self._warm_at_s = self._rewrite_at_s = 0.0
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pager", daemon=True)
+        self.health = TierHealth(tier.describe(), "nothing more goes there, and the pool may become full")
+
+    @property
+    def makes_room(self) -> bool:
+        """Is whoever waits for room going to get some?"""
+        return not self.health.failing_since and not self._ends.is_set()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """The mount has ended. A thread that hangs in the tier is left behind after a while."""
+        self._ends.set()
+        self._thread.join(END_S)
+        if not self._thread.is_alive() and self._is_reconciled:
+            try:
+                self._mover.sweep()  # of files that were deleted at the end
+            except TierAway as error:
+                log.warning("%s; it is swept at the next mount", error)
+
+    def figures(self) -> dict[str, Any]:
+        """What `status` tells. To be asked at the door."""
+        pieces, paging = self._pieces, self._store.paging
+        return {
+            "pieces": pieces.count,
+            "bytes": pieces.stored_bytes,
+            "missing_pieces": len(pieces.missing),
+            "out_bytes": paging.out_bytes,
+            "back_bytes": paging.back_bytes,
+        }
+
+    def _run(self) -> None:
+        retry_s = FIRST_RETRY_S
+        while not self._ends.is_set():
+            pause_s = LOOK_S
+            try:
+                self._work()
+                self.health.answered()
+                retry_s = FIRST_RETRY_S
+            except (TierAway, InputError) as error:
+                self.health.failed(error)
+                pause_s, retry_s = retry_s, min(2 * retry_s, LONGEST_RETRY_S)
+            except Exception as error:
+                log.exception("the pager")
+                self.health.failed(error)
+                pause_s = LONGEST_RETRY_S
+            self._ends.wait(pause_s)
+
+    def _work(self) -> None:
+        if self._fetches.health.failing_since and not self._fetches.waiting:
+            self._probe()
+        if not self._is_reconciled:
+            self._reconcile()
+        self._mover.sweep(SWEEP_PIECES)
+        if self._free_bytes() < self._mark(START_SHARE, START_SEGMENTS):
+            self._make_room()
+        now_s = time.monotonic()
+        if now_s >= self._rewrite_at_s:
+            self._rewrite_at_s = now_s + REWRITE_S
+            self._mover.rewrite()
+        if now_s >= self._warm_at_s:
+            self._warm_at_s = now_s + WARM_S
+            self._bring_back()
+
+    def _probe(self) -> None:
+        """Somebody met a tier that was away, and has not waited for it. Nobody else would find out that it is back."""
+        piece = next(iter(self._pieces.numbers()), None)
+        if piece is None:
+            self._tier.check()
+        else:
+            with suppress(PieceMissing):
+                self._tier.read(piece, 0, 1)
+        self._fetches.health.answered()
+
+    def _reconcile(self) -> None:
+        if not self._pieces.count:
+            self._tier.check()  # it may have been away at the start; with pieces, what is there now is all that counts
+        missing = self._mover.reconcile()
+        with self._door:
+            for piece in missing:
+                self._pieces.miss(piece, int(self._pieces.generation[piece]))
+        if missing:
+            place = self._tier.describe()
+            log.critical("%s has lost %d pieces; `blockstore verify` tells what was in them", place, len(missing))
+        self._is_reconciled = True
+
+    def _make_room(self) -> None:
+        """Until enough is free, or nothing is left that could go."""
+        while not self._ends.is_set():
+            lack_bytes = self._mark(STOP_SHARE, STOP_SEGMENTS) - self._free_bytes()
+            if lack_bytes <= 0 or not self._mover.out(-(-lack_bytes // SEGMENT_BYTES)):
+                return
+
+    def _bring_back(self) -> None:
+        """The pieces that were read most, while there is much room."""
+        with self._door:
+            heat = self._pieces.heat
+            warm = np.argsort(-heat, kind="stable")[:BACK_PIECES]
+            warm = warm[heat[warm] >= WARM_RECORDS]
+            heat //= 2
+        for piece in warm.tolist():
+            if self._free_bytes() < self._mark(BACK_SHARE, 2 * STOP_SEGMENTS):
+                return
+            self._mover.back(piece)
+
+    def _mark(self, share: float, segments: int) -> int:
+        return max(int(share * self._pool.limit_bytes), segments * SEGMENT_BYTES)
+
+    def _free_bytes(self) -> int:
+        with self._door:
+            return self._pool.free_bytes

@@ -1,0 +1,114 @@
+"""Which tier a state has: the file `spill` of the state directory names its URL, from the first mount with one on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from blockstore.errors import InputError, StateError
+from blockstore.store import superblock
+from blockstore.store.home import DirectoryHome, lack_of_room
+from blockstore.store.store import Store
+from blockstore.store.tiers import Tier, TierAway, open_tier
+
+NAME: Final = "spill"
+
+SIZE_BYTES: Final = 4096
+"""Of the file; a URL is shorter, and padded."""
+
+
+def open_remembered(state: Path, store: Store) -> Tier | None:
+    """The tier of this state, if it has one. Reaches for nothing yet. Raises StateError, InputError."""
+    url = _remembered(state)
+    if not url and store.pool.pieces.count:
+        raise _nameless(state)
+    return open_tier(url, store.id) if url else None
+
+
+def open_for_mount(state: Path, store: Store, url: str, *, takes_over: bool) -> tuple[Tier | None, list[str]]:
+    """The tier for a daemon that is told `url`, or nothing; and warnings.
+
+    A tier that is named for the first time must be there and fit. One that was may be away: then what is in it is
+    waited for. Raises InputError, StateError.
+    """
+    before, pieces = _remembered(state), store.pool.pieces.count
+    if pieces and not before:
+        raise _nameless(state)
+    if not (url or before):
+        return None, []
+    if url and pieces and _place(url) != _place(before):
+        raise InputError(f"{pieces} pieces of the VMs' memory are in --spill {before}; mount with that, or without any")
+    tier = open_tier(url or before, store.id)
+    if takes_over:
+        return tier, []
+    warnings: list[str] = []
+    try:
+        if pieces:
+            tier.pieces()
+        else:
+            tier.check()
+    except TierAway as error:
+        if not pieces:
+            tier.close()
+            raise InputError(f"--spill {tier.describe()} cannot be used: {error}") from None
+        warnings.append(f"{error}; what is in the tier is waited for")
+    except BaseException:
+        tier.close()
+        raise
+    if url and url != before:
+        _remember(state, url)
+    return tier, warnings
+
+
+def discard(state: Path) -> None:
+    """Delete all that a state has in its tier: nobody serves it, and it is about to be deleted. Raises InputError for a
+    tier that cannot be used, TierAway."""
+    url = _remembered(state)
+    if not url:
+        return
+    home = DirectoryHome(state)
+    try:
+        tier = open_tier(url, superblock.read_id(home))
+    finally:
+        home.close()
+    try:
+        tier.remove()
+    finally:
+        tier.close()
+
+
+def _place(url: str) -> str:
+    """Without the options, which say how to log in."""
+    return url.partition("?")[0]
+
+
+def _nameless(state: Path) -> StateError:
+    return StateError(
+        f"the state in {state} has memory of its VMs in a tier, and the file {NAME!r}, which names it, is missing; "
+        "restore the directory, or mount with an empty one"
+    )
+
+
+def _remembered(state: Path) -> str:
+    try:
+        return (state / NAME).read_text(errors="surrogateescape").strip(" \n\0")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise StateError(f"{state / NAME} cannot be read: {error.strerror}") from None
+
+
+def _remember(state: Path, url: str) -> None:
+    """In place and on one page: a killed process leaves the old name or the new one."""
+    data = os.fsencode(url).ljust(SIZE_BYTES)
+    if len(data) > SIZE_BYTES:
+        raise InputError(f"--spill has more than {SIZE_BYTES} bytes; use a shorter path")
+    try:
+        fd = os.open(state / NAME, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(fd, data, 0)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise lack_of_room(error, str(state)) from None

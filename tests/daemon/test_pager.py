@@ -1,0 +1,83 @@
+"""The pager beside a tier that fails: what it takes out, and how it finds out that a tier is back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from blockstore.daemon.door import Door
+from blockstore.daemon.fetches import Fetches
+from blockstore.daemon.pager import Pager
+from blockstore.store.fetch import Blocks
+from blockstore.store.home import MemoryHome
+from blockstore.store.store import Store, run
+from blockstore.store.tiers import TierAway
+from blockstore.store.tiers.file import FileTier
+from tests.store.invariants import check_store
+from tests.store.material import noise, put
+from tests.store.tiers.faulty import FaultyTier
+
+WAIT_S = 10.0
+
+
+class Paged:
+    """A small pool that is full, and its pager, which is not started yet."""
+
+    def __init__(self, place: Path) -> None:
+        self.store, self.door = Store(MemoryHome(), 8 << 20), Door()
+        self.volume = self.store.create_volume(1, 1)
+        self.tier = FaultyTier(FileTier(str(place), bytes(16)))
+        self.fetches = Fetches(self.store, self.door, self.tier)
+        self.pager = Pager(self.store, self.door, self.tier, self.fetches)
+        put(self.store, self.volume, 0, b"".join(map(noise, range(1500))))
+
+
+@pytest.fixture
+def paged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Paged]:
+    monkeypatch.setattr("blockstore.store.tiers.file.EXTENT_BYTES", 4 << 20)
+    paged = Paged(tmp_path / "tier")
+    yield paged
+    paged.pager.stop()
+    check_store(paged.store, decode=True)
+    paged.tier.close()
+    paged.store.close()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_room_is_made(paged: Paged) -> None:
+    before = paged.store.pool.free_bytes
+    paged.pager.start()
+    until(lambda: paged.store.pool.free_bytes > before + (1 << 20))
+    assert paged.pager.makes_room and paged.pager.figures()["out_bytes"] >= 1 << 20
+    with paged.door:
+        run(paged.store.delete_steps(paged.volume))
+    until(lambda: not paged.tier.pieces())
+
+
+def test_a_tier_that_fails_and_is_back(paged: Paged) -> None:
+    paged.tier.chance = 1.0
+    paged.pager.start()
+    until(lambda: bool(paged.pager.health.failing_since))
+    assert not paged.pager.makes_room and not paged.store.pool.pieces.count
+    paged.tier.chance = 0.0
+    until(lambda: paged.pager.makes_room and paged.store.pool.pieces.count > 0)
+
+
+def test_reads_that_failed_are_no_reason_to_warn_for_ever(paged: Paged) -> None:
+    paged.pager.start()
+    until(lambda: paged.store.pool.pieces.count > 0)
+    paged.tier.chance = 1.0
+    with pytest.raises(TierAway):
+        paged.fetches.fetch(Blocks(paged.volume, 0, 1))
+    until(lambda: bool(paged.fetches.health.failing_since) and bool(paged.pager.health.failing_since))
+    paged.tier.chance = 0.0
+    until(lambda: not paged.fetches.health.failing_since and not paged.pager.health.failing_since)
