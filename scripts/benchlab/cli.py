@@ -28,6 +28,7 @@ from benchlab import (
     mechanisms,
     memory,
     mounts,
+    paging,
     patch,
     resident,
     results,
@@ -46,6 +47,7 @@ GROUPS: dict[str, tuple[Group, ...]] = {
     "dirty": (dirty.measure,),
     "memory": (memory.measure,),
     "patch": (patch.measure,),
+    "paging": (paging.measure,),
     "clone": (clone.measure,),
     "fork": (fork.measure,),
     "start": (start.measure,),
@@ -96,6 +98,7 @@ def bench(
     dirty    the longest hold-up of a process that dirties its memory
     memory   tables and heap after 1 GiB
     patch    what patches save on three guests
+    paging   faults on blocks in a tier beside reads of the same disk
     clone    cp of 1 GiB
     fork     a clone of 4 GiB, snapshots of a guest that works, forks of it: one, and twenty
     start    a start on existing state, up to 4 GiB of logical memory, and a restart after kill -9

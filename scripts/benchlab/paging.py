@@ -1,0 +1,104 @@
+"""Paging: faults on blocks that are in a tier, a file, beside 4 KiB reads of the same disk at random.
+
+The file of the mount is several times what the pool holds, and the pages are of its first part, which went out first.
+Client and daemon share one core, where a wake-up costs least (DESIGN.md 2.2). In turns, some rounds: faults, reads of
+the tier's own file with O_DIRECT, and through the page cache, from which the file is dropped before.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from benchlab import faults, images, machine
+from benchlab.bench import Bench
+from benchlab.errors import BenchError
+from benchlab.figures import Figure, from_repetitions, ratios
+from benchlab.mounts import StoreMount
+from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
+
+DISK_TARGET: Final = 3.0
+
+_DATA_BYTES: Final = 384 << 20
+_COLD_SHARE: Final = 0.3
+"""Of the file: all of it is in the tier."""
+
+_FAULTS: Final = 1000
+_ROUNDS: Final = 7
+_OUT_S: Final = 30.0
+
+
+def measure(bench: Bench) -> list[Figure]:
+    """p50 of all three, and what faults take against either way to read the disk."""
+    core = machine.cores()[0]
+    data_bytes, rounds = (_DATA_BYTES >> 2, 2) if bench.quick else (_DATA_BYTES, _ROUNDS)
+    limit_bytes = max(data_bytes >> 4, MINIMUM_LIMIT_BYTES)
+    bench.say(f"paging: {rounds} rounds over {data_bytes >> 20} MiB with a pool of {limit_bytes >> 20} MiB")
+    source = faults.write_source(bench, data_bytes)
+    tier = bench.workspace.mounts / "tier"
+    options = ("--spill", f"file:{tier}", "--pool-limit", str(limit_bytes), "--background-cpu", "0", "--no-patch")
+    faulted, direct, cached = [], [], []
+    with StoreMount(bench.workspace, "paging", *options, core=core) as mount:
+        server = faults.Server(mount, mount.path / "vm")
+        faults.fill(server, source)
+        _wait_until_out(mount)
+        random = np.random.default_rng(1)
+        cold_pages = int(_COLD_SHARE * data_bytes) // images.BLOCK_BYTES
+        before = _fetched(mount)
+        for _ in range(rounds):
+            pages = random.permutation(cold_pages)[:_FAULTS].astype(np.uint32)
+            faulted.append(float(np.percentile(faults.fault(bench, server, pages, core), 50)) / 1e3)
+            direct.append(_read_us(tier, random, os.O_DIRECT))
+            cached.append(_read_us(tier, random, 0))
+        share = (_fetched(mount) - before) / (rounds * _FAULTS)
+    source.unlink()
+    if share < 0.9:
+        raise BenchError(f"only {share:.0%} of the faults were on blocks in the tier")
+    return [
+        from_repetitions(
+            "paging", "fault on a paged block / O_DIRECT read, p50", ratios(faulted, direct), target=DISK_TARGET
+        ),
+        from_repetitions("paging", "fault on a paged block / read without O_DIRECT, p50", ratios(faulted, cached)),
+        from_repetitions("paging", "fault on a paged block, p50", faulted, "us", note=f"{share:.0%} of them were one"),
+        from_repetitions("paging", "4 KiB O_DIRECT read of the same disk, p50", direct, "us"),
+        from_repetitions("paging", "the same without O_DIRECT, p50", cached, "us"),
+    ]
+
+
+def _fetched(mount: StoreMount) -> int:
+    """Reads for which the tier was asked so far."""
+    return sum(mount.status()["total"]["tier_latency"]["counts"])
+
+
+def _wait_until_out(mount: StoreMount) -> None:
+    """The pager may still be at it."""
+    deadline, out_bytes = time.monotonic() + _OUT_S, -1
+    while (now_bytes := mount.status()["total"]["tier"]["out_bytes"]) != out_bytes:
+        if time.monotonic() > deadline:
+            raise BenchError("paging out does not end")
+        out_bytes = now_bytes
+        time.sleep(0.5)
+
+
+def _read_us(path: Path, random: np.random.Generator, flags: int) -> float:
+    """p50 of a read of a page at random, of those that the file has data for."""
+    fd = os.open(path, os.O_RDONLY | flags)
+    try:
+        start = os.lseek(fd, 64 << 20, os.SEEK_DATA)
+        pages = (os.fstat(fd).st_size - start) // mmap.PAGESIZE
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        times = []
+        with mmap.mmap(-1, mmap.PAGESIZE) as buffer:
+            for page in random.integers(0, pages, _FAULTS).tolist():
+                began = time.perf_counter_ns()
+                os.preadv(fd, [buffer], start + page * mmap.PAGESIZE)
+                times.append(time.perf_counter_ns() - began)
+        return float(np.percentile(times, 50)) / 1e3
+    finally:
+        os.close(fd)
