@@ -3,7 +3,8 @@
 A few threads, because each is at the tier most of the time. A READ that has got its records is decoded at the door and
 answered here, as the lane would; an answer is one write(2), for which no lock is needed. Nobody gets an error because
 the tier is away: it is asked again, less and less often, until it answers. Those that are not answered when the daemon
-dies are asked anew by the kernel.
+dies are asked anew by the kernel. Nor for a signal, unless it kills who waits: a VM that faults on its memory within a
+system call, or in KVM, would be told that it has none there (EFAULT).
 
 How many can wait is limited by who asks: a thread of a VM waits for one fault, the kernel for some read-ahead
 (relay.py); each takes a few hundred bytes here.
@@ -14,12 +15,14 @@ from __future__ import annotations
 import errno
 import heapq
 import logging
+import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Final
 
 from blockstore.daemon import fuse_abi as abi
@@ -31,7 +34,8 @@ from blockstore.store.decode import NotHere
 from blockstore.store.fetch import Blocks, Fetched, Want, keep, missing, read
 from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.store import Store, blocks_of
-from blockstore.store.tiers import Tier, TierAway
+from blockstore.store.tiers import WAIT_S, Tier, TierAway
+from blockstore.store.volume import Volume
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +45,9 @@ FETCHERS: Final = 4
 FIRST_RETRY_S: Final = 0.05
 LONGEST_RETRY_S: Final = 2.0
 """Before a tier that was away is asked again for the same; doubled each time."""
+
+LONG_S: Final = WAIT_S
+"""A READ that has waited for longer is told of: a disk that hangs never says that it fails."""
 
 END_S: Final = 15.0
 """How long the threads may take to end; longer than a tier may take to be away (WAIT_S)."""
@@ -66,9 +73,12 @@ class _Read:
     inode: int
     offset: int
     length: int
+    pid: int
+    """Of the thread that waits, 0 if it has none here."""
     answer: Answer
     pieces: list[bytes | memoryview] | None = None
-    given_up: bool = False
+    interrupted: bool = False
+    """The thread has got a signal, and the kernel says so only once."""
     retry_s: float = FIRST_RETRY_S
     started_ns: int = field(default_factory=time.perf_counter_ns)
 
@@ -85,7 +95,6 @@ class Fetches:
         self._later: list[tuple[float, int, _Read | Ticket]] = []  # a heap
         self._order = count()
         self._reads: dict[int, _Read] = {}
-        self._serving: set[_Read | Ticket] = set()
         self._ends = False
         self._threads: list[threading.Thread] = []
         self.health = TierHealth(tier.describe(), "VMs that need what is in it wait")
@@ -97,6 +106,14 @@ class Fetches:
     def waiting(self) -> int:
         """READs that wait for the tier."""
         return len(self._reads)
+
+    @property
+    def waits_long_s(self) -> float:
+        """How long the READ that waits longest has, if that is longer than LONG_S; else 0."""
+        with self._changed:
+            started_ns = min((task.started_ns for task in self._reads.values()), default=None)
+        waited_s = (time.perf_counter_ns() - started_ns) / 1e9 if started_ns is not None else 0.0
+        return waited_s if waited_s > LONG_S else 0.0
 
     def start(self) -> None:
         """Begin to serve."""
@@ -113,9 +130,9 @@ class Fetches:
         for thread in self._threads:
             thread.join(END_S)
 
-    def read(self, unique: int, inode: int, offset: int, length: int, answer: Answer) -> None:
-        """Answer this READ when its records are here."""
-        task = _Read(unique, inode, offset, length, answer)
+    def read(self, unique: int, inode: int, offset: int, length: int, pid: int, answer: Answer) -> None:
+        """Answer this READ of the thread `pid` when its records are here."""
+        task = _Read(unique, inode, offset, length, pid, answer)
         with self._changed:
             self._reads[unique] = task
             self._ready.append(task)
@@ -138,18 +155,44 @@ class Fetches:
             raise
         self.health.answered()
 
+    def read_now(self, volume: Volume, offset: int, length: int) -> bytes:
+        """What is there, by the caller's thread, which is not at the door. Raises TierAway, CorruptBlock."""
+        found: list[bytes | memoryview] = []
+
+        def visit() -> list[Want]:
+            try:
+                found[:] = self._store.read(volume, offset, length)
+            except NotHere:
+                return self._missing(blocks_of(volume, offset, length))
+            volume.count_range(offset, length)
+            return []
+
+        try:
+            self._attempt(visit)
+        except TierAway as error:
+            self.health.failed(error)
+            raise
+        self.health.answered()
+        return b"".join(found)
+
     def interrupt(self, unique: int) -> bool:
         """Whoever waits for this READ has got a signal. Is it one of ours?"""
         with self._changed:
             task = self._reads.get(unique)
-            if task is None:
-                return False
-            task.given_up = True
-            if task in self._serving:
-                return True  # whoever serves it answers, one way or the other
-            del self._reads[unique]
-        self._fail(task, errno.EINTR)
+        if task is None:
+            return False
+        task.interrupted = True
+        self._give_up_if_killed(task)
         return True
+
+    def _give_up_if_killed(self, task: _Read) -> None:
+        if task.interrupted and _is_killed(task.pid) and self._claim(task):
+            self._fail(task, errno.EINTR)
+
+    def _claim(self, task: _Read) -> bool:
+        """Is it still to be answered? True once."""
+        with self._changed:
+            return self._reads.pop(task.unique, None) is task
 
     def _run(self) -> None:
         while (task := self._take()) is not None:
@@ -158,25 +201,20 @@ class Fetches:
             except Exception:
                 log.exception("fetching from the tier")
                 again = False
-                if isinstance(task, _Read):
-                    self._fail(task, errno.EIO)
-                else:
+                if isinstance(task, Ticket):
                     task.done = True  # what is wrong comes up when the job goes on
-            self._leave(task, again=again)
+                elif self._claim(task):
+                    self._fail(task, errno.EIO)
+            if again:
+                self._put_off(task)
 
-    def _leave(self, task: _Read | Ticket, *, again: bool) -> None:
+    def _put_off(self, task: _Read | Ticket) -> None:
+        if isinstance(task, _Read):
+            self._give_up_if_killed(task)
         with self._changed:
-            self._serving.discard(task)
-            if again and not task.given_up:
-                heapq.heappush(self._later, (time.monotonic() + task.retry_s, next(self._order), task))
-                task.retry_s = min(2 * task.retry_s, LONGEST_RETRY_S)
-                self._changed.notify()  # others may wait for longer than that
-                return
-            if isinstance(task, _Read):
-                del self._reads[task.unique]
-                self.latency.observe(time.perf_counter_ns() - task.started_ns)
-        if again and isinstance(task, _Read):
-            self._fail(task, errno.EINTR)
+            heapq.heappush(self._later, (time.monotonic() + task.retry_s, next(self._order), task))
+            task.retry_s = min(2 * task.retry_s, LONGEST_RETRY_S)
+            self._changed.notify()  # others may wait for longer than that
 
     def _take(self) -> _Read | Ticket | None:
         """The next one to be served; None at the end."""
@@ -190,10 +228,8 @@ class Fetches:
                 else:
                     self._changed.wait(self._later[0][0] - now_s if self._later else None)
                     continue
-                if task.given_up:
-                    continue
-                self._serving.add(task)
-                return task
+                if not (task.given_up if isinstance(task, Ticket) else self._reads.get(task.unique) is not task):
+                    return task
             return None
 
     def _serve(self, task: _Read | Ticket) -> bool:
@@ -203,33 +239,46 @@ class Fetches:
                 self._attempt(lambda: self._missing(task.blocks))
                 task.done = True
             else:
-                self._attempt(lambda: self._decode(task))
+                self._serve_read(task)
         except TierAway as error:
             self.health.failed(error)
             return False
-        except CorruptBlock as error:
-            self.health.answered()
-            self.corrupt_reads += 1
-            assert isinstance(task, _Read)
-            log.error("reading file %d at %d: %s", task.inode, task.offset, error)
-            self._fail(task, errno.EIO)
-            return True
         self.health.answered()
-        if isinstance(task, _Read):
-            assert task.pieces is not None
-            total = abi.OUT_HEADER.size + sum(map(len, task.pieces))
-            task.answer(abi.OUT_HEADER.pack(total, 0, task.unique), *task.pieces)
         return True
+
+    def _serve_read(self, task: _Read) -> None:
+        try:
+            try:
+                self._attempt(lambda: self._decode(task))
+            except CorruptBlock:  # what was fetched may be damaged, and the tier may have it right
+                with self._door:
+                    self._store.decoder.cache.clear()
+                self._attempt(lambda: self._decode(task))
+        except CorruptBlock as error:
+            self.corrupt_reads += 1
+            log.error("reading file %d at %d: %s", task.inode, task.offset, error)
+            if self._claim(task):
+                self._fail(task, errno.EIO)
+            return
+        if self._claim(task):
+            pieces = task.pieces or []
+            task.answer(abi.OUT_HEADER.pack(abi.OUT_HEADER.size + sum(map(len, pieces)), 0, task.unique), *pieces)
+            with self._changed:
+                self.latency.observe(time.perf_counter_ns() - task.started_ns)
 
     def _attempt(self, visit: Callable[[], list[Want]]) -> None:
         """Visit the store until it wants nothing more, and fetch in between. Raises TierAway."""
-        fetched = Fetched([], [])
+        cache, pieces = self._store.decoder.cache, self._store.pool.pieces
+        fetched, before = Fetched([], []), Fetched([], [])
         while True:
             with self._door:
-                keep(self._store.decoder, self._store.pool.pieces, fetched)
+                for (where, generation), record in before.records:  # others may have filled the cache meanwhile
+                    cache.enter(where, generation, record)
+                keep(self._store.decoder, pieces, fetched)
                 wants = visit()
             if not wants:
                 return
+            before.records.extend(fetched.records)
             fetched = read(self._tier, wants)
 
     def _missing(self, blocks: Blocks) -> list[Want]:
@@ -251,3 +300,16 @@ class Fetches:
 
     def _fail(self, task: _Read, code: int) -> None:
         task.answer(abi.failure(task.unique, code))
+
+
+def _is_killed(pid: int) -> bool:
+    """Has this thread been killed, so that it ends as soon as its READ is answered? It is not known of those that no
+    number stands for here: they have to wait."""
+    if not pid:
+        return False
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+    except OSError:
+        return True  # it is gone
+    pending = next((line.split()[1] for line in lines if line.startswith("SigPnd:")), "0")
+    return bool(int(pending, 16) >> (signal.SIGKILL - 1) & 1)

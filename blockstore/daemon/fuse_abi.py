@@ -63,7 +63,8 @@ UNIQUE_RESEND: Final = 1 << 63
 
 UNIQUE_OFFSET: Final = 8
 PID_OFFSET: Final = 32
-"""In IN_HEADER, the latter of 32 bits."""
+PID: Final = struct.Struct("<I")
+"""In IN_HEADER, the latter of 32 bits: of the thread that asks, in our pid name space, or 0."""
 
 SPLICE_FLAGS: Final = 1 << 7 | 1 << 8 | 1 << 9  # FUSE_SPLICE_WRITE, _MOVE, _READ
 ASYNC_READ: Final = 1 << 0

@@ -169,7 +169,7 @@ class Lane:
             opcode, unique, inode, offset, length, _ = _unpack_request(self._request, self._free_from)
             if opcode == abi.READ:
                 if length != BLOCK_BYTES or not self._fault(unique, inode, offset, _INSIDE):
-                    self._read(unique, inode, offset, length, _INSIDE)
+                    self._read(unique, inode, offset, length, self._free_from, _INSIDE)
                 self._quick_steps = QUICK_STEPS
             elif self._in_step and opcode != abi.LSEEK and not (opcode == abi.WRITE and is_small(offset, length)):
                 self._take(0, size)
@@ -192,13 +192,13 @@ class Lane:
     def _wait_beside_jobs(self) -> bool:
         """With jobs under way: should the device be read now?"""
         jobs = self._jobs
-        if jobs.count >= MAXIMUM_JOBS and jobs.can_go_on:
-            return False
         if jobs.can_go_on:
             self._served += 1
-            if self._served < REQUESTS_BETWEEN_STEPS and self._poll.poll(0):
+            if jobs.count < MAXIMUM_JOBS and self._served < REQUESTS_BETWEEN_STEPS and self._poll.poll(0):
                 return True
             self._served = 0
+            if jobs.retry_in_ms() <= 0:
+                jobs.retry()  # those that can go on may never end
             return False
         wait_ms = jobs.retry_in_ms()
         if wait_ms > 0 and self._poll.poll(wait_ms):
@@ -228,11 +228,11 @@ class Lane:
                 break
             if self.turns % TIMED_FAULTS:
                 if length != BLOCK_BYTES or not self._fault(unique, inode, offset):
-                    self._read(unique, inode, offset, length)
+                    self._read(unique, inode, offset, length, 0)
             else:
                 started_ns = time.perf_counter_ns()
                 if length != BLOCK_BYTES or not self._fault(unique, inode, offset):
-                    self._read(unique, inode, offset, length)
+                    self._read(unique, inode, offset, length, 0)
                 self.fault_latency.observe(time.perf_counter_ns() - started_ns)
                 if self._fetches is not None:
                     self._saw(inode, offset)
@@ -281,8 +281,15 @@ class Lane:
         return True
 
     def _read(
-        self, unique: int, inode: int, offset: int, length: int, door: AbstractContextManager[object] | None = None
+        self,
+        unique: int,
+        inode: int,
+        offset: int,
+        length: int,
+        at: int,
+        door: AbstractContextManager[object] | None = None,
     ) -> None:
+        """Answer a READ that stands at `at` in the buffer, or have it answered."""
         try:
             with door or self._door:
                 volume = self._store.volumes[inode]
@@ -290,7 +297,8 @@ class Lane:
                 volume.count_range(offset, length)
         except NotHere:
             if self._fetches is not None:
-                self._fetches.read(unique, inode, offset, length, self._answer)
+                (pid,) = abi.PID.unpack_from(self._request, at + abi.PID_OFFSET)
+                self._fetches.read(unique, inode, offset, length, pid, self._answer)
             else:
                 log.error("reading file %d at %d: there is no tier", inode, offset)
                 self._fail(unique, errno.EIO)
@@ -387,7 +395,7 @@ class Lane:
             opcode, unique, inode, offset, length, _ = _unpack_request(self._request, end)
             if opcode == abi.READ:
                 if length != BLOCK_BYTES or not self._fault(unique, inode, offset):
-                    self._read(unique, inode, offset, length)
+                    self._read(unique, inode, offset, length, end)
                 self._quick_steps = QUICK_STEPS
                 continue
             volume, bytes_written = self._store.volumes.get(inode), size - abi.HEAD_BYTES

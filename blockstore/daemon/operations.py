@@ -27,7 +27,7 @@ from blockstore.errors import BlockstoreError, CorruptBlock, InputError, OutOfRo
 from blockstore.store.decode import NotHere
 from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.home import SECTOR_BYTES
-from blockstore.store.store import Store, blocks_of, run
+from blockstore.store.store import Store, run
 from blockstore.store.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -240,15 +240,14 @@ class Operations(pyfuse3.Operations):
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         inode, _ = self._handles[fh]
         with _errors():
-            while True:
-                try:
-                    with self._door:
-                        volume = self._volume(inode)
-                        data = b"".join(self._store.read(volume, off, size))
-                        volume.count_range(off, size)
-                        return data
-                except NotHere:
-                    await self._stepper.fetch(blocks_of(volume, off, size))
+            volume = self._volume(inode)
+            try:
+                with self._door:
+                    data = b"".join(self._store.read(volume, off, size))
+                    volume.count_range(off, size)
+                    return data
+            except NotHere:
+                return await self._stepper.read(volume, off, size)
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         inode, _ = self._handles[fh]

@@ -91,11 +91,14 @@ class Pager:
         """The mount has ended. A thread that hangs in the tier is left behind after a while."""
         self._ends.set()
         self._thread.join(END_S)
-        if not self._thread.is_alive() and self._is_reconciled:
-            try:
-                self._mover.sweep()  # of files that were deleted at the end
-            except TierAway as error:
-                log.warning("%s; it is swept at the next mount", error)
+        if self._thread.is_alive() or not self._is_reconciled:
+            return
+        ends_s = time.monotonic() + END_S
+        try:
+            while self._pieces.doomed and time.monotonic() < ends_s:  # of files that were deleted at the end
+                self._mover.sweep(SWEEP_PIECES)
+        except TierAway as error:
+            log.warning("%s; it is swept at the next mount", error)
 
     def figures(self) -> dict[str, Any]:
         """What `status` tells. To be asked at the door."""

@@ -141,15 +141,21 @@ class Session:
         """What `status` tells of the tier."""
         if self.tier is None or self.fetches is None or self.pager is None:
             return None
-        failing = [health for health in (self.fetches.health, self.pager.health) if health.failing_since]
+        failing = [
+            (health.failing_since, health.reason)
+            for health in (self.fetches.health, self.pager.health)
+            if health.failing_since
+        ]
+        if not failing and (waits_s := self.fetches.waits_long_s):
+            failing = [(time.time() - waits_s, f"{self.tier.describe()} does not answer")]
         with self.door:
             figures = self.pager.figures()
         return {
             "place": self.tier.describe(),
             **figures,
             "reads_waiting": self.fetches.waiting,
-            "failing_since": min((health.failing_since for health in failing), default=None),
-            "reason": failing[0].reason if failing else "",
+            "failing_since": min((since for since, _ in failing), default=None),
+            "reason": failing[0][1] if failing else "",
         }
 
     def run(self, handlers: dict[str, control_server.Handler]) -> None:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 
 from blockstore.daemon.door import Door
-from blockstore.daemon.fetches import FIRST_RETRY_S, LONGEST_RETRY_S, Fetches
+from blockstore.daemon.fetches import FETCHERS, FIRST_RETRY_S, LONGEST_RETRY_S, Fetches
 from blockstore.errors import OutOfRoom
 from blockstore.store.decode import NotHere
 from blockstore.store.fetch import Blocks
 from blockstore.store.store import Steps, Store
 from blockstore.store.tiers import TierAway
+from blockstore.store.volume import Volume
+
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,7 @@ class Stepper:
         self._door = door
         self._fetches = fetches
         self._makes_room = makes_room
+        self._at_tier = trio.CapacityLimiter(FETCHERS)  # of its own: an unmount needs a thread while all these wait
         self._changed = trio.Event()
         self.stalled = 0
         """Requests that wait for room."""
@@ -84,13 +88,23 @@ class Stepper:
 
     async def fetch(self, blocks: Blocks) -> None:
         """Have what these blocks need at hand for a moment; waits while the tier is away. Without one: NotHere."""
-        if self._fetches is None:
+        fetches = self._fetches
+        if fetches is None:
             raise NotHere
+        await self._ask_tier(lambda: fetches.fetch(blocks))
+
+    async def read(self, volume: Volume, offset: int, length: int) -> bytes:
+        """What is there, some of which is in the tier; waits while that is away. Without one: NotHere."""
+        fetches = self._fetches
+        if fetches is None:
+            raise NotHere
+        return await self._ask_tier(lambda: fetches.read_now(volume, offset, length))
+
+    async def _ask_tier(self, ask: Callable[[], Result]) -> Result:
         retry_s = FIRST_RETRY_S
         while True:
             try:
-                await trio.to_thread.run_sync(self._fetches.fetch, blocks, abandon_on_cancel=True)
-                return
+                return await trio.to_thread.run_sync(ask, abandon_on_cancel=True, limiter=self._at_tier)
             except TierAway:
                 await trio.sleep(retry_s)
                 retry_s = min(2 * retry_s, LONGEST_RETRY_S)

@@ -40,6 +40,10 @@ class RecordCache:
         if len(self._records) > self._most_records:
             self._records.popitem(last=False)
 
+    def clear(self) -> None:
+        """Some of it may be damaged."""
+        self._records.clear()
+
     def generation(self, where: int) -> int:
         """Of the piece that a paged word names; -1 if there is no such piece, not so much of it, or not any more."""
         piece, offset, size_bytes = unpack_paged(where)

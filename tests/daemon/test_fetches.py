@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
 import pytest
 
@@ -43,8 +46,8 @@ class Asking:
         self.answers: SimpleQueue[bytes] = SimpleQueue()
         self.fetches.start()
 
-    def ask(self, unique: int, offset: int, length: int) -> None:
-        self.fetches.read(unique, 7, offset, length, lambda *parts: self.answers.put(b"".join(parts)))
+    def ask(self, unique: int, offset: int, length: int, pid: int = 0) -> None:
+        self.fetches.read(unique, 7, offset, length, pid, lambda *parts: self.answers.put(b"".join(parts)))
 
     def answer(self) -> tuple[int, int, bytes]:
         """(unique, error, data) of the next one."""
@@ -101,18 +104,70 @@ def test_while_the_tier_is_away_it_is_asked_again(asking: Asking) -> None:
     assert not asking.fetches.health.failing_since
 
 
-def test_who_is_interrupted_gets_eintr_once(asking: Asking) -> None:
+@contextmanager
+def a_thread() -> Iterator[int]:
+    """The number of one, which is killed and gone at the end."""
+    process = subprocess.Popen(["sleep", "100"])
+    try:
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_who_is_killed_gets_eintr_once_and_others_wait(asking: Asking) -> None:
     asking.tier.chance = 1.0
-    for unique in range(8):
-        asking.ask(unique, unique * BLOCK_BYTES, BLOCK_BYTES)
-    for unique in range(7):
-        assert asking.fetches.interrupt(unique)
-    assert {asking.answer()[:2] for _ in range(7)} == {(unique, errno.EINTR) for unique in range(7)}
-    assert not asking.fetches.interrupt(3) and not asking.fetches.interrupt(1000)
+    with a_thread() as gone:
+        pass
+    with a_thread() as later:
+        for unique, pid in enumerate([gone] * 6 + [later, os.getpid(), 0]):
+            asking.ask(unique, unique * BLOCK_BYTES, BLOCK_BYTES, pid)
+        for unique in range(9):
+            assert asking.fetches.interrupt(unique)
+        assert {asking.answer()[:2] for _ in range(6)} == {(unique, errno.EINTR) for unique in range(6)}
+        assert not asking.fetches.interrupt(3) and not asking.fetches.interrupt(1000)
+        assert asking.fetches.waiting == 3
+    assert asking.answer()[:2] == (6, errno.EINTR), "the kernel tells of one signal only"
     asking.tier.chance = 0.0
-    assert asking.answer() == (7, 0, noise(7))
-    with pytest.raises(Empty):
-        asking.answers.get(timeout=0.2)
+    assert {asking.answer() for _ in range(2)} == {(7, 0, noise(7)), (8, 0, noise(8))}
+    assert asking.answers.empty() and not asking.fetches.waiting
+
+
+def test_a_tier_that_hangs_is_told_of_and_lets_killed_threads_go(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blockstore.daemon.fetches.LONG_S", 0.05)
+    hangs, read = threading.Event(), asking.tier.read
+    monkeypatch.setattr(asking.tier, "read", lambda *arguments: hangs.wait(WAIT_S) and read(*arguments))
+    with a_thread() as gone:
+        pass
+    asking.ask(1, 0, BLOCK_BYTES, gone)
+    asking.ask(2, 0, BLOCK_BYTES)
+    until(lambda: asking.fetches.waits_long_s > 0.05)
+    assert asking.fetches.interrupt(1) and asking.answer()[:2] == (1, errno.EINTR)
+    hangs.set()
+    assert asking.answer() == (2, 0, noise(0)) and not asking.fetches.waits_long_s
+
+
+def test_a_record_that_was_damaged_on_its_way_is_asked_for_again(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, answers = asking.tier.read, [bytes(BLOCK_BYTES)]
+    monkeypatch.setattr(asking.tier, "read", lambda *arguments: answers.pop() if answers else read(*arguments))
+    asking.ask(1, 5 * BLOCK_BYTES, BLOCK_BYTES)
+    assert asking.answer() == (1, 0, noise(5)) and not asking.fetches.corrupt_reads
+
+
+def test_many_large_reads_do_not_take_each_others_records(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache has just room for one of them."""
+    monkeypatch.setattr(asking.store.decoder.cache, "_most_records", 64)
+    for unique in range(40):
+        asking.ask(unique, unique % 8 * 64 * BLOCK_BYTES, 64 * BLOCK_BYTES)
+    for _ in range(40):
+        unique, error, data = asking.answer()
+        first = unique % 8 * 64
+        assert not error and data == b"".join(map(noise, range(first, min(first + 64, BLOCKS))))
+    assert asking.tier.calls.count("read") < 3 * 40
 
 
 def test_a_job_gets_its_blocks(asking: Asking) -> None:

@@ -43,6 +43,18 @@ print("begins", flush=True)
 print(len(os.pread(descriptor, 1 << 20, int(sys.argv[2]))), flush=True)
 """
 
+VM = """
+import mmap, os, signal, sys
+signal.signal(signal.SIGUSR1, lambda number, frame: print("signal", flush=True))
+mapping = mmap.mmap(os.open(sys.argv[1], os.O_RDONLY), 0, prot=mmap.PROT_READ)
+print("begins", flush=True)
+with open("/dev/shm/" + str(os.getpid()), "w+b", buffering=0) as file:
+    os.unlink(file.name)
+    print(file.write(memoryview(mapping)[int(sys.argv[2]):][:4096]), flush=True)
+print(mapping[int(sys.argv[2])], flush=True)
+"""
+"""Has the kernel fault on one block, and is sent signals meanwhile, as threads of QEMU are: no I/O may fail for it."""
+
 WRITER = """
 import os, random, sys
 descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
@@ -51,6 +63,27 @@ for number in range(int(sys.argv[2])):
     print(number, flush=True)
 os.fsync(descriptor)
 print("synced", flush=True)
+"""
+
+
+BUSY = """
+import mmap, os, sys
+descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+buffer = mmap.mmap(-1, 1 << 20)
+buffer[:] = os.urandom(4096) * 256
+os.pwrite(descriptor, buffer, 0)
+print("begins", flush=True)
+while True:
+    os.pwrite(descriptor, buffer, 0)
+"""
+"""One content only, which needs no room."""
+
+PARTS = """
+import os, sys
+descriptor = os.open(sys.argv[1], os.O_RDWR)
+for mib in range(8):
+    os.pwrite(descriptor, b"part", (mib << 20) + 77)
+print("written", flush=True)
 """
 
 
@@ -118,6 +151,24 @@ def test_more_than_the_pool_holds(lab: Lab, lane: bool, disk: str, tmp_path: Pat
     until(lambda: not any((tmp_path / "tier").read_bytes()[4096:MIB]), "and deleted")
 
 
+def test_a_write_into_what_is_paged_beside_writers_that_never_rest(lab: Lab, disk: str) -> None:
+    mounted = lab.mount("--spill", disk, pool_limit=POOL)
+    data = fill(mounted)
+    writers = [spawn(BUSY, str(mounted.path / f"busy{number}")) for number in range(4)]
+    try:
+        assert [said(writer) for writer in writers] == ["begins"] * 4
+        writer = spawn(PARTS, str(mounted.path / "vm"))
+        assert said(writer, 20) == "written"
+        writer.wait(20)
+    finally:
+        for each in writers:
+            end(each.pid)
+            each.wait(20)
+    parts = b"".join(data[mib * MIB : mib * MIB + 77] + b"part" for mib in range(8))
+    found = cold(mounted.path / "vm")
+    assert b"".join(found[mib * MIB : mib * MIB + 81] for mib in range(8)) == parts
+
+
 def test_what_a_vm_works_in_again_comes_back(lab: Lab, disk: str) -> None:
     mounted = lab.mount("--spill", disk, pool_limit=POOL)
     data = fill(mounted)
@@ -155,18 +206,22 @@ def reads_wait(lab: Lab, lane: bool, server: Server) -> None:
     data = fill(mounted)
     server.stop()
     readers = [spawn(READER, str(mounted.path / "vm"), str(number * MIB)) for number in range(2)]
+    readers.append(spawn(VM, str(mounted.path / "vm"), str(9 * MIB)))
     try:
-        assert [said(reader) for reader in readers] == ["begins", "begins"]
+        assert [said(reader) for reader in readers] == ["begins"] * 3
         until(lambda: "is away" in blockstore("status", str(mounted.path)).stderr, "status says so")
         assert blockstore("status", str(mounted.path), "--check").returncode in (1, 2)
         if lane:
-            until(lambda: tier(mounted)["reads_waiting"] != 0, "reads wait")
+            until(lambda: tier(mounted)["reads_waiting"] == 3, "reads wait")
+            os.kill(readers[2].pid, signal.SIGUSR1)
             readers[0].kill()
             assert ended(readers[0].pid, 10), "it hangs in the kernel"
+            assert not ended(readers[2].pid, 0), "a signal has killed a VM that waited for its memory"
         put(mounted.path / "new", noisy(MIB, "new"))
         assert cold(mounted.path / "new") == noisy(MIB, "new"), "the others go on"
         server.start()
         assert said(readers[1]) == str(MIB)
+        assert [said(readers[2]) for _ in range(1 + lane)] == ["signal"] * lane + ["4096"]
         assert cold(mounted.path / "vm") == data
         until(lambda: not blockstore("status", str(mounted.path)).stderr, "all is well again")
         assert "answers again" in mounted.log()

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 from guestlab import work
 from guestlab.guest import Guest
 
-from tests.daemon.lab import Lab, blockstore
+from tests.daemon.lab import NEEDS_QEMU, Lab, blockstore
 
-pytestmark = [
-    pytest.mark.mount(timeout_s=300),
-    pytest.mark.guest,
-    pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64"),
-]
+pytestmark = [pytest.mark.mount(timeout_s=300), pytest.mark.guest, NEEDS_QEMU]
 
 MEMORY_BYTES = 128 << 20
 WORK_MIB = 6
