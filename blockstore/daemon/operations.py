@@ -78,6 +78,8 @@ class Operations(pyfuse3.Operations):
                 self._writers.setdefault(inode, set()).add(handle)
         self._ended: set[int] = set()  # inodes whose VM is known to have ended
         self.initialised = trio.Event()
+        self.at_init: Callable[[], object] = bool
+        """Called when the kernel has said hello, before it is answered."""
 
     def vm_ended(self, inode: int) -> None:
         """The file was the memory of a VM that has ended."""
@@ -86,6 +88,7 @@ class Operations(pyfuse3.Operations):
 
     def init(self) -> None:
         """The kernel has said hello: the mount serves."""
+        self.at_init()
         self.initialised.set()
 
     def writers_of(self, inode: int, fh: int) -> int:

@@ -62,6 +62,12 @@ MAXIMUM_JOBS (jobs.py), so that they never keep the lane from reading on."""
 TICKET_RESENT: Final = 1 << 30
 """In a ticket: the request was asked before, of a daemon that died and may have done it."""
 
+HARMFUL: Final = AUTO_INVAL_DATA | ASYNC_READ | ASYNC_DIO
+"""With the first a changed mtime makes the kernel drop the pages of a running VM, and whoever looks at the file, or
+lists the directory, which is locked meanwhile, waits for those that are written back: for ever where that waits for
+room, which somebody would make who deletes a file there. With the other two read-ahead and direct I/O are background
+requests: they wait for each other's and write-back's places; and whoever waits for direct I/O cannot be killed."""
+
 _TICKET_NUMBER: Final = TICKET_RESENT - 1
 _TICKET: Final = struct.Struct("<I")
 _UNIQUE: Final = struct.Struct("<Q")
@@ -120,12 +126,7 @@ class Relay:
 
     def forward_init(self, unique: int, request: bytearray) -> None:
         """INIT, without the capabilities that do not work through a socket or hurt mapped files."""
-        major, minor, max_readahead, flags = INIT_IN.unpack_from(request, IN_HEADER.size)
-        # With AUTO_INVAL_DATA a changed mtime makes the kernel drop the pages of a running VM. With the other two
-        # read-ahead and direct I/O are background requests: they wait for each other's and write-back's places, for
-        # ever where write-back waits for room; and whoever waits for direct I/O cannot be killed.
-        flags &= ~(SPLICE_FLAGS | AUTO_INVAL_DATA | ASYNC_READ | ASYNC_DIO)
-        INIT_IN.pack_into(request, IN_HEADER.size, major, minor, max_readahead, flags)
+        offer_less(request, HARMFUL | SPLICE_FLAGS)
         _UNIQUE.pack_into(request, UNIQUE_OFFSET, unique)
         self.unanswered[unique] = INIT
         self._ours.send(request)
@@ -167,6 +168,31 @@ class Relay:
                 # ENOENT: the request was interrupted meanwhile; ENODEV: the mount is gone. Both are no news.
                 if failure.errno not in (errno.ENOENT, errno.ENODEV):
                     log.error("an answer of %d bytes was refused by the kernel: %s", size, failure.strerror)
+
+
+def lend_init(device_fd: int, session_fd: int) -> Callable[[], None]:
+    """For a session without a relay: INIT comes to libfuse through a socket in the place of the device, without what is
+    HARMFUL. To be called when mounted; call what it returns before INIT is answered."""
+    request = bytearray(os.read(device_fd, HEAD_BYTES + MAXIMUM_WRITE_BYTES + mmap.PAGESIZE))
+    offer_less(request, HARMFUL)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    os.dup2(theirs.fileno(), session_fd, inheritable=False)
+    theirs.close()
+    ours.send(request)
+
+    def give_back() -> None:
+        os.dup2(device_fd, session_fd, inheritable=False)
+        ours.close()
+
+    return give_back
+
+
+def offer_less(request: bytearray, flags_less: int) -> None:
+    """Take these flags out of what the kernel offers in an INIT request."""
+    opcode = IN_HEADER.unpack_from(request)[1]
+    assert opcode == INIT, opcode
+    major, minor, max_readahead, flags = INIT_IN.unpack_from(request, IN_HEADER.size)
+    INIT_IN.pack_into(request, IN_HEADER.size, major, minor, max_readahead, flags & ~flags_less)
 
 
 def ticket_of(unique: int) -> int:

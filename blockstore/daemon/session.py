@@ -36,7 +36,7 @@ from blockstore.daemon.notify import Service
 from blockstore.daemon.operations import Operations
 from blockstore.daemon.options import MountOptions
 from blockstore.daemon.pager import Pager
-from blockstore.daemon.relay import Relay
+from blockstore.daemon.relay import Relay, lend_init
 from blockstore.daemon.stepper import Stepper
 from blockstore.daemon.unmount import unmount, unmount_unused
 from blockstore.errors import MountError
@@ -199,6 +199,8 @@ class Session:
             # pyfuse3 keeps one end of a socket pair in the place of the device (DESIGN.md section 4).
             os.set_blocking(self._device_fd, True)
             self._relay = Relay(self._device_fd, _die)
+        else:
+            self.operations.at_init = lend_init(self._device_fd, self._session_fd)
 
     async def _main(self, handlers: dict[str, control_server.Handler]) -> None:
         if self._relay is not None:

@@ -18,6 +18,7 @@ from tests.daemon.lab import (
     ended,
     noisy,
     put,
+    run,
     said,
     spawn,
     until,
@@ -132,6 +133,9 @@ def test_a_mapping_waits_too(full: Mounted) -> None:
         assert vm.stdin is not None
         vm.stdin.write("sync\n")
         until(lambda: is_stalled(full), "the write-back is held up")
+        # Who looks at the file must not wait for its pages, least of all with the directory locked, so that nobody can
+        # delete anything.
+        assert run(["ls", "-l", str(full.path)], timeout_s=20).stdout.count("\n") == 3
         (full.path / "old").unlink()
         assert said(vm) == "synced"
         assert cold(path) == noisy(12 * MIB, "vm")
