@@ -127,8 +127,9 @@ class Fetches:
         with self._changed:
             self._ends = True
             self._changed.notify_all()
+        ends_s = time.monotonic() + END_S
         for thread in self._threads:
-            thread.join(END_S)
+            thread.join(max(ends_s - time.monotonic(), 0.0))
 
     def read(self, unique: int, inode: int, offset: int, length: int, pid: int, answer: Answer) -> None:
         """Answer this READ of the thread `pid` when its records are here."""
@@ -288,6 +289,8 @@ class Fetches:
 
     def _decode(self, task: _Read) -> list[Want]:
         volume = self._store.volumes[task.inode]
+        if volume.deleted:
+            raise KeyError(task.inode)
         try:
             task.pieces = self._store.read(volume, task.offset, task.length)
         except NotHere:

@@ -16,6 +16,7 @@ from blockstore.store.fetch import Blocks
 from blockstore.store.geometry import BLOCK_BYTES, FIRST_ROW, PAGED, PATCH_BITS, SEGMENT_BYTES, unpack_paged
 from blockstore.store.home import MemoryHome
 from blockstore.store.mover import Mover
+from blockstore.store.paging import OUT_RECORDS
 from blockstore.store.pieces import Pieces
 from blockstore.store.store import Store, run
 from blockstore.store.tiers import TierAway
@@ -108,6 +109,18 @@ def test_a_read_fetches_no_more_than_it_needs(store: Store, volume: Volume, move
     for first, end in ((20, 21), (160, 168)):
         fetch_from(store, Counting(tier))(Blocks(volume, first, end))
         assert asked.pop() == (end - first) * BLOCK_BYTES and not asked, "neighbours are asked for together"
+
+
+def test_a_piece_of_tiny_records_is_no_long_visit(store: Store, mover: Mover, tier: FaultyTier) -> None:
+    blocks = [number.to_bytes(8, "little") * 4 + bytes(BLOCK_BYTES - 32) for number in range(1, 40_000)]
+    volume = store.create_volume(2, 1)
+    put(store, volume, 0, b"".join(blocks))
+    all_out(mover)
+    assert store.pool.pieces.count > 10
+    places = [unpack_paged(store.rows.where.items[row])[0] for row in paged_rows(store)]
+    assert max(np.bincount(places)) == OUT_RECORDS
+    assert contents(store, volume, tier) == b"".join(blocks)
+    check_store(store, decode=False)
 
 
 def test_the_coldest_go_first(store: Store, volume: Volume, mover: Mover) -> None:
