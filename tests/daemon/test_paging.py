@@ -33,7 +33,9 @@ from tests.store.tiers.servers import Server
 pytestmark = pytest.mark.mount
 
 MIB = 1 << 20
-POOL = "16M"
+POOL_MIB = 8
+POOL = f"{POOL_MIB}M"
+VM_MIB = 20
 
 READER = """
 import os, sys
@@ -108,12 +110,12 @@ def content(mebibytes: int) -> bytes:
 
 def fill(mounted: Mounted) -> bytes:
     """`vm` with more than the pool holds, most of which is in the tier then."""
-    data = content(40)
+    data = content(VM_MIB)
     put(mounted.path / "vm", data)
     drop(mounted.path / "vm")
     total = mounted.total()
-    assert total["pool"] <= total["pool_limit"] and total["paged"] > 24 * MIB, total
-    assert total["tier"]["bytes"] >= total["stored_paged"] > 0 and total["stored"] <= 16 * MIB
+    assert total["pool"] <= total["pool_limit"] and total["paged"] > (VM_MIB - POOL_MIB) * MIB, total
+    assert total["tier"]["bytes"] >= total["stored_paged"] > 0 and total["stored"] <= POOL_MIB * MIB
     return data
 
 
@@ -125,7 +127,7 @@ def tier(mounted: Mounted) -> dict[str, object]:
 def test_more_than_the_pool_holds(lab: Lab, lane: bool, disk: str, tmp_path: Path) -> None:
     mounted = lab.mount("--spill", disk, lane=lane, pool_limit=POOL)
     vm, data = mounted.path / "vm", bytearray(fill(mounted))
-    blocks = [text(number % 300) if number % 3 else near(noise(number), 1) for number in range(1200)]
+    blocks = [text(number % 300) if number % 3 else near(noise(number), 1) for number in range(900)]
     put(mounted.path / "other", b"".join(blocks))
     assert cold(vm) == data
     with vm.open("r+b", buffering=0) as file:  # parts of blocks that are in the tier
@@ -172,20 +174,21 @@ def test_a_write_into_what_is_paged_beside_writers_that_never_rest(lab: Lab, dis
 def test_what_a_vm_works_in_again_comes_back(lab: Lab, disk: str) -> None:
     mounted = lab.mount("--spill", disk, pool_limit=POOL)
     data = fill(mounted)
-    os.truncate(mounted.path / "vm", 6 * MIB)
-    assert mounted.total()["paged"] == 6 * MIB
-    until(lambda: cold(mounted.path / "vm") == data[: 6 * MIB] and not mounted.total()["paged"], "all came back", 40)
-    assert cold(mounted.path / "vm") == data[: 6 * MIB] and tier(mounted)["back_bytes"]
+    os.truncate(mounted.path / "vm", 2 * MIB)
+    assert mounted.total()["paged"] == 2 * MIB
+    assert blockstore("set", str(mounted.path), "--pool-limit", "16M").returncode == 0
+    until(lambda: cold(mounted.path / "vm") == data[: 2 * MIB] and not mounted.total()["paged"], "all came back", 40)
+    assert cold(mounted.path / "vm") == data[: 2 * MIB] and tier(mounted)["back_bytes"]
 
 
 def test_the_daemon_is_killed_while_it_pages_out(lab: Lab, disk: str) -> None:
     mounted = lab.mount("--spill", disk, pool_limit=POOL)
-    writer = spawn(WRITER, str(mounted.path / "vm"), "48")
+    writer = spawn(WRITER, str(mounted.path / "vm"), "24")
     try:
         for line in iter(lambda: said(writer), "synced"):
-            if line in ("14", "20", "21", "33", "40"):
+            if line in ("7", "13", "20"):
                 mounted.kill_daemon()
-        assert cold(mounted.path / "vm") == content(48)
+        assert cold(mounted.path / "vm") == content(24)
     finally:
         end(writer.pid)
         writer.wait(10)
@@ -243,9 +246,9 @@ def small_file_system(place: Path, size: str) -> Iterator[Callable[[str], None]]
 
 
 def test_writes_wait_for_a_full_disk(lab: Lab, tmp_path: Path) -> None:
-    with small_file_system(tmp_path / "disk", "12M") as enlarge:
+    with small_file_system(tmp_path / "disk", "6M") as enlarge:
         mounted = lab.mount("--spill", f"file:{tmp_path}/disk/tier", pool_limit=POOL)
-        writer = spawn(WRITER, str(mounted.path / "vm"), "48")
+        writer = spawn(WRITER, str(mounted.path / "vm"), "24")
         try:
             until(lambda: "no room" in mounted.log(), "the writer is held up")
             found = blockstore("status", str(mounted.path))
@@ -254,7 +257,7 @@ def test_writes_wait_for_a_full_disk(lab: Lab, tmp_path: Path) -> None:
             enlarge("100M")
             while (line := said(writer)) != "synced":
                 assert line
-            assert cold(mounted.path / "vm") == content(48)
+            assert cold(mounted.path / "vm") == content(24)
         finally:
             end(writer.pid)
             writer.wait(10)
@@ -306,7 +309,7 @@ def test_a_tier_that_has_lost_a_piece(lab: Lab, disk: str, tmp_path: Path) -> No
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
         with pytest.raises(OSError, match="Input/output error"):
             os.pread(file.fileno(), 4096, 0)
-        assert os.pread(file.fileno(), 4096, 30 * MIB) == data[30 * MIB : 30 * MIB + 4096]
+        assert os.pread(file.fileno(), 4096, 15 * MIB) == data[15 * MIB : 15 * MIB + 4096]
     result = blockstore("verify", str(mounted.path))
     assert result.returncode == 6 and "vm: the block at 0 cannot be read" in result.stdout, result
     put(mounted.path / "vm", data)
