@@ -10,15 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from blockstore.errors import CorruptBlock
 from blockstore.store.codec import Buffer, DecodeError, decode, digest
 from blockstore.store.decode import Decoder, NotHere
 from blockstore.store.geometry import ENCODING_MASK, FIRST_ROW, OFFSET_SHIFT, PAGED, PATCH_BITS
 from blockstore.store.pool import Pool
 from blockstore.store.rows import Rows
-from blockstore.store.soundness import names_record
+from blockstore.store.soundness import names_one
 
 TRIES_A_STEP = 128
 """Candidates that are decoded in one step, about a millisecond; two with zstd."""
@@ -72,7 +70,7 @@ class Repair:
 
     def _record_steps(self, row: int, where: int, base: int, domain: int, wanted: int) -> Iterator[bool]:
         seed, reference = self._seeds.get(domain), self._reference(where, base)
-        if seed is None or reference is None or not self._names_record(where) or where & PAGED:
+        if seed is None or reference is None or not names_one(where, self._pool) or where & PAGED:
             return
         record = bytearray(self._decoder.record(where))
         for position in range(len(record)):
@@ -95,7 +93,7 @@ class Repair:
     def _digest_of(self, where: int, base: int, domain: int) -> int | None:
         """The digest of what a row with these words decodes to; None if that is nothing. Raises NotHere."""
         seed, reference = self._seeds.get(domain), self._reference(where, base)
-        if seed is None or reference is None or not self._names_record(where):
+        if seed is None or reference is None or not names_one(where, self._pool):
             return None
         return _digest(self._decoder.record(where), where & ENCODING_MASK, reference, seed)
 
@@ -110,9 +108,6 @@ class Repair:
             return self._decoder.content(base)
         except CorruptBlock:
             return None
-
-    def _names_record(self, where: int) -> bool:
-        return bool(names_record(np.array([where], dtype=np.uint64), self._pool.places())[0])
 
 
 def _digest(record: Buffer, encoding: int, reference: bytes, seed: int) -> int | None:
