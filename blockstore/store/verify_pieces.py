@@ -62,9 +62,11 @@ class PieceCheck:
         """The tier has this, or nothing, as the piece: decode what is in it, and the patches against that."""
         store, rows = self._store, self._store.rows
         where = rows.where.array
-        inside = np.flatnonzero(where >> np.uint64(WHERE_SEGMENT_SHIFT) == PAGED_PLACE + piece)
-        against = np.flatnonzero((where & _PATCH == _PATCH) & np.isin(rows.reference.array, inside))
-        affected: list[int] = np.union1d(inside, against).tolist()
+        is_inside = where >> np.uint64(WHERE_SEGMENT_SHIFT) == PAGED_PLACE + piece
+        # By a table, for faults wait meanwhile: isin would double the time. A damaged reference is clipped.
+        is_against = np.append(is_inside, False).take(rows.reference.array, mode="clip") & (where & _PATCH == _PATCH)
+        inside = np.flatnonzero(is_inside)
+        affected: list[int] = np.flatnonzero(is_inside | is_against).tolist()
         if data is None or not store.pool.pieces.is_whole(piece, data):
             what = "is missing" if data is None else "is not what was put there"
             self._result.add(Finding("piece", f"piece {piece} of the tier, with {len(inside)} records, {what}"))
