@@ -285,6 +285,10 @@ def test_mounted_again_without_its_tier_and_with(lab: Lab, disk: str, tmp_path: 
         reader.wait(10)
     assert cold(mounted.path / "vm") == data
     one_line(mounted_with(mounted, "file:/elsewhere"), 2, "pieces of the VMs' memory are in --spill", disk)
+    mounted = lab.mount(pool_limit=POOL)
+    (tmp_path / "tier").rename(tmp_path / "elsewhere")
+    one_line(mounted.umount("--discard"), 1, "the state is deleted, but not what it had in its tier", disk)
+    assert not mounted.state.exists()
 
 
 def mounted_with(mounted: Mounted, url: str) -> subprocess.CompletedProcess[str]:
