@@ -16,6 +16,7 @@ from guestlab.errors import GuestLabError
 from rich.console import Console
 
 from benchlab import (
+    beyond,
     busy,
     clone,
     dirty,
@@ -47,7 +48,7 @@ GROUPS: dict[str, tuple[Group, ...]] = {
     "dirty": (dirty.measure,),
     "memory": (memory.measure,),
     "patch": (patch.measure,),
-    "paging": (paging.measure,),
+    "paging": (paging.measure, beyond.measure),
     "clone": (clone.measure,),
     "fork": (fork.measure,),
     "start": (start.measure,),
@@ -98,7 +99,7 @@ def bench(
     dirty    the longest hold-up of a process that dirties its memory
     memory   tables and heap after 1 GiB
     patch    what patches save on three guests
-    paging   faults on blocks in a tier beside reads of the same disk
+    paging   faults on blocks in a tier beside reads of the same disk; guests that use eight times what the pool holds
     clone    cp of 1 GiB
     fork     a clone of 4 GiB, snapshots of a guest that works, forks of it: one, and twenty
     start    a start on existing state, up to 4 GiB of logical memory, and a restart after kill -9
