@@ -18,7 +18,7 @@ from blockstore.vm import resident
 KEPT: Final = (
     *("daemon_pid", "supervisor_pid", "controller_pid", "restarts", "pool_limit", "mounted_at"),
     *("stalled", "corrupt_reads", "lost_blocks", "can_be_replaced", "fault_latency", "write_latency", "background"),
-    *("tier", "tier_latency"),
+    *("tier", "tier_latency", "arriving"),
 )
 """Of the daemon's answer, what goes to `total` as it is."""
 
@@ -36,7 +36,7 @@ def observe(mount: Mount, timeout_s: float = control.CLIENT_S) -> tuple[Report, 
     total["fragmentation"] = 1 - total["stored"] / total["pool"] if total["pool"] else 0.0
     total["refaults"] = sum(each["refaults"] for each in report["volumes"].values())
     for key in KEPT:
-        total[key] = answer[key]
+        total[key] = answer.get(key)  # a daemon that was not reloaded yet may know less
     return report, answer
 
 

@@ -597,7 +597,6 @@ def test_a_full_pool_can_be_opened_after_a_kill(state_path: Path) -> None:
             put(store, filler, block * BLOCK_BYTES, noise(100 + block))
             block += 1
     volume.set_size(1000)  # as a write that was killed before it stored the new size leaves it
-    # BUG (fails since written): Store._cut_tail writes at start, and raises OutOfRoom when the pool is full.
     store.close()
     store = open_store(state_path)
     volume = store.volumes[1]
