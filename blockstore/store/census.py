@@ -23,6 +23,7 @@ from blockstore.store.geometry import (
     COMPRESSED,
     DENSE,
     DENSE_PATCHED,
+    DUE,
     ENCODING_MASK,
     FIRST_ROW,
     HOLE,
@@ -142,6 +143,7 @@ def _count(
     where, count = store.rows.where.array[ids], store.rows.count.array[ids]
     kind = _kinds(where, count)
     kind[entries == ZERO_ENTRY] = _ZERO
+    kind[ids == DUE] = _IN_TIER
     counted += np.bincount(kind, minlength=len(CLASSES))
     paid = _sizes(where) / np.maximum(count, 1)
     part[:_REFERENCES] += np.bincount(kind, weights=paid, minlength=len(CLASSES))[_FIRST_RECORD:]

@@ -2,7 +2,8 @@
 
 What is read is checked against the row's digest: a record that does not decode to what was written raises
 CorruptBlock, and no byte of it is returned. A record that is in the tier raises NotHere. It costs the others nothing:
-its word names a place beyond the pool, where nothing decodes, and only then is it looked at closer.
+its word names a place beyond the pool, where nothing decodes, and only then is it looked at closer. A block that is at
+another host still (DUE) raises it too.
 
 A hot path; its benchmark is `scripts/bench engine`.
 """
@@ -12,12 +13,14 @@ from __future__ import annotations
 from typing import Final
 
 from blockstore.errors import BlockstoreError, CorruptBlock
+from blockstore.store.arrivals import content_digest
 from blockstore.store.codec import DecodeError, decode, decompress, digest
 from blockstore.store.geometry import (
     BLOCK_BYTES,
     BLOCK_SHIFT,
     CHECK_SHIFT,
     COMPRESSED,
+    DUE,
     ENCODING_MASK,
     HOLE,
     ID_MASK,
@@ -130,6 +133,8 @@ class Decoder:
     def verified(self, entry: int, seed: int) -> bytes:
         """The block of a map entry that is neither HOLE nor ZERO. Raises CorruptBlock, NotHere."""
         row, rows = entry & ID_MASK, self._rows
+        if row == DUE:
+            return self._due(entry, seed)
         try:
             where = rows.where.items[row]
             if where & ENCODING_MASK == COMPRESSED:
@@ -150,6 +155,30 @@ class Decoder:
             if found == rows.digest.items[row] and not (found ^ entry) >> CHECK_SHIFT:
                 return block
         raise _mismatch(row, entry, rows.digest.items[row])
+
+    def _due(self, entry: int, seed: int) -> bytes:
+        arrivals = self._pool.arrivals
+        due = arrivals.due(entry)
+        if due is None:
+            raise CorruptBlock(DUE, "its map entry is damaged")
+        content = arrivals.get(due.place)
+        if content is None and (known := int(arrivals.known[due.place])):
+            content = self._same(known, seed, due.digest)
+            if content is None:
+                arrivals.known[due.place] = 0
+        if content is not None:
+            return content
+        if due.place in arrivals.lost:
+            raise CorruptBlock(DUE, "the host that it was to come from has not got it, or something else in its place")
+        raise NotHere
+
+    def _same(self, entry: int, seed: int, wanted: bytes) -> bytes | None:
+        """What an entry stands for, if that is what has this digest and is here."""
+        try:
+            content = self.verified(entry, seed)
+        except (CorruptBlock, NotHere):
+            return None
+        return content if content_digest(content) == wanted else None
 
     def read(self, volume: Volume, offset: int, length: int) -> list[bytes | memoryview]:
         """Up to `length` bytes from `offset`, as pieces in order; shorter only at the end of the volume."""

@@ -1,16 +1,18 @@
 """Sizes and codes that are part of the stored format. Changing any of them needs a new FORMAT_VERSION.
 
-A block is known by its *block id*, an index into the block rows. Three ids are not rows:
+A block is known by its *block id*, an index into the block rows. Four ids are not rows:
 
     HOLE   never written, or freed by the guest; reads as zeros and is not counted as touched
     ZERO   written, and all its bytes are zero; needs no row and no record
     LOST   written, and damaged beyond repair (`verify --repair`); cannot be read until it is written again
+    DUE    written, at another host: it is to arrive from there (arrivals.py)
 
 A map entry says what a block is in one 64-bit word. It carries half of the content's digest, so that an entry that
 was damaged, or a row that was given away by mistake, is never taken for the block:
 
     bits 0..31   block id
-    bits 32..63  the upper half of the digest of a row's content; fixed marks for the other three
+    bits 32..63  the upper half of the digest of a row's content; fixed marks for HOLE, ZERO and LOST; of a block
+                 that is due, DUE_CHECK times its place among the arrivals, so that no one bit makes it another's
 
 A row says where its record is in one 64-bit word, so that moving a record is a single store:
 
@@ -41,13 +43,20 @@ ROW_BYTES: Final = 28
 HOLE: Final = 0
 ZERO: Final = 1
 LOST: Final = 2
-FIRST_ROW: Final = 3
+DUE: Final = 3
+FIRST_ROW: Final = 4
 
 ID_MASK: Final = 0xFFFF_FFFF
 CHECK_SHIFT: Final = 32
 CHECK_MASK: Final = ID_MASK << CHECK_SHIFT
 ZERO_ENTRY: Final = int.from_bytes(b"zero", "big") << CHECK_SHIFT | ZERO
 LOST_ENTRY: Final = int.from_bytes(b"lost", "big") << CHECK_SHIFT | LOST
+
+DUE_CHECK: Final = 61
+"""A prime of which no power of two is a multiple, and almost no sum or difference of two."""
+
+MAXIMUM_DUE: Final = (1 << 32) // DUE_CHECK
+"""Arrivals of one store: 268 GiB of blocks that differ."""
 
 FREE: Final = 0
 RAW: Final = 1

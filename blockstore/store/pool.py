@@ -5,7 +5,8 @@ of which only what was written is ever touched. A segment's memory goes back to 
 any more. A record never changes: what is overwritten or freed leaves *garbage* behind, which compaction
 (upkeep.py) turns into free segments.
 
-Records may be in a tier instead, in *pieces* (pieces.py); words of rows that say so are PAGED.
+Records may be in a tier instead, in *pieces* (pieces.py); words of rows that say so are PAGED. What is still at another
+host stands in `arrivals`.
 
 Written by: ingest (append), upkeep (append, release_segment), densify and paging (append, forget), release (forget),
 repair (mend). Nobody else has a method for it.
@@ -24,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstore.errors import InputError, OutOfRoom
+from blockstore.store.arrivals import Arrivals
 from blockstore.store.codec import Buffer
 from blockstore.store.geometry import PAGED, SEGMENT_BYTES, WHERE_SEGMENT_SHIFT
 from blockstore.store.home import Home, lack_of_room, no_room_under, punch
@@ -37,10 +39,11 @@ _PAGED: Final = np.uint64(PAGED)
 
 
 class Places(NamedTuple):
-    """Where records can be: in this many segments, and in pieces of these sizes in bytes."""
+    """Where blocks can be: in this many segments, in pieces of these sizes in bytes, among so many arrivals."""
 
     segments: int
     piece_lengths: npt.NDArray[np.int64]
+    arrivals: int
 
 
 class Pool:
@@ -50,6 +53,7 @@ class Pool:
         check_limit(limit_bytes)
         self._place = home.describe()
         self.pieces = Pieces(home)
+        self.arrivals = Arrivals(home)
         self._fd = home.open("pool")
         self.limit_bytes = limit_bytes
         self._lent_bytes = 0
@@ -113,7 +117,7 @@ class Pool:
 
     def places(self, *, found: bool = False) -> Places:
         """Where records can be; with `found` only what was there when the state was opened."""
-        return Places(self.found_segments if found else self.segments, self.pieces.lengths())
+        return Places(self.found_segments if found else self.segments, self.pieces.lengths(), self.arrivals.count)
 
     def _most_segments(self) -> int:
         """How many may be allocated. What was lent and is wanted back may still be in use: there is no room for
@@ -273,6 +277,7 @@ class Pool:
         self.view = memoryview(b"")
         os.close(self._fd)
         self.pieces.close()
+        self.arrivals.close()
 
 
 def _read_only_map(fd: int, length: int) -> mmap.mmap:

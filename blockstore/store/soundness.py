@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from blockstore.store.arrivals import are_due
 from blockstore.store.geometry import (
     BLOCK_BYTES,
     CHECK_SHIFT,
@@ -38,7 +39,7 @@ from blockstore.store.volume import ids_of
 Mask = npt.NDArray[np.bool_]
 
 NOT_ROWS: Final = np.array([HOLE, ZERO_ENTRY, LOST_ENTRY], dtype=np.uint64)
-"""The entries that point at no row, and are right."""
+"""The entries that point at no row, and are right; those of blocks that are due come on top."""
 
 _CHECK_FLOOR = np.uint64(1 << CHECK_SHIFT)
 _ENCODING = np.uint64(ENCODING_MASK)
@@ -101,7 +102,8 @@ def sound_entries(rows: Rows, places: Places, entries: npt.NDArray[np.uint64]) -
     ids = ids_of(entries)
     ids[ids >= rows.capacity] = HOLE
     matches = (entries ^ rows.digest.array[ids]) < _CHECK_FLOOR
-    return np.asarray((usable_rows(rows, places, ids) & matches) | np.isin(entries, NOT_ROWS))
+    sound = (usable_rows(rows, places, ids) & matches) | np.isin(entries, NOT_ROWS)
+    return np.asarray(sound | are_due(entries, places.arrivals) if places.arrivals else sound)
 
 
 def entry_before(rows: Rows, places: Places, entry: int, domain: int) -> int | None:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from blockstore.errors import CorruptBlock, InputError, OutOfRoom, StateError
 from blockstore.store import superblock
+from blockstore.store.arrivals import entries_of
 from blockstore.store.content_index import ContentIndex
 from blockstore.store.decode import Decoder, NotHere
 from blockstore.store.densify import Densify
@@ -178,6 +179,35 @@ class Store:
             extent.volume.touch()
         return True
 
+    def make_due(self, volume: Volume, first: int, places: npt.NDArray[np.int64]) -> None:
+        """Let blocks that were never written be due: those at these places among the arrivals, none where that is
+        negative. The volume grows as needed. Raises InputError for blocks that were written, OutOfRoom."""
+        entries = entries_of(places)
+        entries[places < 0] = HOLE
+        volume.cover(first + len(entries))
+        if volume.entries(first, len(entries)).any():
+            raise InputError("the file is in use already; pull into a new one")
+        if entries.any():
+            volume.prepare(first, len(entries))
+            volume.replace(first, entries)
+        end = (first + len(entries)) << BLOCK_SHIFT
+        if end > volume.size_bytes:
+            volume.set_size(end)
+
+    def settle(self, volume: Volume, extents: Sequence[Extent]) -> bool:
+        """Store the content of blocks that are due, SLICE_BLOCKS of them at most: to its readers nothing changes. False
+        when there is no room; then nothing was done."""
+        if not extents:
+            return True
+        dues = [(extent.first, volume.lookup(extent.first)) for extent in extents]
+        try:
+            self._ingest.write(volume.domain, extents)
+        except OutOfRoom:
+            return False
+        for block, entry in dues:
+            self.pool.arrivals.settled(entry, volume.lookup(block))
+        return True
+
     def discard_steps(self, volume: Volume, offset: int, length: int) -> Steps:
         """Make the range read as zeros and free its whole blocks. The size stays."""
         end = min(offset + length, volume.size_bytes)
@@ -268,6 +298,7 @@ class Store:
             + self.similarity.size_bytes
             + self.domains.size_bytes
             + self.pool.pieces.size_bytes
+            + self.pool.arrivals.size_bytes
             + sum(volume.table_bytes for volume in self.volumes.values())
         )
 
@@ -390,7 +421,7 @@ class Store:
         block, used = volume.size_bytes >> BLOCK_SHIFT, volume.size_bytes & (BLOCK_BYTES - 1)
         if not used or volume.lookup(block) in (HOLE, ZERO_ENTRY):
             return
-        if missing(self.rows, self.decoder.cache, Blocks(volume, block, block + 1)):
+        if missing(self.rows, self.decoder.cache, self.pool.arrivals, Blocks(volume, block, block + 1)):
             volume.has_paged_tail = True
             return
         with suppress(CorruptBlock):  # whoever reads it is told
@@ -405,7 +436,7 @@ class Store:
         """What could not be done at the start, before anything may grow the volume or take its last block."""
         while volume.has_paged_tail:
             tail = blocks_of(volume, volume.size_bytes, 1)
-            if missing(self.rows, self.decoder.cache, tail):
+            if missing(self.rows, self.decoder.cache, self.pool.arrivals, tail):
                 yield tail
                 continue
             try:

@@ -53,7 +53,7 @@ class PieceCheck:
             rows = divided[start : start + RECORDS_A_STEP]
             cache = RecordCache(pieces, most_records=2 * len(rows))
             wants = fetch.missing_of_rows(self._store.rows, cache, rows)
-            answer: fetch.Fetched = yield partial(fetch.read, wants=wants)
+            answer: fetch.Fetched = yield partial(fetch.read, sources={}, wants=wants)
             for (where, generation), record in answer.records:
                 cache.enter(where, generation, record)
             yield from self._decode(rows, cache)

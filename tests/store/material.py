@@ -60,10 +60,10 @@ def fetch_from(store: Store, tier: Tier) -> Callable[[Blocks], None]:
     """For `run`: as who waits does it, until the tier has answered."""
 
     def fetch(blocks: Blocks) -> None:
-        wants = missing(store.rows, store.decoder.cache, blocks)
+        wants = missing(store.rows, store.decoder.cache, store.pool.arrivals, blocks)
         while True:
             with suppress(TierAway):
-                keep(store.decoder, store.pool.pieces, read(tier, wants))
+                keep(store.decoder, store.pool, read(tier, {}, wants))
                 return
 
     return fetch
