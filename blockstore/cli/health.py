@@ -50,10 +50,19 @@ def judge(answer: Mapping[str, Any]) -> Health:
         found.append((CRITICAL if waiting else WARNING, f"{tier['reason']}; {who} until it is back"))
     if tier and tier["missing_pieces"]:
         found.append((CRITICAL, f"the tier {tier['place']} has lost pieces ({tier['missing_pieces']}); {_VERIFY}"))
+    arriving = answer.get("arriving") or {"lost_blocks": 0, "sources": []}
+    for source in arriving["sources"]:
+        if source["failing_since"]:
+            found.append((WARNING, f"{source['reason']}; VMs that need what is to come of {source['snapshot']} wait"))
+    if arriving["lost_blocks"]:
+        found.append(
+            (CRITICAL, f"blocks that were to come are not there any more ({arriving['lost_blocks']}); {_PUSH}")
+        )
     if answer.get("is_orphaned"):
         found.append((WARNING, "the supervisor has died: the mount ends if the daemon dies too; unmount when you can"))
     return Health(max((level for level, _ in found), default=OK), [sentence for _, sentence in found])
 
 
 _MAKE_ROOM: Final = "delete files, punch memory, or raise the limit with `blockstore set`"
+_PUSH: Final = "delete what was pulled, and push and pull it again"
 _VERIFY: Final = "`blockstore verify` tells which, and ends this warning when all is well"

@@ -44,6 +44,8 @@ COMMANDS: Final = {
     "attach": Entry("blockstore.cli.attach:attach", "Hold the resident part of a running VM down."),
     "snapshot": Entry("blockstore.cli.snapshot:snapshot", "Keep a running VM as it is now; it goes on."),
     "snapshots": Entry("blockstore.cli.snapshots:snapshots", "List, delete, export and import snapshots."),
+    "push": Entry("blockstore.cli.push:push", "Put a snapshot where other hosts can get it."),
+    "pull": Entry("blockstore.cli.pull:pull", "Make a snapshot of one that another host has pushed."),
     "restore": Entry("blockstore.cli.restore:restore", "Start a VM from a snapshot."),
     "fork": Entry("blockstore.cli.fork:fork", "Start many VMs that go on from where one is now."),
     "evict": Entry("blockstore.cli.evict:evict", "Move memory of VMs out of the page cache into the store."),

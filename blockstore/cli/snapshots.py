@@ -121,7 +121,14 @@ def import_(source: Path, name: str | None, mountpoint: Path | None) -> None:
     from blockstore.vm import portable
 
     mount = mounts.find(mountpoint)
-    name = name or portable.read_header(source)[0]
+    domain, place = new_place(mount, name or portable.read_header(source)[0])
+    with snapshot_file.making(mount, domain) as (path, descriptor), progress("importing") as report:
+        portable.import_into(source, descriptor, report)
+        snapshot_file.publish(path, place)
+
+
+def new_place(mount: mounts.Mount, name: str) -> tuple[str, Path]:
+    """Domain and file of a snapshot that is to be made. Raises InputError, BusyError."""
     domain, short = snapshot_file.domain_of(name), name.split("/", 1)[-1]
     snapshot_file.check_name(short)
     if domain and not (mount.path / domain).is_dir():
@@ -129,9 +136,7 @@ def import_(source: Path, name: str | None, mountpoint: Path | None) -> None:
     place = snapshot_file.place_of(mount, domain, short)
     if place.exists():
         raise snapshot_file.taken(place)
-    with snapshot_file.making(mount, domain) as (path, descriptor), progress("importing") as report:
-        portable.import_into(source, descriptor, report)
-        snapshot_file.publish(path, place)
+    return domain, place
 
 
 def _path_of(mount: mounts.Mount, name: str) -> Path:

@@ -53,6 +53,8 @@ def status(mountpoint: Path | None, as_json: bool, check: bool) -> int:
     click.echo(_background(report["total"]["background"]))
     if report["total"]["tier"]:
         click.echo(_tier(report["total"]["tier"]))
+    if report["total"]["arriving"]:
+        click.echo(_arriving(report["total"]["arriving"]))
     for sentence in health.judge(answer).sentences:
         click.echo(f"blockstore: warning: {sentence}", err=True)
     return 0
@@ -77,6 +79,12 @@ def _tier(figures: dict[str, Any]) -> str:
         f"In the tier {figures['place']}: {size} in {pieces}; {out} went there and {back} came back since the daemon's "
         "start"
     )
+
+
+def _arriving(figures: dict[str, Any]) -> str:
+    places = ", ".join(f"{source['snapshot']} in {source['place']}" for source in figures["sources"])
+    size = format_size(figures["fetched_bytes"])
+    return f"Still to come from {places}: {counted(figures['due_blocks'], 'block')}; {size} fetched so far"
 
 
 def _check(mountpoint: Path | None) -> int:

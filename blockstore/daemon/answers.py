@@ -14,6 +14,7 @@ from blockstore.daemon.attachments import own_pid_namespace
 from blockstore.daemon.control import Answer
 from blockstore.daemon.notify import RELOAD_EXIT_CODE
 from blockstore.daemon.options import DEFAULT_BACKGROUND_CPU
+from blockstore.daemon.sources import Place
 from blockstore.daemon.verification import OnlineVerification
 from blockstore.errors import BlockstoreError
 from blockstore.store import census
@@ -50,6 +51,7 @@ class Answers:
             "detach": self.detach,
             "runs": self.runs,
             "control": self.control,
+            "pull": self.pull,
         }
 
     async def hello(self, request: Request) -> Answer:
@@ -85,7 +87,8 @@ class Answers:
             "stalled": session.stalled,
             "corrupt_reads": session.corrupt_reads,
             "tier": session.tier_figures(),
-            "tier_latency": session.fetches.latency.figures() if session.fetches else None,
+            "tier_latency": session.fetches.latency.figures() if session.tier else None,
+            "arriving": session.arriving_figures(),
             "background": session.background.figures(),
         }
 
@@ -138,6 +141,14 @@ class Answers:
         if request.get("progress"):
             return self._verifying.progress()
         return self._verifying.start(repair=bool(request.get("repair")))
+
+    async def pull(self, request: Request) -> Answer:
+        """Let the file with the number `volume` be the memory of the snapshot `name` that was pushed to `url`; tell how
+        far that is (`progress`)."""
+        if request.get("progress"):
+            return self._session.pull.progress()
+        place = Place(str(request.get("url")), str(request.get("name")))
+        return self._session.pull.start(int(request.get("volume", 0)), place)
 
     async def attach(self, request: Request) -> Answer:
         """A VM's resident part is to be controlled: the fields of an Attachment (attachments.py)."""

@@ -28,10 +28,11 @@ from typing import Final
 from blockstore.daemon import fuse_abi as abi
 from blockstore.daemon.door import Door
 from blockstore.daemon.latency import Latency
+from blockstore.daemon.sources import SourceAway, Sources
 from blockstore.daemon.tier_health import TierHealth
 from blockstore.errors import CorruptBlock
 from blockstore.store.decode import NotHere
-from blockstore.store.fetch import Blocks, Fetched, Want, keep, missing, read
+from blockstore.store.fetch import Blocks, Wants, keep, missing, none_fetched, read
 from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.store import Store, blocks_of
 from blockstore.store.tiers import WAIT_S, Tier, TierAway
@@ -84,12 +85,13 @@ class _Read:
 
 
 class Fetches:
-    """Of one daemon and its tier."""
+    """Of one daemon, its tier, if it has one, and its sources."""
 
-    def __init__(self, store: Store, door: Door, tier: Tier) -> None:
+    def __init__(self, store: Store, door: Door, tier: Tier | None, sources: Sources) -> None:
         self._store = store
         self._door = door
         self._tier = tier
+        self._sources = sources
         self._changed = threading.Condition(threading.Lock())
         self._ready: deque[_Read | Ticket] = deque()
         self._later: list[tuple[float, int, _Read | Ticket]] = []  # a heap
@@ -97,10 +99,15 @@ class Fetches:
         self._reads: dict[int, _Read] = {}
         self._ends = False
         self._threads: list[threading.Thread] = []
-        self.health = TierHealth(tier.describe(), "VMs that need what is in it wait")
+        self.health = TierHealth(tier.describe() if tier is not None else "", "VMs that need what is in it wait")
         self.latency = Latency()
         """Of READs that needed the tier."""
         self.corrupt_reads = 0
+
+    @property
+    def has_tier(self) -> bool:
+        """Is there one?"""
+        return self._tier is not None
 
     @property
     def waiting(self) -> int:
@@ -152,7 +159,7 @@ class Fetches:
         try:
             self._attempt(lambda: self._missing(blocks))
         except TierAway as error:
-            self.health.failed(error)
+            self._failed(error)
             raise
         self.health.answered()
 
@@ -160,7 +167,7 @@ class Fetches:
         """What is there, by the caller's thread, which is not at the door. Raises TierAway, CorruptBlock."""
         found: list[bytes | memoryview] = []
 
-        def visit() -> list[Want]:
+        def visit() -> Wants:
             try:
                 found[:] = self._store.read(volume, offset, length)
             except NotHere:
@@ -171,7 +178,7 @@ class Fetches:
         try:
             self._attempt(visit)
         except TierAway as error:
-            self.health.failed(error)
+            self._failed(error)
             raise
         self.health.answered()
         return b"".join(found)
@@ -242,7 +249,7 @@ class Fetches:
             else:
                 self._serve_read(task)
         except TierAway as error:
-            self.health.failed(error)
+            self._failed(error)
             return False
         self.health.answered()
         return True
@@ -267,27 +274,34 @@ class Fetches:
             with self._changed:
                 self.latency.observe(time.perf_counter_ns() - task.started_ns)
 
-    def _attempt(self, visit: Callable[[], list[Want]]) -> None:
+    def _attempt(self, visit: Callable[[], Wants]) -> None:
         """Visit the store until it wants nothing more, and fetch in between. Raises TierAway."""
-        cache, pieces = self._store.decoder.cache, self._store.pool.pieces
-        fetched, before = Fetched([], []), Fetched([], [])
+        cache, pool = self._store.decoder.cache, self._store.pool
+        fetched, before = none_fetched(), none_fetched()
         while True:
             with self._door:
-                for (where, generation), record in before.records:  # others may have filled the cache meanwhile
+                for (where, generation), record in before.records:  # others may have filled the caches meanwhile
                     cache.enter(where, generation, record)
-                keep(self._store.decoder, pieces, fetched)
+                for due, content in before.arrived:
+                    pool.arrivals.enter(due, content)
+                keep(self._store.decoder, pool, fetched)
                 wants = visit()
             if not wants:
                 return
             before.records.extend(fetched.records)
-            fetched = read(self._tier, wants)
+            before.arrived.extend(fetched.arrived)
+            fetched = read(self._tier, self._sources.readers, wants)
 
-    def _missing(self, blocks: Blocks) -> list[Want]:
+    def _failed(self, error: TierAway) -> None:
+        if not isinstance(error, SourceAway):  # which tells of itself
+            self.health.failed(error)
+
+    def _missing(self, blocks: Blocks) -> Wants:
         if blocks.volume.deleted:
             return []
-        return missing(self._store.rows, self._store.decoder.cache, blocks)
+        return missing(self._store.rows, self._store.decoder.cache, self._store.pool.arrivals, blocks)
 
-    def _decode(self, task: _Read) -> list[Want]:
+    def _decode(self, task: _Read) -> Wants:
         volume = self._store.volumes[task.inode]
         if volume.deleted:
             raise KeyError(task.inode)

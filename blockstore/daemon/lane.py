@@ -96,6 +96,7 @@ class Lane:
         self._request = self._buffers.take()
         self.fault_latency, self.write_latency = Latency(TIMED_FAULTS), Latency()
         self._fetches = fetches
+        self._is_paging = fetches is not None and fetches.has_tier
         ask_for = fetches.ask_for if fetches is not None else None
         self._jobs = Jobs(door, self._answer, self._leave, self.write_latency, ask_for, makes_room)
         self._served = 0
@@ -234,7 +235,7 @@ class Lane:
                 if length != BLOCK_BYTES or not self._fault(unique, inode, offset):
                     self._read(unique, inode, offset, length, 0)
                 self.fault_latency.observe(time.perf_counter_ns() - started_ns)
-                if self._fetches is not None:
+                if self._is_paging:
                     self._saw(inode, offset)
             if jobs.count or self._changed:
                 self._quick_steps = QUICK_STEPS

@@ -20,6 +20,7 @@ from blockstore.daemon.names_copy import copied_names
 from blockstore.daemon.notify import Service
 from blockstore.daemon.options import MountOptions
 from blockstore.daemon.session import Session
+from blockstore.daemon.sources import Sources
 from blockstore.daemon.states import remove_state
 from blockstore.errors import BlockstoreError, MountError, OutOfRoom, StateError
 from blockstore.store.home import DirectoryHome, no_room_under
@@ -57,8 +58,10 @@ def serve(options: MountOptions, service: Service) -> None:
             _reconcile(store, names, keep_nameless=bool(inherited))
             tier, found = spill.open_for_mount(state, store, options.spill, takes_over=bool(inherited))
             try:
-                session = Session(options, store, names, service, inherited, warnings + found, tier)
+                sources = Sources(state, store.pool.arrivals.sources)
+                session = Session(options, store, names, service, inherited, warnings + found, tier, sources)
                 session.run(Answers(session).handlers())
+                sources.close()
                 is_over = not store.volumes and options.remove_empty_state
                 if is_over and tier is not None:
                     _remove(tier)

@@ -24,6 +24,7 @@ import pyfuse3
 import trio
 
 from blockstore.daemon import control_server, handover, kernel, mounts, pressure, throttle
+from blockstore.daemon.arriving import Arriving
 from blockstore.daemon.attachments import Attachments
 from blockstore.daemon.background import Background
 from blockstore.daemon.companion import Companion
@@ -36,7 +37,9 @@ from blockstore.daemon.notify import Service
 from blockstore.daemon.operations import Operations
 from blockstore.daemon.options import MountOptions
 from blockstore.daemon.pager import Pager
+from blockstore.daemon.pull import Pull
 from blockstore.daemon.relay import Relay, lend_init
+from blockstore.daemon.sources import Sources
 from blockstore.daemon.stepper import Stepper
 from blockstore.daemon.unmount import unmount, unmount_unused
 from blockstore.errors import MountError
@@ -72,14 +75,17 @@ class Session:
         inherited: tuple[int, Handover] | None,
         warnings: list[str],
         tier: Tier | None,
+        sources: Sources,
     ) -> None:
         self.options = options
         self.store = store
         self.names = names
         self.door = Door()
         self.tier = tier
-        self.fetches = Fetches(store, self.door, tier) if tier is not None else None
-        self.pager = Pager(store, self.door, tier, self.fetches) if tier is not None and self.fetches else None
+        self.fetches = Fetches(store, self.door, tier, sources)
+        self.pager = Pager(store, self.door, tier, self.fetches) if tier is not None else None
+        self.pull = Pull(store, self.door, sources)
+        self.arriving = Arriving(store, self.door, sources, lambda: self.pull.is_under_way)
         self.stepper = Stepper(store, self.door, self.fetches, self._makes_room)
         self.operations = Operations(
             names, store, self.door, self.stepper, self.state_free_bytes, self._is_in_use, self._is_attached
@@ -139,14 +145,14 @@ class Session:
 
     def tier_figures(self) -> dict[str, Any] | None:
         """What `status` tells of the tier."""
-        if self.tier is None or self.fetches is None or self.pager is None:
+        if self.tier is None or self.pager is None:
             return None
         failing = [
             (health.failing_since, health.reason)
             for health in (self.fetches.health, self.pager.health)
             if health.failing_since
         ]
-        if not failing and (waits_s := self.fetches.waits_long_s):
+        if not failing and not self.arriving.is_source_away and (waits_s := self.fetches.waits_long_s):
             failing = [(time.time() - waits_s, f"{self.tier.describe()} does not answer")]
         with self.door:
             figures = self.pager.figures()
@@ -157,6 +163,11 @@ class Session:
             "failing_since": min((since for since, _ in failing), default=None),
             "reason": failing[0][1] if failing else "",
         }
+
+    def arriving_figures(self) -> dict[str, Any] | None:
+        """What `status` tells of blocks that are still at other hosts."""
+        with self.door:
+            return self.arriving.figures()
 
     def run(self, handlers: dict[str, control_server.Handler]) -> None:
         """Serve until the mount is gone. Raises MountError when it cannot be made."""
@@ -171,13 +182,13 @@ class Session:
             self.companion.bind()
             self._mount(flags)
         try:
-            if self.fetches is not None and self.pager is not None:
-                self.fetches.start()
-                self.pager.start()
+            helpers = [each for each in (self.fetches, self.arriving, self.pager) if each is not None]
+            for each in helpers:
+                each.start()
             trio.run(self._main, handlers)
-            if self.fetches is not None and self.pager is not None:
-                self.fetches.stop()
-                self.pager.stop()
+            self.pull.stop()
+            for each in helpers:
+                each.stop()
         finally:
             pyfuse3.close(unmount=False)
         handover.forget(self._state)

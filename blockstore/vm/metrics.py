@@ -77,6 +77,16 @@ def _tier_fails(figures: Figures) -> Series:
     return [([], float(bool(figures["tier"]["failing_since"])))] if figures["tier"] else []
 
 
+def _arriving(key: str) -> Callable[[Figures], Series]:
+    """What the daemon tells of blocks that are still at other hosts."""
+    return lambda figures: [([], float(figures["arriving"][key] if figures["arriving"] else 0))]
+
+
+def _sources_fail(figures: Figures) -> Series:
+    sources = figures["arriving"]["sources"] if figures["arriving"] else []
+    return [([], float(any(source["failing_since"] for source in sources)))]
+
+
 def _controlled(key: str, scale: float = 1.0) -> Callable[[Figures], Series]:
     """A number that the controller tells; nothing for a volume without one, and where it has none (`auto`)."""
 
@@ -129,6 +139,9 @@ MOUNT: Final = (
     _Of("background_cpu_seconds", "Processor time of background work.", _background("cpu_s"), is_counter=True),
     _Of("background_saved_bytes", "Taken off cold records.", _background("saved_bytes"), is_counter=True),
     _Of("pool_fragmentation_ratio", "The part of the pool that holds no record.", _one("fragmentation")),
+    _Of("due_blocks", "Blocks that are still to come from other hosts.", _arriving("due_blocks")),
+    _Of("due_lost_blocks", "Blocks that were to come, and never will.", _arriving("lost_blocks")),
+    _Of("due_failing", "1 if a place that blocks are to come from does not answer.", _sources_fail),
     _Of("tier_bytes", "In the tier.", _tier("bytes")),
     _Of("tier_pieces", "Pieces in the tier.", _tier("pieces")),
     _Of("tier_failing", "1 if the tier does not do what it is asked.", _tier_fails),

@@ -24,7 +24,7 @@ HOST = ("pool", "tables", "daemon_memory", "resident")
 BESIDES = {
     *("state", "daemon_pid", "supervisor_pid", "restarts", "can_be_replaced"),
     *("refaults", "controller", "controller_pid", "mounted_at", "daemon_memory_parts"),
-    *("fault_latency", "write_latency", "background", "tier", "tier_latency"),
+    *("fault_latency", "write_latency", "background", "tier", "tier_latency", "arriving"),
     *("pool_limit", "pool_full", "fragmentation", "stalled", "corrupt_reads", "lost_blocks"),
 }
 """What only the total of `status` has."""
@@ -217,7 +217,7 @@ def test_a_hundred_clients_at_once(mounted: Mounted) -> None:
     with ThreadPoolExecutor(100) as pool:
         pids = set(pool.map(client, range(100)))
     assert pids == {mounted.total()["daemon_pid"]}
-    with pytest.raises(MountError, match="hello, reload, runs, set, status, verify"):
+    with pytest.raises(MountError, match="hello, pull, reload, runs, set, status, verify"):
         control.ask(mounted.state, {"do": "nonsense"})
 
 

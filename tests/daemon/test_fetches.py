@@ -17,6 +17,7 @@ import pytest
 from blockstore.daemon import fuse_abi as abi
 from blockstore.daemon.door import Door
 from blockstore.daemon.fetches import Fetches
+from blockstore.daemon.sources import Sources
 from blockstore.store.fetch import Blocks
 from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.home import MemoryHome
@@ -42,7 +43,7 @@ class Asking:
         self.tier.check()
         while Mover(self.store.paging, self.store.pool, self.tier, nullcontext()).out():
             pass
-        self.fetches = Fetches(self.store, Door(), self.tier)
+        self.fetches = Fetches(self.store, Door(), self.tier, Sources(place.parent, ()))
         self.answers: SimpleQueue[bytes] = SimpleQueue()
         self.fetches.start()
 

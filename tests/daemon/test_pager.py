@@ -11,6 +11,7 @@ import pytest
 from blockstore.daemon.door import Door
 from blockstore.daemon.fetches import Fetches
 from blockstore.daemon.pager import Pager
+from blockstore.daemon.sources import Sources
 from blockstore.store.fetch import Blocks
 from blockstore.store.home import MemoryHome
 from blockstore.store.store import Store, run
@@ -30,7 +31,7 @@ class Paged:
         self.store, self.door = Store(MemoryHome(), 8 << 20), Door()
         self.volume = self.store.create_volume(1, 1)
         self.tier = FaultyTier(FileTier(str(place), bytes(16)))
-        self.fetches = Fetches(self.store, self.door, self.tier)
+        self.fetches = Fetches(self.store, self.door, self.tier, Sources(place.parent, ()))
         self.pager = Pager(self.store, self.door, self.tier, self.fetches)
         put(self.store, self.volume, 0, b"".join(map(noise, range(1500))))
 

@@ -1,0 +1,49 @@
+"""`blockstore push`: put a snapshot where other hosts can get it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from blockstore.cli.paths import DIRECTORY
+from blockstore.cli.progress import progress
+from blockstore.daemon import mounts
+from blockstore.errors import InputError
+from blockstore.vm import snapshot_file
+
+
+@click.command()
+@click.argument("snapshot")
+@click.option("--to", "url", required=True, metavar="URL", help="valkey://HOST:PORT[,HOST:PORT...], or file:/PATH.")
+@click.option("--as", "name", help="Its name there. Default: that of SNAPSHOT, without the domain.")
+@click.option("--delete", is_flag=True, help="Take the one of this name away from there; no mount is needed.")
+@click.option("--mount", "mountpoint", type=DIRECTORY, help="The mount. Default: the only one there is.")
+def push(snapshot: str, url: str, name: str | None, delete: bool, mountpoint: Path | None) -> None:
+    """Put SNAPSHOT, with all its memory, into a Valkey or Redis server, for `blockstore pull` on another host.
+
+    It stays there until it is deleted with --delete; not before all blocks have come to whoever pulled it
+    (`blockstore status` there). A password comes from BLOCKSTORE_SPILL_PASSWORD, or from a file: ?password-file=PATH.
+
+    \b
+    Example:
+      blockstore push booted --to valkey://10.0.0.5:6379
+      blockstore pull booted --from valkey://10.0.0.5:6379      (on the other host)
+      blockstore push booted --to valkey://10.0.0.5:6379 --delete
+    """
+    from blockstore.vm import push as pushing
+
+    name = name or snapshot.rsplit("/", 1)[-1]
+    snapshot_file.check_name(name)
+    tier = pushing.open_place(url, name)
+    try:
+        if delete:
+            if not pushing.is_there(tier, name):
+                raise InputError(f"{tier.describe()} has no snapshot {name!r}")
+            tier.remove()
+            return
+        found = snapshot_file.find(mounts.find(mountpoint), snapshot)
+        with progress("pushing") as report:
+            pushing.push(found, tier, name, report)
+    finally:
+        tier.close()

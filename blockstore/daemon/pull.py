@@ -1,0 +1,177 @@
+"""Making a file's memory that of a snapshot which another host has pushed: its blocks become due, and none is moved.
+
+In a thread of its own, in short visits to the store; whoever asked looks at `progress`. What can be known beforehand is
+found out here too: which of these blocks the store has already (the same domain only). Of those nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import suppress
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from blockstore.daemon.door import Door
+from blockstore.daemon.sources import Place, Sources
+from blockstore.errors import BlockstoreError, CorruptBlock, InputError
+from blockstore.store import pushed
+from blockstore.store.arrivals import content_digest
+from blockstore.store.decode import NotHere
+from blockstore.store.geometry import CHECK_MASK, FIRST_ROW
+from blockstore.store.pushed import Head, Index
+from blockstore.store.store import Store
+from blockstore.store.tiers import TierAway
+from blockstore.store.volume import Volume
+
+log = logging.getLogger(__name__)
+
+ROWS_A_VISIT: Final = 64
+"""Rows that are decoded and compared in one visit, in about half a millisecond."""
+
+ROWS_LOOKED_AT: Final = 1 << 15
+"""Rows of which is looked at, in one visit, whether they are of the domain and in the pool."""
+
+ENTRIES_A_VISIT: Final = 8192
+"""Map entries made due in one visit."""
+
+END_S: Final = 15.0
+"""How long the thread may take to end; longer than a tier may take to be away (WAIT_S)."""
+
+
+class Pull:
+    """The one that is under way in a daemon, or the last one."""
+
+    def __init__(self, store: Store, door: Door, sources: Sources) -> None:
+        self._store = store
+        self._door = door
+        self._sources = sources
+        self._thread: threading.Thread | None = None
+        self._ends = False
+        self._error: BlockstoreError | None = None
+        self._done = self._total = 0
+        self._blocks = self._here = 0
+
+    def start(self, number: int, place: Place) -> dict[str, Any]:
+        """Begin, for the volume of this number, which nobody else uses yet."""
+        volume = self._store.volumes.get(number)
+        if volume is None:
+            return {"error": f"the mount has no file with the number {number}", "code": InputError.exit_code}
+        if self.is_under_way:
+            return {"error": "another snapshot is being pulled into this mount; try again when it is listed", "code": 3}
+        self._error, self._done, self._total, self._blocks, self._here = None, 0, 1, 0, 0
+        self._thread = threading.Thread(target=self._run, args=(volume, place), name="pull", daemon=True)
+        self._thread.start()
+        return {}
+
+    @property
+    def is_under_way(self) -> bool:
+        """Has the thread not ended?"""
+        return self._thread is not None and self._thread.is_alive()
+
+    def progress(self) -> dict[str, Any]:
+        """`done` of `total` while it is under way; then how many blocks differ, and how many of them are here."""
+        if self._thread is None:
+            return {"error": "the daemon was started anew meanwhile; pull again"}
+        if self.is_under_way:
+            return {"running": True, "done": self._done, "total": self._total}
+        if self._error is not None:
+            return {"error": str(self._error), "code": self._error.exit_code}
+        return {"running": False, "blocks": self._blocks, "here": self._here}
+
+    def stop(self) -> None:
+        """The mount has ended."""
+        self._ends = True
+        if self._thread is not None:
+            self._thread.join(END_S)
+
+    def _run(self, volume: Volume, place: Place) -> None:
+        try:
+            self._pull(volume, place)
+        except TierAway as error:
+            self._error = BlockstoreError(str(error))
+        except BlockstoreError as error:
+            self._error = error
+        except Exception as error:
+            log.exception("pulling %s", place.name)
+            self._error = BlockstoreError(f"{place.name} cannot be pulled: {error!r}")
+        with self._door:
+            if not self._store.pool.arrivals.count:
+                self._sources.forget_all()
+
+    def _pull(self, volume: Volume, place: Place) -> None:
+        with self._door:
+            number = self._sources.add(place)
+        tier = self._sources.readers[number].open()
+        head = pushed.read_head(tier, place.name)
+        index = pushed.read_index(tier, head)
+        with self._door:
+            known = self._store.rows.next_row
+        self._total = known + len(index.places)
+        with self._door:
+            first = self._store.pool.arrivals.add(number, index.where, index.digests)
+        self._look_for(volume, head, index, first)
+        self._make_due(volume, index, first)
+
+    def _look_for(self, volume: Volume, head: Head, index: Index, first: int) -> None:
+        """Which of the contents does the store have?"""
+        wanted, rows = _Wanted(index.digests), self._store.rows
+        looked_at = FIRST_ROW
+        while not (self._ends or volume.deleted):
+            with self._door:
+                end = min(looked_at + ROWS_LOOKED_AT, rows.next_row)
+                window = slice(looked_at, end)
+                of_domain = rows.domain.array[window] == volume.domain.index
+                found = np.flatnonzero(of_domain & (rows.where.array[window] != 0)) + looked_at
+            for start in range(0, len(found), ROWS_A_VISIT):
+                with self._door:
+                    entries, digests = self._digests(found[start : start + ROWS_A_VISIT].tolist(), volume.domain.seed)
+                if entries:
+                    of_these, places = wanted.find(np.frombuffer(b"".join(digests), dtype=np.uint64))
+                    self._store.pool.arrivals.known[places + first] = np.array(entries, dtype=np.uint64)[of_these]
+                    self._here += len(places)
+            self._done = looked_at = end
+            if end >= rows.next_row:
+                break
+        self._blocks = head.blocks
+
+    def _digests(self, found: list[int], seed: int) -> tuple[list[int], list[bytes]]:
+        """Of rows: a map entry for each, and the digest by which other hosts know it."""
+        rows, entries, digests = self._store.rows, [], []
+        for row in found:
+            entry = rows.digest.items[row] & CHECK_MASK | row
+            with suppress(CorruptBlock, NotHere):  # freed meanwhile, or in the tier, which would have to be asked
+                digests.append(content_digest(self._store.decoder.verified(entry, seed)))
+                entries.append(entry)
+        return entries, digests
+
+    def _make_due(self, volume: Volume, index: Index, first: int) -> None:
+        before = self._done
+        for start in range(0, len(index.places), ENTRIES_A_VISIT):
+            places = index.places[start : start + ENTRIES_A_VISIT].astype(np.int64)
+            with self._door:
+                if volume.deleted or self._ends:
+                    raise BlockstoreError("the pull was ended before it was done")
+                self._store.make_due(volume, start, np.where(places, places - 1 + first, -1))
+            self._done = before + start
+
+
+class _Wanted:
+    """Digests of two words each, to be found by many others at once."""
+
+    def __init__(self, digests: npt.NDArray[np.uint64]) -> None:
+        pairs = digests.reshape(-1, 2)
+        self._order = np.argsort(pairs[:, 0], kind="stable")
+        self._first, self._second = pairs[self._order, 0], pairs[self._order, 1]
+
+    def find(self, digests: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Which of these are among them, and at which places they are there."""
+        pairs = digests.reshape(-1, 2)
+        if not len(self._order):
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        at = np.minimum(np.searchsorted(self._first, pairs[:, 0]), len(self._order) - 1)
+        # Two that agree in the first word do not come up; if they did, one would be fetched although it is here.
+        found = np.flatnonzero((self._first[at] == pairs[:, 0]) & (self._second[at] == pairs[:, 1]))
+        return found, self._order[at[found]]

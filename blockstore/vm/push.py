@@ -1,0 +1,144 @@
+"""A snapshot goes to a tier that other hosts reach, and comes from there (store/pushed.py has the format)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+
+from blockstore.daemon import control
+from blockstore.daemon.mounts import Mount
+from blockstore.errors import BlockstoreError, BusyError, InputError, MountError
+from blockstore.store import pushed
+from blockstore.store.geometry import BLOCK_BYTES
+from blockstore.store.pushed import Head, Packer
+from blockstore.store.tiers import PieceMissing, Tier, open_tier
+from blockstore.vm.deadline import deadline
+from blockstore.vm.file_work import append
+from blockstore.vm.snapshot_file import MAXIMUM_DEVICE_BYTES, Snapshot, complete, facts_of
+
+WINDOW_BYTES: Final = 1 << 20
+
+POLL_S: Final = 0.05
+"""How often it is asked how far a pull is."""
+
+WAIT_POLL_S: Final = 0.2
+"""How often it is asked how many blocks are still to come."""
+
+WRITE_S: Final = 30.0
+"""How long writing what stands behind the memory may wait for room in the store."""
+
+Report = Callable[[int, int], None]
+
+
+def open_place(url: str, name: str) -> Tier:
+    """Where a snapshot of this name is, or will be. Raises InputError."""
+    try:
+        return open_tier(url, pushed.id_of(name))
+    except InputError as error:
+        raise InputError(str(error).replace("--spill", "the URL").replace("the spill URL", "the URL")) from None
+
+
+def is_there(tier: Tier, name: str) -> bool:
+    """Raises InputError for one of another version, TierAway."""
+    try:
+        tier.read(pushed.HEAD, 0, 1)
+    except PieceMissing:
+        return False
+    return True
+
+
+def push(snapshot: Snapshot, tier: Tier, name: str, report: Report) -> int:
+    """Put it there; how many blocks that was. What is begun and not done is taken away again.
+
+    Raises BusyError when there is one of this name, InputError for a place that cannot be used, TierAway."""
+    tier.check()
+    if is_there(tier, name):
+        raise BusyError(
+            f"{tier.describe()} has a snapshot {name!r} already; push under another name with --as, or delete that one "
+            "with --delete when no host waits for its blocks any more"
+        )
+    for piece in tier.pieces():
+        tier.delete(piece)  # of a push that was killed
+    try:
+        return _push(snapshot, tier, name, report)
+    except BaseException:
+        with contextlib.suppress(BlockstoreError):
+            tier.remove()
+        raise
+
+
+def _push(snapshot: Snapshot, tier: Tier, name: str, report: Report) -> int:
+    packer = Packer(snapshot.memory_bytes)
+
+    def put(piece: tuple[int, bytes] | None) -> None:
+        if piece is not None:
+            tier.put(*piece)
+
+    try:
+        with snapshot.path.open("rb", buffering=0) as memory:
+            for position in range(0, snapshot.memory_bytes, WINDOW_BYTES):
+                window = os.pread(memory.fileno(), min(WINDOW_BYTES, snapshot.memory_bytes - position), position)
+                written = np.frombuffer(window, dtype=np.uint64).reshape(-1, BLOCK_BYTES // 8).any(axis=1)
+                for number in np.flatnonzero(written).tolist():
+                    start = number * BLOCK_BYTES
+                    put(packer.add(position // BLOCK_BYTES + number, window[start : start + BLOCK_BYTES]))
+                os.posix_fadvise(memory.fileno(), position, len(window), os.POSIX_FADV_DONTNEED)
+                report(position, snapshot.memory_bytes)
+    except OSError as error:
+        raise MountError(f"{snapshot.path} cannot be read: {error.strerror}") from None
+    put(packer.rest())
+    index, device = packer.part(packer.index()), packer.part(snapshot.device_state())
+    for piece in (*index[1], *device[1]):
+        put(piece)
+    facts = snapshot.facts._asdict()
+    head = Head(name, snapshot.memory_bytes, packer.blocks, index[0], device[0], facts)
+    tier.put(pushed.HEAD, pushed.packed_head(head))
+    return packer.blocks
+
+
+def pull(mount: Mount, descriptor: int, tier: Tier, head: Head, url: str, report: Report) -> tuple[int, int]:
+    """Let a new file be this snapshot; how many blocks of it differ, and how many of these the store had already.
+
+    The blocks come later. Raises InputError for one that is not whole, TierAway, OutOfRoom, MountError."""
+    facts = facts_of(head.facts)
+    if head.device.size_bytes > MAXIMUM_DEVICE_BYTES:
+        raise InputError(f"the device state of {head.name} is larger than {MAXIMUM_DEVICE_BYTES} bytes")
+    tail = os.memfd_create("blockstore-tail")
+    try:
+        os.pwrite(tail, pushed.read_part(tier, head, head.device), 0)
+        complete(tail, head.memory_bytes, facts)
+        os.ftruncate(descriptor, head.memory_bytes)
+        found = _made_due(mount, os.fstat(descriptor).st_ino, head, url, report)
+        with deadline(WRITE_S, f"{head.name} could not be pulled"):
+            append(tail, descriptor, head.memory_bytes)
+    finally:
+        os.close(tail)
+    return found
+
+
+def wait(mount: Mount, report: Report) -> None:
+    """Until all blocks that are due have come. Raises BlockstoreError when some never will, MountError."""
+    most = 0
+    while (figures := control.ask(mount.state, {"do": "status"})["arriving"]) is not None:
+        due, lost = figures["due_blocks"], figures["lost_blocks"]
+        if lost and due <= lost:
+            raise BlockstoreError(f"{lost} blocks are not where they were pushed to any more; push and pull again")
+        most = max(most, due)
+        report(most - due, most)
+        time.sleep(WAIT_POLL_S)
+
+
+def _made_due(mount: Mount, volume: int, head: Head, url: str, report: Report) -> tuple[int, int]:
+    request: dict[str, Any] = {"do": "pull", "volume": volume, "name": head.name, "url": url}
+    control.ask(mount.state, request)
+    while True:
+        answer = control.ask(mount.state, {"do": "pull", "progress": True})
+        if not answer["running"]:
+            return answer["blocks"], answer["here"]
+        report(answer["done"], answer["total"])
+        time.sleep(POLL_S)

@@ -1,0 +1,250 @@
+"""`blockstore push` and `pull`: a snapshot goes from one store to another by way of a Valkey server."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from valkey import Valkey
+
+from blockstore.daemon import mounts
+from blockstore.vm import snapshot_file
+from blockstore.vm.snapshot_file import Facts
+from tests.cli.test_fork import restored, runs
+from tests.cli.test_run import NAME, on
+from tests.cli.test_run import running as started
+from tests.cli.test_snapshot import RUNS
+from tests.daemon.lab import (
+    NEEDS_QEMU,
+    Lab,
+    Mounted,
+    blockstore,
+    cold,
+    drop,
+    ended,
+    mixed_blocks,
+    noisy,
+    one_line,
+    put,
+    said,
+    spawn,
+    until,
+)
+from tests.daemon.test_paging import server_at
+from tests.store.tiers.servers import Server
+
+pytestmark = pytest.mark.mount
+
+BLOCK = 4096
+MIB = 1 << 20
+MEMORY_BYTES = 8 * MIB
+DEVICE = b"what QEMU says of its devices" * 100
+
+READS = """
+import sys
+print("begins", flush=True)
+with open(sys.argv[1], "rb", buffering=0) as file:
+    file.seek(6 << 20)
+    print(len(file.read(1 << 20)), flush=True)
+"""
+"""Reads what comes last."""
+
+
+def url_of(server: Server) -> str:
+    return f"valkey://127.0.0.1:{server.port}"
+
+
+def memory(seed: int) -> bytes:
+    """Zeros, blocks that come again, blocks of all kinds, and noise."""
+    blocks = [*mixed_blocks(seed), *mixed_blocks(seed)]
+    data = bytes(16 * BLOCK) + b"".join(blocks)
+    return (data + noisy(MEMORY_BYTES - MIB - len(data), seed)).ljust(MEMORY_BYTES, b"\0")
+
+
+def keep(mounted: Mounted, name: str, content: bytes) -> None:
+    """A snapshot that no QEMU has made."""
+    facts = Facts("vm", 0.0, "QEMU", "pc", "qemu-system-x86_64", ["-m", "8"], "/", "memory")
+    mount = mounts.find(mounted.path)
+    tail = os.memfd_create("tail")
+    os.pwrite(tail, DEVICE, 0)
+    snapshot_file.complete(tail, MEMORY_BYTES, facts)
+    with snapshot_file.making(mount, snapshot_file.domain_of(name)) as (path, descriptor):
+        os.pwrite(descriptor, content + os.pread(tail, MIB, 0), 0)
+        place = snapshot_file.place_of(mount, snapshot_file.domain_of(name), name.rsplit("/", 1)[-1])
+        snapshot_file.publish(path, place)
+    os.close(tail)
+
+
+def place_of(mounted: Mounted, name: str) -> Path:
+    return mounted.path / f".{name}.snapshot"
+
+
+def push(mounted: Mounted, server: Server, *arguments: str) -> None:
+    result = blockstore("push", *arguments, "--to", url_of(server), *on(mounted))
+    assert result.returncode == 0 and not result.stdout, result
+
+
+def pull(mounted: Mounted, server: Server, *arguments: str) -> str:
+    result = blockstore("pull", *arguments, "--from", url_of(server), *on(mounted), "--verbose")
+    assert result.returncode == 0 and not result.stdout, result
+    return result.stderr
+
+
+def arriving(mounted: Mounted) -> object:
+    return mounted.total()["arriving"]
+
+
+def is_whole(mounted: Mounted) -> bool:
+    return blockstore("verify", str(mounted.path)).returncode == 0
+
+
+def sent_bytes(server: Server) -> int:
+    """By the server, so far."""
+    with Valkey(port=server.port) as client:
+        return int(client.info("stats")["total_net_output_bytes"])
+
+
+def test_a_snapshot_moves(lab: Lab, tmp_path: Path) -> None:
+    with server_at(tmp_path) as server:
+        a_snapshot_moves(lab, server)
+
+
+def a_snapshot_moves(lab: Lab, server: Server) -> None:
+    content = memory(1)
+    here = lab.mount(name="here")
+    keep(here, "base", content)
+    push(here, server, "base")
+    there = lab.mount(name="there")
+    put(there.path / "vm1", content[: 4 * MIB])
+    there.evict()
+    before = sent_bytes(server)
+    told = pull(there, server, "base", "--as", "copy", "--wait")
+    half = len({content[at : at + BLOCK] for at in range(0, 4 * MIB, BLOCK)}) - 1
+    assert told.startswith(f"{half:,} of "), told
+    assert 3 * MIB < sent_bytes(server) - before < 5 * MIB and arriving(there) is None
+    server.stop()
+    assert cold(place_of(there, "copy"))[:MEMORY_BYTES] == content
+    found = snapshot_file.find(mounts.find(there.path), "copy")
+    assert found.device_state() == DEVICE and found.facts.vm == "vm"
+    assert is_whole(there) and not (there.state / "sources").exists()
+    assert (there.state / "arrivals").stat().st_size <= 64 << 10
+
+
+@pytest.mark.parametrize("lane", [True, False], ids=["lane", "no-lane"])
+def test_blocks_come_when_they_are_used(lab: Lab, tmp_path: Path, lane: bool) -> None:
+    with server_at(tmp_path) as server:
+        blocks_come_when_they_are_used(lab, server, lane)
+
+
+def blocks_come_when_they_are_used(lab: Lab, server: Server, lane: bool) -> None:
+    content = memory(2)
+    here = lab.mount(name="here")
+    keep(here, "base", content)
+    push(here, server, "base")
+    there = lab.mount(name="there", lane=lane)
+    pull(there, server, "base")
+    os.kill(server.pid, signal.SIGSTOP)  # whatever has not come yet
+    if lane:
+        there.kill_daemon()
+    server.stop()
+    reader = spawn(READS, str(place_of(there, "base")))
+    assert said(reader) == "begins"
+    until(lambda: "away" in blockstore("status", str(there.path)).stderr, "somebody says that the source is away")
+    assert not ended(reader.pid, 0.1)
+    server.start()
+    assert said(reader) == str(MIB)
+    reader.wait()
+    assert cold(place_of(there, "base"))[:MEMORY_BYTES] == content
+    until(lambda: arriving(there) is None, "all has come")
+    assert is_whole(there)
+
+
+def test_written_to_and_cloned_before_it_came(lab: Lab, tmp_path: Path) -> None:
+    with server_at(tmp_path) as server:
+        written_to_and_cloned_before_it_came(lab, server)
+
+
+def written_to_and_cloned_before_it_came(lab: Lab, server: Server) -> None:
+    content = memory(3)
+    here = lab.mount(name="here")
+    keep(here, "base", content)
+    push(here, server, "base")
+    there = lab.mount(name="there")
+    pull(there, server, "base")
+    os.kill(server.pid, signal.SIGSTOP)
+    with place_of(there, "base").open("rb") as source, (there.path / "vm").open("w+b") as target:
+        assert os.copy_file_range(source.fileno(), target.fileno(), MEMORY_BYTES) == MEMORY_BYTES
+        os.pwrite(target.fileno(), b"x" * BLOCK, 5 * MIB)
+    os.kill(server.pid, signal.SIGCONT)
+    expected = content[: 5 * MIB] + b"x" * BLOCK + content[5 * MIB + BLOCK :]
+    drop(there.path / "vm")
+    assert cold(there.path / "vm") == expected
+    there.kill_daemon()
+    until(lambda: arriving(there) is None, "all has come")
+    assert cold(there.path / "vm") == expected and cold(place_of(there, "base"))[:MEMORY_BYTES] == content
+    assert is_whole(there)
+
+
+def test_what_is_deleted_too_early_is_said_so(lab: Lab, tmp_path: Path) -> None:
+    with server_at(tmp_path) as server:
+        what_is_deleted_too_early_is_said_so(lab, server)
+
+
+def what_is_deleted_too_early_is_said_so(lab: Lab, server: Server) -> None:
+    here = lab.mount(name="here")
+    keep(here, "base", memory(4))
+    push(here, server, "base")
+    there = lab.mount(name="there")
+    pull(there, server, "base")
+    os.kill(server.pid, signal.SIGSTOP)
+    there.kill_daemon()
+    os.kill(server.pid, signal.SIGCONT)
+    result = blockstore("push", "base", "--to", url_of(server), "--delete")
+    assert result.returncode == 0, result
+    until(lambda: "not there any more" in blockstore("status", str(there.path)).stderr, "it is told")
+    with pytest.raises(OSError, match="Input/output"):
+        cold(place_of(there, "base"))
+    place_of(there, "base").unlink()
+    until(lambda: arriving(there) is None, "nothing is waited for any more")
+
+
+def test_bad_input(lab: Lab, tmp_path: Path) -> None:
+    with server_at(tmp_path) as server:
+        bad_input(lab, server)
+
+
+def bad_input(lab: Lab, server: Server) -> None:
+    mounted = lab.mount()
+    keep(mounted, "base", memory(5))
+    url, nowhere = url_of(server), "valkey://127.0.0.1:1"
+    one_line(blockstore("push", "base", *on(mounted), "--to", "ftp://x"), 2, "ftp://x", "valkey://HOST")
+    one_line(blockstore("push", "none", *on(mounted), "--to", url), 2, "none", "no snapshot")
+    one_line(blockstore("push", "base", *on(mounted), "--to", nowhere), 1, "127.0.0.1:1", "away")
+    one_line(blockstore("pull", "base", *on(mounted), "--from", url, "--as", "copy"), 2, "base", "push it there first")
+    push(mounted, server, "base")
+    one_line(blockstore("push", "base", *on(mounted), "--to", url), 3, "base", "--as", "--delete")
+    one_line(blockstore("pull", "base", *on(mounted), "--from", url), 3, "base", "already")
+    one_line(blockstore("pull", "base", *on(mounted), "--from", url, "--as", "no/x"), 2, "mkdir")
+    one_line(blockstore("pull", "base", *on(mounted), "--from", nowhere, "--as", "copy"), 1, "127.0.0.1:1")
+    assert blockstore("push", "base", "--to", url, "--delete").returncode == 0
+    one_line(blockstore("push", "base", "--to", url, "--delete"), 2, "base", "no snapshot")
+    assert sorted(each for each in os.listdir(mounted.path) if each.startswith(".")) == [".base.snapshot"]
+
+
+@NEEDS_QEMU
+def test_a_vm_moves(lab: Lab, tmp_path: Path) -> None:
+    with server_at(tmp_path) as server:
+        a_vm_moves(lab, server)
+
+
+def a_vm_moves(lab: Lab, server: Server) -> None:
+    here = lab.mount(name="here")
+    with started(here, command=RUNS):
+        assert blockstore("snapshot", NAME, "base", *on(here)).returncode == 0
+    push(here, server, "base")
+    there = lab.mount(name="there")
+    pull(there, server, "base")
+    with restored(there):
+        assert runs(there, "vm2")
