@@ -106,7 +106,7 @@ def bench(
     resident what the controller gives back of guests, and what that costs them
     mechanisms  sharing, breaking, (un)compressing and (un)patching, by the block; the paper's figures beside them
     slowdown what work in a guest on the store takes, against a guest on plain memory
-    growth   ingest, faults, tables and a restart from 256 MiB to 16 GiB
+    growth   ingest, faults, tables and a restart from 256 MiB to 32 GiB
     fio      the file itself, beside zram, nbdkit, qemu-storage-daemon and tmpfs; installs what it lacks of them
     saved-...   memory saved of a set of guests, beside KSM, zram, both and nothing (some ten minutes each)
 
