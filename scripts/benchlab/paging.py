@@ -1,4 +1,4 @@
-"""Paging: faults on blocks that are in a tier, a file, beside 4 KiB reads of the same disk at random.
+"""Paging: faults on blocks in a file, beside 4 KiB reads of the same disk at random, and in Valkey, beside GETRANGE.
 
 The file of the mount is several times what the pool holds, and the pages are of its first part, which went out first.
 Client and daemon share one core, where a wake-up costs least (DESIGN.md 2.2). In turns, some rounds: faults, reads of
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import mmap
 import os
+import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +22,7 @@ from benchlab.bench import Bench
 from benchlab.errors import BenchError
 from benchlab.figures import Figure, from_repetitions, ratios
 from benchlab.mounts import StoreMount
+from benchlab.valkey_server import Server
 from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
 
 DISK_TARGET: Final = 3.0
@@ -33,16 +36,52 @@ _ROUNDS: Final = 7
 _OUT_S: Final = 30.0
 
 
+Reader = Callable[[np.random.Generator], float]
+
+
 def measure(bench: Bench) -> list[Figure]:
-    """p50 of all three, and what faults take against either way to read the disk."""
+    """p50 of faults, of two ways to read the disk, and of GETRANGE; and what faults take against these."""
+    tier = bench.workspace.mounts / "tier"
+    faulted, (direct, cached), note = _in_turns(
+        bench,
+        f"file:{tier}",
+        lambda random: _read_us(tier, random, os.O_DIRECT),
+        lambda random: _read_us(tier, random, 0),
+    )
+    figures = [
+        from_repetitions(
+            "paging", "fault on a paged block / O_DIRECT read, p50", ratios(faulted, direct), target=DISK_TARGET
+        ),
+        from_repetitions("paging", "fault on a paged block / read without O_DIRECT, p50", ratios(faulted, cached)),
+        from_repetitions("paging", "fault on a paged block, p50", faulted, "us", note=note),
+        from_repetitions("paging", "4 KiB O_DIRECT read of the same disk, p50", direct, "us"),
+        from_repetitions("paging", "the same without O_DIRECT, p50", cached, "us"),
+    ]
+    with machine.pinned(machine.cores()[1]):
+        server = Server(bench.workspace.states)
+    try:
+        url = f"valkey://127.0.0.1:{server.port}"
+        faulted, (asked,), note = _in_turns(bench, url, lambda random: _get_range_us(server.port, random))
+    finally:
+        server.stop()
+    return [
+        *figures,
+        from_repetitions("paging", "fault on a block in Valkey / GETRANGE, p50", ratios(faulted, asked), target=2.0),
+        from_repetitions("paging", "fault on a block in Valkey, p50", faulted, "us", note=note),
+        from_repetitions("paging", "GETRANGE of 2 KiB on a bare socket, p50", asked, "us"),
+    ]
+
+
+def _in_turns(bench: Bench, url: str, *readers: Reader) -> tuple[list[float], list[list[float]], str]:
+    """p50 of faults on blocks in the tier at `url`, and what the readers say, round by round; how many were in it."""
     core = machine.cores()[0]
     data_bytes, rounds = (_DATA_BYTES >> 2, 2) if bench.quick else (_DATA_BYTES, _ROUNDS)
     limit_bytes = max(data_bytes >> 4, MINIMUM_LIMIT_BYTES)
     bench.say(f"paging: {rounds} rounds over {data_bytes >> 20} MiB with a pool of {limit_bytes >> 20} MiB")
     source = faults.write_source(bench, data_bytes)
-    tier = bench.workspace.mounts / "tier"
-    options = ("--spill", f"file:{tier}", "--pool-limit", str(limit_bytes), "--background-cpu", "0", "--no-patch")
-    faulted, direct, cached = [], [], []
+    options = ("--spill", url, "--pool-limit", str(limit_bytes), "--background-cpu", "0", "--no-patch")
+    faulted: list[float] = []
+    read: list[list[float]] = [[] for _ in readers]
     with StoreMount(bench.workspace, "paging", *options, core=core) as mount:
         server = faults.Server(mount, mount.path / "vm")
         faults.fill(server, source)
@@ -53,21 +92,13 @@ def measure(bench: Bench) -> list[Figure]:
         for _ in range(rounds):
             pages = random.permutation(cold_pages)[:_FAULTS].astype(np.uint32)
             faulted.append(float(np.percentile(faults.fault(bench, server, pages, core), 50)) / 1e3)
-            direct.append(_read_us(tier, random, os.O_DIRECT))
-            cached.append(_read_us(tier, random, 0))
+            for times, reader in zip(read, readers, strict=True):
+                times.append(reader(random))
         share = (_fetched(mount) - before) / (rounds * _FAULTS)
     source.unlink()
     if share < 0.9:
         raise BenchError(f"only {share:.0%} of the faults were on blocks in the tier")
-    return [
-        from_repetitions(
-            "paging", "fault on a paged block / O_DIRECT read, p50", ratios(faulted, direct), target=DISK_TARGET
-        ),
-        from_repetitions("paging", "fault on a paged block / read without O_DIRECT, p50", ratios(faulted, cached)),
-        from_repetitions("paging", "fault on a paged block, p50", faulted, "us", note=f"{share:.0%} of them were one"),
-        from_repetitions("paging", "4 KiB O_DIRECT read of the same disk, p50", direct, "us"),
-        from_repetitions("paging", "the same without O_DIRECT, p50", cached, "us"),
-    ]
+    return faulted, read, f"{share:.0%} of them were one"
 
 
 def _fetched(mount: StoreMount) -> int:
@@ -102,3 +133,21 @@ def _read_us(path: Path, random: np.random.Generator, flags: int) -> float:
         return float(np.percentile(times, 50)) / 1e3
     finally:
         os.close(fd)
+
+
+def _get_range_us(port: int, random: np.random.Generator) -> float:
+    """p50 of asking for 2 KiB of a piece, one after another, as quickly as Python can."""
+    with machine.pinned(machine.cores()[0]), socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(b"SCAN 0 MATCH *:piece:* COUNT 1000\r\n")
+        keys = [word for word in connection.recv(1 << 20).split(b"\r\n") if b":piece:" in word]
+        times = []
+        for offset in random.integers(0, 900 << 10, _FAULTS).tolist():
+            request = b"GETRANGE %s %d %d\r\n" % (keys[offset % len(keys)], offset, offset + 2047)
+            began = time.perf_counter_ns()
+            connection.sendall(request)
+            answer = connection.recv(1 << 16)
+            while len(answer) < 2048:
+                answer += connection.recv(1 << 16)
+            times.append(time.perf_counter_ns() - began)
+    return float(np.percentile(times, 50)) / 1e3

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from benchlab.valkey_server import Server
 from valkey import Valkey
 
 from blockstore.daemon import mounts
@@ -33,7 +34,6 @@ from tests.daemon.lab import (
     until,
 )
 from tests.daemon.test_paging import server_at
-from tests.store.tiers.servers import Server
 
 pytestmark = pytest.mark.mount
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from benchlab.valkey_server import Server
 
 from tests.daemon.lab import (
     Lab,
@@ -28,7 +29,6 @@ from tests.daemon.lab import (
     until,
 )
 from tests.store.material import near, noise, text
-from tests.store.tiers.servers import Server
 
 pytestmark = pytest.mark.mount
 

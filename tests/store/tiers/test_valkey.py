@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchlab.valkey_server import Server, free_port
 
 from blockstore.errors import InputError
 from blockstore.store.tiers import WAIT_S, PieceMissing, Tier, TierAway, open_tier
 from blockstore.store.tiers.valkey import CONNECTIONS_MAX, ValkeyTier
 from blockstore.store.tiers.valkey_address import PASSWORD_VARIABLE, parse
 from blockstore.store.tiers.valkey_connection import command, transaction
-from tests.store.tiers.servers import Server, free_port
 
 STORE, OTHER = b"\x01" * 16, b"\x02" * 16
 

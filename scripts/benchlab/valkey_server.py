@@ -1,4 +1,4 @@
-"""Real Valkey or Redis servers for tests, on free ports, as children that are ended by their process id."""
+"""Real Valkey or Redis servers, on free ports, as children that are ended by their process id."""
 
 from __future__ import annotations
 
