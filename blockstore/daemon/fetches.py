@@ -77,6 +77,8 @@ class _Read:
     pid: int
     """Of the thread that waits, 0 if it has none here."""
     answer: Answer
+    wants: Wants
+    """What was missing when somebody looked, for a start."""
     pieces: list[bytes | memoryview] | None = None
     interrupted: bool = False
     """The thread has got a signal, and the kernel says so only once."""
@@ -138,9 +140,9 @@ class Fetches:
         for thread in self._threads:
             thread.join(max(ends_s - time.monotonic(), 0.0))
 
-    def read(self, unique: int, inode: int, offset: int, length: int, pid: int, answer: Answer) -> None:
-        """Answer this READ of the thread `pid` when its records are here."""
-        task = _Read(unique, inode, offset, length, pid, answer)
+    def read(self, unique: int, inode: int, offset: int, length: int, pid: int, answer: Answer, wants: Wants) -> None:
+        """Answer this READ of the thread `pid` when its records are here. `wants` are those, if that is known."""
+        task = _Read(unique, inode, offset, length, pid, answer, wants)
         with self._changed:
             self._reads[unique] = task
             self._ready.append(task)
@@ -257,7 +259,7 @@ class Fetches:
     def _serve_read(self, task: _Read) -> None:
         try:
             try:
-                self._attempt(lambda: self._decode(task))
+                self._attempt(lambda: self._decode(task), task.wants)
             except CorruptBlock:  # what was fetched may be damaged, and the tier may have it right
                 with self._door:
                     self._store.decoder.cache.clear()
@@ -274,10 +276,12 @@ class Fetches:
             with self._changed:
                 self.latency.observe(time.perf_counter_ns() - task.started_ns)
 
-    def _attempt(self, visit: Callable[[], Wants]) -> None:
-        """Visit the store until it wants nothing more, and fetch in between. Raises TierAway."""
+    def _attempt(self, visit: Callable[[], Wants], wants: Wants | None = None) -> None:
+        """Visit the store until it wants nothing more, and fetch in between; with `wants`, these first. Raises
+        TierAway."""
         cache, pool = self._store.decoder.cache, self._store.pool
-        fetched, before = none_fetched(), none_fetched()
+        before = none_fetched()
+        fetched = read(self._tier, self._sources.readers, wants or [])
         while True:
             with self._door:
                 for (where, generation), record in before.records:  # others may have filled the caches meanwhile
@@ -305,8 +309,12 @@ class Fetches:
         volume = self._store.volumes[task.inode]
         if volume.deleted:
             raise KeyError(task.inode)
+        end = task.offset + task.length
         try:
-            task.pieces = self._store.read(volume, task.offset, task.length)
+            if task.length == BLOCK_BYTES and not task.offset % BLOCK_BYTES and end <= volume.size_bytes:
+                task.pieces = [self._store.decoder.read_block(volume, task.offset // BLOCK_BYTES)]
+            else:
+                task.pieces = self._store.read(volume, task.offset, task.length)
         except NotHere:
             return self._missing(blocks_of(volume, task.offset, task.length))
         if task.length <= BLOCK_BYTES:

@@ -34,9 +34,11 @@ from blockstore.daemon.relay import Relay
 from blockstore.daemon.small_writes import GATHERED_BYTES, SmallWrites, is_small, written
 from blockstore.errors import CorruptBlock
 from blockstore.store.decode import NotHere
+from blockstore.store.fetch import Blocks, Wants, missing
 from blockstore.store.geometry import BLOCK_BYTES, BLOCK_SHIFT, FIRST_ROW, ID_MASK, ZERO_BLOCK, ZERO_ENTRY
 from blockstore.store.ingest import SLICE_BLOCKS
 from blockstore.store.store import Store
+from blockstore.store.volume import Volume
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +98,7 @@ class Lane:
         self._request = self._buffers.take()
         self.fault_latency, self.write_latency = Latency(TIMED_FAULTS), Latency()
         self._fetches = fetches
+        self._wants: Wants = []  # of the fault that `_fault` has just left to `_read`
         self._is_paging = fetches is not None and fetches.has_tier
         ask_for = fetches.ask_for if fetches is not None else None
         self._jobs = Jobs(door, self._answer, self._leave, self.write_latency, ask_for, makes_room)
@@ -267,12 +270,16 @@ class Lane:
                 return False
             with door or (self._door if self._somebody_waits() else self._door_itself):
                 entry = volume.lookup(offset >> BLOCK_SHIFT)
-                if not entry:
-                    block = ZERO_BLOCK
-                else:
-                    block = ZERO_BLOCK if entry == ZERO_ENTRY else self._verified(entry, volume.domain.seed)
-                    volume.refaults += 1
-        except (CorruptBlock, KeyError, NotHere):
+                try:
+                    if not entry:
+                        block = ZERO_BLOCK
+                    else:
+                        block = ZERO_BLOCK if entry == ZERO_ENTRY else self._verified(entry, volume.domain.seed)
+                        volume.refaults += 1
+                except NotHere:
+                    self._wants = self._missing(offset >> BLOCK_SHIFT, volume)
+                    return False
+        except (CorruptBlock, KeyError):
             return False
         try:
             # One piece: a second one costs the kernel more than it costs to put them together.
@@ -291,18 +298,17 @@ class Lane:
         door: AbstractContextManager[object] | None = None,
     ) -> None:
         """Answer a READ that stands at `at` in the buffer, or have it answered."""
+        wants, self._wants = self._wants, []
+        if wants:  # `_fault` has looked
+            self._have_answered(unique, inode, offset, length, at, wants)
+            return
         try:
             with door or self._door:
                 volume = self._store.volumes[inode]
                 pieces = self._store.read(volume, offset, length)
                 volume.count_range(offset, length)
         except NotHere:
-            if self._fetches is not None:
-                (pid,) = abi.PID.unpack_from(self._request, at + abi.PID_OFFSET)
-                self._fetches.read(unique, inode, offset, length, pid, self._answer)
-            else:
-                log.error("reading file %d at %d: there is no tier", inode, offset)
-                self._fail(unique, errno.EIO)
+            self._have_answered(unique, inode, offset, length, at, [])
             return
         except CorruptBlock as error:
             self.corrupt_reads += 1
@@ -315,6 +321,18 @@ class Lane:
             return
         total = abi.OUT_HEADER.size + (len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces)))
         self._answer(abi.OUT_HEADER.pack(total, 0, unique), *pieces)
+
+    def _have_answered(self, unique: int, inode: int, offset: int, length: int, at: int, wants: Wants) -> None:
+        if self._fetches is None:
+            log.error("reading file %d at %d: there is no tier", inode, offset)
+            self._fail(unique, errno.EIO)
+            return
+        (pid,) = abi.PID.unpack_from(self._request, at + abi.PID_OFFSET)
+        self._fetches.read(unique, inode, offset, length, pid, self._answer, wants)
+
+    def _missing(self, block: int, volume: Volume) -> Wants:
+        store = self._store
+        return missing(store.rows, store.decoder.cache, store.pool.arrivals, Blocks(volume, block, block + 1))
 
     def _saw(self, inode: int, offset: int) -> None:
         """One fault of many was here: what lies around it is not the coldest."""

@@ -70,17 +70,6 @@ class Decoder:
             if base >= rows.capacity or rows.where.items[base] & PATCH_BITS == PATCH_BITS:
                 raise CorruptBlock(row, f"its reference {base} is none")
             reference = self.content(base)
-        offset = where >> OFFSET_SHIFT
-        try:
-            return decode(
-                self._pool.view[offset : offset + (where >> SIZE_SHIFT & SIZE_MASK)], where & ENCODING_MASK, reference
-            )
-        except DecodeError as error:
-            if where & PAGED:
-                return self._fetched(row, where, reference)
-            raise CorruptBlock(row, str(error)) from None
-
-    def _fetched(self, row: int, where: int, reference: bytes) -> bytes:
         try:
             return decode(self.record(where), where & ENCODING_MASK, reference)
         except DecodeError as error:

@@ -48,7 +48,7 @@ class Asking:
         self.fetches.start()
 
     def ask(self, unique: int, offset: int, length: int, pid: int = 0) -> None:
-        self.fetches.read(unique, 7, offset, length, pid, lambda *parts: self.answers.put(b"".join(parts)))
+        self.fetches.read(unique, 7, offset, length, pid, lambda *parts: self.answers.put(b"".join(parts)), [])
 
     def answer(self) -> tuple[int, int, bytes]:
         """(unique, error, data) of the next one."""
