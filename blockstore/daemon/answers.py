@@ -146,7 +146,7 @@ class Answers:
         """Let the file with the number `volume` be the memory of the snapshot `name` that was pushed to `url`; tell how
         far that is (`progress`)."""
         if request.get("progress"):
-            return self._session.pull.progress()
+            return self._session.pull.progress(int(request.get("volume", 0)))
         place = Place(str(request.get("url")), str(request.get("name")))
         return self._session.pull.start(int(request.get("volume", 0)), place)
 

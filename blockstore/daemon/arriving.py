@@ -56,7 +56,10 @@ class Arriving:
         self._is_pulling = is_pulling
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._run, name="arriving", daemon=True)
-        self._due = self._found = 0
+        self._due = self._arrivals.count
+        """Before this pass, as far as is known; a daemon that has just started counts contents."""
+        self._made = 0
+        self._found = self._settled = self._lost = self._lost_before = 0
         self.fetched_bytes = 0
         """Of blocks that came from sources, since the daemon's start; those that the store had are not among them."""
 
@@ -73,8 +76,8 @@ class Arriving:
         if not self._arrivals.count:
             return None
         return {
-            "due_blocks": max(self._due, self._found),
-            "lost_blocks": len(self._arrivals.lost),
+            "due_blocks": self._left(),
+            "lost_blocks": max(self._lost, self._lost_before),
             "fetched_bytes": self.fetched_bytes,
             "sources": self._sources.figures(),
         }
@@ -101,7 +104,9 @@ class Arriving:
 
     def _pass(self) -> None:
         """Once through all files. Raises TierAway."""
-        self._found = 0
+        made = self._store.made_due
+        self._due, self._made = self._left(), made
+        self._found = self._settled = self._lost = 0
         for volume in list(self._store.volumes.values()):
             for first, due in self._windows(volume):
                 self._found += len(due)
@@ -111,15 +116,22 @@ class Arriving:
                     self._ends.wait(time.monotonic() - began_s)
                     if self._ends.is_set():
                         return
-        self._due = self._found
-        if not self._found:
+        found, self._due, self._lost_before = self._found, self._found - self._settled, self._lost
+        self._found = self._settled = self._lost = 0
+        if not found:
             self._end()
+
+    def _left(self) -> int:
+        """How many blocks are due, as far as is known: exact after each pass, but for clones that are made meanwhile."""
+        return max(max(self._due + self._store.made_due - self._made, self._found) - self._settled, 0)
 
     def _windows(self, volume: Volume) -> Iterator[tuple[int, np.ndarray[Any, np.dtype[np.int64]]]]:
         """(first block, which from there on are due) for all parts of a volume's map that have any."""
         position = 0
-        while not volume.deleted and position < volume.blocks:
+        while True:
             with self._door:
+                if volume.deleted or position >= volume.blocks:
+                    return
                 entries = volume.entries(position, min(ENTRIES_A_VISIT, volume.blocks - position))
                 due = np.flatnonzero(are_due(entries, self._arrivals.count))
             if len(due):
@@ -136,23 +148,32 @@ class Arriving:
         while not self._ends.is_set():
             with self._door:
                 fetch.keep(self._store.decoder, self._store.pool, fetched)
-                if volume.deleted or self._store.settle(volume, self._extents(volume, entries)):
+                if volume.deleted:
+                    return
+                extents, lost = self._extents(volume, entries)
+                if self._store.settle(volume, extents):
+                    self._settled += len(extents)
+                    self._lost += lost
                     return
                 goes_on = self._store.upkeep.step()
             if not goes_on:
                 self._ends.wait(LOOK_S)
 
-    def _extents(self, volume: Volume, entries: dict[int, int]) -> list[Extent]:
-        extents = []
+    def _extents(self, volume: Volume, entries: dict[int, int]) -> tuple[list[Extent], int]:
+        """Those that are here, and how many will never be."""
+        extents, lost = [], 0
         for number, entry in entries.items():
             if volume.lookup(number) != entry:
                 continue  # written meanwhile
             try:
                 content = self._store.decoder.verified(entry, volume.domain.seed)
-            except (CorruptBlock, NotHere):
-                continue  # lost; or it was taken to be here, and is fetched the next time
+            except CorruptBlock:
+                lost += 1
+                continue
+            except NotHere:
+                continue  # it was taken to be here, and is fetched the next time
             extents.append(Extent(volume, number, memoryview(content)))
-        return extents
+        return extents, lost
 
     def _end(self) -> None:
         """Nothing was due when it was looked at, one part after the other. If that is so of all at once, it is over."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import OrderedDict
 from contextlib import suppress
 from typing import Any, Final
 
@@ -23,7 +24,6 @@ from blockstore.store.decode import NotHere
 from blockstore.store.geometry import CHECK_MASK, FIRST_ROW
 from blockstore.store.pushed import Head, Index
 from blockstore.store.store import Store
-from blockstore.store.tiers import TierAway
 from blockstore.store.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,9 @@ ROWS_LOOKED_AT: Final = 1 << 15
 
 ENTRIES_A_VISIT: Final = 8192
 """Map entries made due in one visit."""
+
+OUTCOMES_KEPT: Final = 16
+"""Of pulls that are over; whoever began one asks for it within a fraction of a second."""
 
 END_S: Final = 15.0
 """How long the thread may take to end; longer than a tier may take to be away (WAIT_S)."""
@@ -50,9 +53,10 @@ class Pull:
         self._sources = sources
         self._thread: threading.Thread | None = None
         self._ends = False
-        self._error: BlockstoreError | None = None
+        self._number = 0
         self._done = self._total = 0
         self._blocks = self._here = 0
+        self._outcomes: OrderedDict[int, dict[str, Any]] = OrderedDict()  # by volume
 
     def start(self, number: int, place: Place) -> dict[str, Any]:
         """Begin, for the volume of this number, which nobody else uses yet."""
@@ -61,7 +65,8 @@ class Pull:
             return {"error": f"the mount has no file with the number {number}", "code": InputError.exit_code}
         if self.is_under_way:
             return {"error": "another snapshot is being pulled into this mount; try again when it is listed", "code": 3}
-        self._error, self._done, self._total, self._blocks, self._here = None, 0, 1, 0, 0
+        self._number, self._done, self._total, self._blocks, self._here = number, 0, 1, 0, 0
+        self._outcomes.pop(number, None)
         self._thread = threading.Thread(target=self._run, args=(volume, place), name="pull", daemon=True)
         self._thread.start()
         return {}
@@ -71,15 +76,12 @@ class Pull:
         """Has the thread not ended?"""
         return self._thread is not None and self._thread.is_alive()
 
-    def progress(self) -> dict[str, Any]:
-        """`done` of `total` while it is under way; then how many blocks differ, and how many of them are here."""
-        if self._thread is None:
-            return {"error": "the daemon was started anew meanwhile; pull again"}
-        if self.is_under_way:
+    def progress(self, number: int) -> dict[str, Any]:
+        """`done` of `total` while that of this volume is under way; then how many blocks differ, and how many of them
+        are here. Never of another one: a file whose own pull has failed reads as zeros."""
+        if self.is_under_way and number == self._number:
             return {"running": True, "done": self._done, "total": self._total}
-        if self._error is not None:
-            return {"error": str(self._error), "code": self._error.exit_code}
-        return {"running": False, "blocks": self._blocks, "here": self._here}
+        return self._outcomes.get(number, {"error": "the daemon was started anew meanwhile; pull again"})
 
     def stop(self) -> None:
         """The mount has ended."""
@@ -90,13 +92,15 @@ class Pull:
     def _run(self, volume: Volume, place: Place) -> None:
         try:
             self._pull(volume, place)
-        except TierAway as error:
-            self._error = BlockstoreError(str(error))
+            outcome: dict[str, Any] = {"running": False, "blocks": self._blocks, "here": self._here}
         except BlockstoreError as error:
-            self._error = error
+            outcome = {"error": str(error), "code": error.exit_code}
         except Exception as error:
             log.exception("pulling %s", place.name)
-            self._error = BlockstoreError(f"{place.name} cannot be pulled: {error!r}")
+            outcome = {"error": f"{place.name} cannot be pulled: {error!r}", "code": BlockstoreError.exit_code}
+        self._outcomes[volume.number] = outcome
+        while len(self._outcomes) > OUTCOMES_KEPT:
+            self._outcomes.popitem(last=False)
         with self._door:
             if not self._store.pool.arrivals.count:
                 self._sources.forget_all()

@@ -17,8 +17,9 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from blockstore.errors import OutOfRoom
 from blockstore.store.codec import Buffer
-from blockstore.store.geometry import CHECK_SHIFT, DUE, DUE_CHECK, ID_MASK
+from blockstore.store.geometry import CHECK_SHIFT, DUE, DUE_CHECK, ID_MASK, MAXIMUM_DUE
 from blockstore.store.home import Home
 from blockstore.store.shared_array import SharedArray
 
@@ -75,10 +76,12 @@ class Arrivals:
         """So many more, of a source with a number other than 0; `digests` has two words for each. The place of the
         first; the others follow. Raises OutOfRoom, and nothing is changed."""
         first, count = self.count, len(where)
+        if first + count > MAXIMUM_DUE:
+            raise OutOfRoom(f"a store can wait for {MAXIMUM_DUE} blocks of other hosts; try again when more have come")
         self._table.grow((first + count) * WORDS)
         rows = self._table.array[: (first + count) * WORDS].reshape(-1, WORDS)[first:]
+        rows[:, 3] = source  # first: whoever is killed here must leave no arrival of a source that nobody knows
         rows[:, 0], rows[:, 1:3] = where, digests.reshape(-1, 2)
-        rows[:, 3] = source
         self.known = np.concatenate((self.known, np.zeros(count, dtype=np.uint64)))
         self.count += count
         return first

@@ -92,6 +92,8 @@ class Store:
             self.slice_blocks = SLICE_BLOCKS
             """Blocks that a step of a write takes; less where somebody waits for its end, at a price for each block."""
             self.lost_blocks = 0
+            self.made_due = 0
+            """Blocks that became due since it was opened."""
             self.is_adopted = not look
             """Are counts and the pool's books those of the tables? Not with `look`, which takes them as they are."""
             if existed:
@@ -190,6 +192,7 @@ class Store:
         if entries.any():
             volume.prepare(first, len(entries))
             volume.replace(first, entries)
+            self.made_due += int(np.count_nonzero(entries))
         end = (first + len(entries)) << BLOCK_SHIFT
         if end > volume.size_bytes:
             volume.set_size(end)

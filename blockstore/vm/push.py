@@ -137,7 +137,7 @@ def _made_due(mount: Mount, volume: int, head: Head, url: str, report: Report) -
     request: dict[str, Any] = {"do": "pull", "volume": volume, "name": head.name, "url": url}
     control.ask(mount.state, request)
     while True:
-        answer = control.ask(mount.state, {"do": "pull", "progress": True})
+        answer = control.ask(mount.state, {"do": "pull", "volume": volume, "progress": True})
         if not answer["running"]:
             return answer["blocks"], answer["here"]
         report(answer["done"], answer["total"])

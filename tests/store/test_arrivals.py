@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blockstore.errors import CorruptBlock, InputError
+from blockstore.errors import CorruptBlock, InputError, OutOfRoom
 from blockstore.store import fetch, pushed
-from blockstore.store.arrivals import are_due, entry_of, place_of
+from blockstore.store.arrivals import Arrivals, are_due, entry_of, place_of
 from blockstore.store.decode import NotHere
 from blockstore.store.fetch import Blocks
 from blockstore.store.geometry import BLOCK_BYTES, MAXIMUM_DUE
@@ -168,6 +171,37 @@ def test_forgotten_at_the_end(source: Tier) -> None:
     assert store.pool.arrivals.count == 0 and store.pool.arrivals.get(0) is None
     assert b"".join(store.read(volume, 0, len(MEMORY))) == MEMORY
     check_store(store, decode=True)
+
+
+def test_killed_while_arrivals_are_entered(source: Tier, tmp_path: Path) -> None:
+    index, found = index_of(source), set()
+    home = DirectoryHome(tmp_path)
+    arrivals = Arrivals(home)
+
+    def look(frame: FrameType, event: str, argument: Any) -> Any:
+        if frame.f_code is Arrivals.add.__code__:
+            left = Arrivals(home)
+            found.add(left.count)
+            assert left.sources <= {SOURCE}, "the next daemon would look for a source that nobody has named"
+            left.close()
+        return look
+
+    sys.settrace(look)
+    try:
+        arrivals.add(SOURCE, index.where, index.digests)
+    finally:
+        sys.settrace(None)
+        home.close()
+    assert found == {0, 30}
+
+
+def test_no_more_than_map_entries_can_name(source: Tier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blockstore.store.arrivals.MAXIMUM_DUE", 50)
+    store = Store(MemoryHome(), LIMIT_BYTES)
+    pull(store, store.create_volume(1, 1), source)
+    with pytest.raises(OutOfRoom, match="50"):
+        pull(store, store.create_volume(2, 1), source)
+    assert store.pool.arrivals.count == 30
 
 
 NUMBER = st.integers(0, BLOCKS - 1)
