@@ -26,6 +26,9 @@ def pull(name: str, url: str, own_name: str | None, wait: bool, mountpoint: Path
     It can be restored at once: blocks come when a VM uses them, and all others in the background. Those that this
     store has already, in the same sharing domain, are not fetched. `blockstore status` shows how many are to come.
 
+    A password must stand in a file, ?password-file=PATH, or in BLOCKSTORE_SPILL_PASSWORD when the mount was made and
+    now: the mount fetches the blocks.
+
     \b
     Example:
       blockstore pull booted --from valkey://10.0.0.5:6379

@@ -15,7 +15,7 @@ from blockstore.vm import snapshot_file
 
 @click.command()
 @click.argument("snapshot")
-@click.option("--to", "url", required=True, metavar="URL", help="valkey://HOST:PORT[,HOST:PORT...], or file:/PATH.")
+@click.option("--to", "url", required=True, metavar="URL", help="valkey://HOST:PORT[,HOST:PORT...].")
 @click.option("--as", "name", help="Its name there. Default: that of SNAPSHOT, without the domain.")
 @click.option("--delete", is_flag=True, help="Take the one of this name away from there; no mount is needed.")
 @click.option("--mount", "mountpoint", type=DIRECTORY, help="The mount. Default: the only one there is.")
@@ -38,7 +38,7 @@ def push(snapshot: str, url: str, name: str | None, delete: bool, mountpoint: Pa
     tier = pushing.open_place(url, name)
     try:
         if delete:
-            if not pushing.is_there(tier, name):
+            if not tier.pieces():  # of a push that was killed, too
                 raise InputError(f"{tier.describe()} has no snapshot {name!r}")
             tier.remove()
             return

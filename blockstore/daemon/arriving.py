@@ -122,7 +122,7 @@ class Arriving:
             self._end()
 
     def _left(self) -> int:
-        """How many blocks are due, as far as is known: exact after each pass, but for clones that are made meanwhile."""
+        """How many blocks are due, as far as is known: all, but for clones that were made since the last pass."""
         return max(max(self._due + self._store.made_due - self._made, self._found) - self._settled, 0)
 
     def _windows(self, volume: Volume) -> Iterator[tuple[int, np.ndarray[Any, np.dtype[np.int64]]]]:

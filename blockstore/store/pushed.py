@@ -3,6 +3,7 @@
     piece 0          the head (JSON), put last: without it there is no snapshot
     pieces 1..       records, one of each content, in the order in which the memory has them first
     behind these     the index and the device state, each as zstd that is cut into pieces
+    piece CLAIM      while it is pushed: whose push it is
 
 The index has, for each block of the memory, 0 or its place among the records, counted from 1; and for each record its
 size and the digest of what it decodes to. A piece begins where a record does not fit into the one before. What is
@@ -27,6 +28,7 @@ from blockstore.store.geometry import (
     DENSE,
     MAXIMUM_DUE,
     OFFSET_SHIFT,
+    PIECE_MASK,
     RAW,
     SEGMENT_BYTES,
     SIZE_SHIFT,
@@ -36,6 +38,9 @@ from blockstore.store.tiers import PieceMissing, Tier
 
 HEAD: Final = 0
 FIRST_PIECE: Final = 1
+CLAIM: Final = PIECE_MASK
+"""The piece, behind all others, by which a push sees in the end that nobody else pushed to the same name meanwhile."""
+
 PIECE_BYTES: Final = SEGMENT_BYTES
 
 MAXIMUM_BLOCKS: Final = MAXIMUM_DUE

@@ -17,6 +17,7 @@ from blockstore.store import pushed
 from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.pushed import Head, Packer
 from blockstore.store.tiers import PieceMissing, Tier, open_tier
+from blockstore.store.tiers.valkey_address import PASSWORD_VARIABLE
 from blockstore.vm.deadline import deadline
 from blockstore.vm.file_work import append
 from blockstore.vm.snapshot_file import MAXIMUM_DEVICE_BYTES, Snapshot, complete, facts_of
@@ -37,10 +38,19 @@ Report = Callable[[int, int], None]
 
 def open_place(url: str, name: str) -> Tier:
     """Where a snapshot of this name is, or will be. Raises InputError."""
+    if url.startswith("file:"):  # which one process at a time may have open
+        raise InputError(f"the URL {url} is that of a file; use valkey://HOST:PORT, or `blockstore snapshots export`")
     try:
         return open_tier(url, pushed.id_of(name))
     except InputError as error:
         raise InputError(str(error).replace("--spill", "the URL").replace("the spill URL", "the URL")) from None
+
+
+def absolute(url: str) -> str:
+    """The same URL for a process in another folder: the files that it names with their whole paths."""
+    place, mark, options = url.partition("?")
+    named = (option.partition("=") for option in options.split("&"))
+    return place + mark + "&".join(f"{key}{sign}{sign and os.path.abspath(path)}" for key, sign, path in named)
 
 
 def is_there(tier: Tier, name: str) -> bool:
@@ -66,14 +76,23 @@ def push(snapshot: Snapshot, tier: Tier, name: str, report: Report) -> int:
         tier.delete(piece)  # of a push that was killed
     try:
         return _push(snapshot, tier, name, report)
+    except _Overtaken:
+        raise BusyError(
+            f"somebody else has pushed or deleted the snapshot {name!r} in {tier.describe()} meanwhile; push again"
+        ) from None
     except BaseException:
         with contextlib.suppress(BlockstoreError):
             tier.remove()
         raise
 
 
+class _Overtaken(Exception):
+    """Somebody else pushes to the same name, and the pieces there are not ours any more."""
+
+
 def _push(snapshot: Snapshot, tier: Tier, name: str, report: Report) -> int:
-    packer = Packer(snapshot.memory_bytes)
+    packer, claim = Packer(snapshot.memory_bytes), os.urandom(16)
+    tier.put(pushed.CLAIM, claim)
 
     def put(piece: tuple[int, bytes] | None) -> None:
         if piece is not None:
@@ -97,7 +116,14 @@ def _push(snapshot: Snapshot, tier: Tier, name: str, report: Report) -> int:
         put(piece)
     facts = snapshot.facts._asdict()
     head = Head(name, snapshot.memory_bytes, packer.blocks, index[0], device[0], facts)
+    try:
+        is_ours = tier.read(pushed.CLAIM, 0, len(claim)) == claim
+    except PieceMissing:
+        is_ours = False
+    if not is_ours:
+        raise _Overtaken
     tier.put(pushed.HEAD, pushed.packed_head(head))
+    tier.delete(pushed.CLAIM)
     return packer.blocks
 
 
@@ -112,8 +138,9 @@ def pull(mount: Mount, descriptor: int, tier: Tier, head: Head, url: str, report
     try:
         os.pwrite(tail, pushed.read_part(tier, head, head.device), 0)
         complete(tail, head.memory_bytes, facts)
-        os.ftruncate(descriptor, head.memory_bytes)
+        # The kernel learns the size afterwards: who read the file before would have zeros in the page cache for good.
         found = _made_due(mount, os.fstat(descriptor).st_ino, head, url, report)
+        os.ftruncate(descriptor, head.memory_bytes)
         with deadline(WRITE_S, f"{head.name} could not be pulled"):
             append(tail, descriptor, head.memory_bytes)
     finally:
@@ -134,10 +161,18 @@ def wait(mount: Mount, report: Report) -> None:
 
 
 def _made_due(mount: Mount, volume: int, head: Head, url: str, report: Report) -> tuple[int, int]:
-    request: dict[str, Any] = {"do": "pull", "volume": volume, "name": head.name, "url": url}
+    request: dict[str, Any] = {"do": "pull", "volume": volume, "name": head.name, "url": absolute(url)}
     control.ask(mount.state, request)
     while True:
-        answer = control.ask(mount.state, {"do": "pull", "volume": volume, "progress": True})
+        try:
+            answer = control.ask(mount.state, {"do": "pull", "volume": volume, "progress": True})
+        except BlockstoreError as error:
+            if not os.environ.get(PASSWORD_VARIABLE) or "password-file=" in url:
+                raise
+            raise type(error)(
+                f"{error}; the mount asks there too, and has the password only from a file (?password-file=PATH), or "
+                f"from {PASSWORD_VARIABLE} when it was made"
+            ) from None
         if not answer["running"]:
             return answer["blocks"], answer["here"]
         report(answer["done"], answer["total"])

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from benchlab.valkey_server import Server
 from valkey import Valkey
 
+from blockstore.cli.pull import pull as pull_command
 from blockstore.daemon import mounts
+from blockstore.errors import BusyError
+from blockstore.store import pushed
+from blockstore.vm import push as pushing
 from blockstore.vm import snapshot_file
 from blockstore.vm.snapshot_file import Facts
 from tests.cli.test_fork import restored, runs
@@ -19,8 +24,10 @@ from tests.cli.test_run import running as started
 from tests.cli.test_snapshot import RUNS
 from tests.daemon.lab import (
     NEEDS_QEMU,
+    PROJECT,
     Lab,
     Mounted,
+    apart,
     blockstore,
     cold,
     drop,
@@ -187,6 +194,30 @@ def written_to_and_cloned_before_it_came(lab: Lab, server: Server) -> None:
     assert is_whole(there)
 
 
+def test_read_while_it_is_pulled(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with server_at(tmp_path) as server:
+        read_while_it_is_pulled(lab, server, monkeypatch)
+
+
+def read_while_it_is_pulled(lab: Lab, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a backup or a search reads of the file before its blocks are due must not stay in the page cache."""
+    content = memory(6)
+    mounted = lab.mount()
+    keep(mounted, "base", content)
+    push(mounted, server, "base")
+    make_due = pushing._made_due
+
+    def look_before(mount: mounts.Mount, *arguments: Any) -> tuple[int, int]:
+        (path,) = mount.path.glob(".*.snapshot-of-*")
+        path.read_bytes()
+        return make_due(mount, *arguments)
+
+    monkeypatch.setattr(pushing, "_made_due", look_before)
+    arguments = ["base", "--as", "copy", "--from", url_of(server), *on(mounted)]
+    apart(lambda: pull_command.main(arguments, standalone_mode=False) and None, 30)
+    assert place_of(mounted, "copy").read_bytes()[:MEMORY_BYTES] == content
+
+
 def test_what_is_deleted_too_early_is_said_so(lab: Lab, tmp_path: Path) -> None:
     with server_at(tmp_path) as server:
         what_is_deleted_too_early_is_said_so(lab, server)
@@ -210,6 +241,56 @@ def what_is_deleted_too_early_is_said_so(lab: Lab, server: Server) -> None:
     until(lambda: arriving(there) is None, "nothing is waited for any more")
 
 
+def test_a_password(lab: Lab, tmp_path: Path) -> None:
+    server = Server(tmp_path, "--requirepass", "secret")
+    try:
+        a_password(lab, server, tmp_path)
+    finally:
+        server.stop()
+
+
+def a_password(lab: Lab, server: Server, folder: Path) -> None:
+    mounted = lab.mount()
+    keep(mounted, "base", memory(7))
+    (folder / "password").write_text("secret")
+    at = ("--from", url_of(server))
+    result = blockstore("push", "base", "--to", url_of(server), *on(mounted), BLOCKSTORE_SPILL_PASSWORD="secret")
+    assert result.returncode == 0, result
+    one_line(
+        blockstore("pull", "base", "--as", "copy", *at, *on(mounted), BLOCKSTORE_SPILL_PASSWORD="secret"),
+        1,
+        "?password-file=",
+    )
+    at = ("--from", f"{url_of(server)}?password-file={os.path.relpath(folder / 'password', PROJECT)}")
+    result = blockstore("pull", "base", "--as", "copy", *at, *on(mounted), "--wait")
+    assert result.returncode == 0, result
+
+
+def test_two_push_at_once(lab: Lab, tmp_path: Path) -> None:
+    with server_at(tmp_path) as server:
+        two_push_at_once(lab, server)
+
+
+def two_push_at_once(lab: Lab, server: Server) -> None:
+    """The one that began first may not say that all is well: its pieces are gone."""
+    mounted = lab.mount()
+    keep(mounted, "base", memory(8))
+    snapshot = snapshot_file.find(mounts.find(mounted.path), "base")
+    first, second = (pushing.open_place(url_of(server), "base") for _ in range(2))
+    others: list[int] = []
+
+    def report(done: int, total: int) -> None:
+        if not others:
+            others.append(pushing.push(snapshot, second, "base", lambda done, total: None))
+
+    with pytest.raises(BusyError, match="base"):
+        pushing.push(snapshot, first, "base", report)
+    assert pushed.read_head(second, "base").blocks == others[0]
+    assert len(pushed.read_index(second, pushed.read_head(second, "base")).where) == others[0]
+    for tier in (first, second):
+        tier.close()
+
+
 def test_bad_input(lab: Lab, tmp_path: Path) -> None:
     with server_at(tmp_path) as server:
         bad_input(lab, server)
@@ -220,6 +301,7 @@ def bad_input(lab: Lab, server: Server) -> None:
     keep(mounted, "base", memory(5))
     url, nowhere = url_of(server), "valkey://127.0.0.1:1"
     one_line(blockstore("push", "base", *on(mounted), "--to", "ftp://x"), 2, "ftp://x", "valkey://HOST")
+    one_line(blockstore("push", "base", *on(mounted), "--to", "file:/tmp/x"), 2, "file:/tmp/x", "snapshots export")
     one_line(blockstore("push", "none", *on(mounted), "--to", url), 2, "none", "no snapshot")
     one_line(blockstore("push", "base", *on(mounted), "--to", nowhere), 1, "127.0.0.1:1", "away")
     one_line(blockstore("pull", "base", *on(mounted), "--from", url, "--as", "copy"), 2, "base", "push it there first")
@@ -230,6 +312,10 @@ def bad_input(lab: Lab, server: Server) -> None:
     one_line(blockstore("pull", "base", *on(mounted), "--from", nowhere, "--as", "copy"), 1, "127.0.0.1:1")
     assert blockstore("push", "base", "--to", url, "--delete").returncode == 0
     one_line(blockstore("push", "base", "--to", url, "--delete"), 2, "base", "no snapshot")
+    with Valkey(port=server.port) as client:
+        client.set(f"blockstore:{pushed.id_of('base').hex()}:piece:1", "of a push that was killed")
+        assert blockstore("push", "base", "--to", url, "--delete").returncode == 0
+        assert not client.keys("*piece*")
     assert sorted(each for each in os.listdir(mounted.path) if each.startswith(".")) == [".base.snapshot"]
 
 

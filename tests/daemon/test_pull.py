@@ -48,7 +48,7 @@ class Host:
     def figures(self) -> tuple[int, int] | None:
         """Blocks that are due, and those of them that are lost."""
         figures = self.arriving.figures()
-        return figures and (figures["due_blocks"], figures["lost_blocks"])
+        return (figures["due_blocks"], figures["lost_blocks"]) if figures is not None else None
 
 
 @pytest.fixture
