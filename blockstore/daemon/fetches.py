@@ -270,8 +270,9 @@ class Fetches:
             if self._claim(task):
                 self._fail(task, errno.EIO)
             return
+        pieces = task.pieces
+        assert pieces is not None, "without an answer a page would be zeros; this makes it EIO"
         if self._claim(task):
-            pieces = task.pieces or []
             task.answer(abi.OUT_HEADER.pack(abi.OUT_HEADER.size + sum(map(len, pieces)), 0, task.unique), *pieces)
             with self._changed:
                 self.latency.observe(time.perf_counter_ns() - task.started_ns)

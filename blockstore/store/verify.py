@@ -16,9 +16,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from blockstore.store.arrivals import place_of
 from blockstore.store.decode import NotHere
 from blockstore.store.geometry import (
     BLOCK_SHIFT,
+    DUE,
     FIRST_ROW,
     LOST,
     LOST_ENTRY,
@@ -167,6 +169,10 @@ class _Check:
         known = np.where(ids < len(self._damaged), ids, 0)
         for place in np.flatnonzero(sound & (self._damaged[known] | (ids == LOST))).tolist():
             self._unreadable(volume, start + place, "is lost" if ids[place] == LOST else "cannot be read")
+        lost = self._store.pool.arrivals.lost
+        for place in np.flatnonzero(ids == DUE).tolist() if lost else ():
+            if place_of(int(entries[place])) in lost:
+                self._unreadable(volume, start + place, "was to come from another host, which has not got it")
         good = rows_of(self._rows, volume.map_array[start:stop])
         np.add.at(self._counts, good[good < len(self._counts)], 1)
 

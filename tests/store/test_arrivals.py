@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blockstore.errors import CorruptBlock, InputError, OutOfRoom
-from blockstore.store import fetch, pushed
+from blockstore.store import fetch, pushed, verify
 from blockstore.store.arrivals import Arrivals, are_due, entry_of, place_of
 from blockstore.store.decode import NotHere
 from blockstore.store.fetch import Blocks
@@ -26,6 +26,7 @@ from blockstore.store.pushed import Head, Index, Packer
 from blockstore.store.store import Store, run
 from blockstore.store.tiers import PieceMissing, Tier
 from blockstore.store.tiers.file import FileTier
+from blockstore.store.verify import Verification
 from blockstore.store.volume import Volume
 from tests.store.invariants import check_store
 from tests.store.material import near, noise, put, text
@@ -139,6 +140,13 @@ def test_what_is_known_is_not_fetched(source: Tier) -> None:
     assert read(store, volume, source, 0) == text(0)
 
 
+def unreadable(store: Store) -> list[int | None]:
+    """Where, as `verify` says."""
+    result = Verification()
+    run(verify.steps(store, result, repair=False))
+    return [finding.offset for finding in result.findings]
+
+
 @pytest.mark.parametrize("what", ["gone", "another", "damaged"])
 def test_what_the_source_has_lost(source: Tier, what: str) -> None:
     class Losing:
@@ -155,7 +163,9 @@ def test_what_the_source_has_lost(source: Tier, what: str) -> None:
     fetch.keep(store.decoder, store.pool, fetch.read(None, {SOURCE: Losing()}, wants))
     with pytest.raises(CorruptBlock, match="it was to come from"):
         store.decoder.read_block(volume, 0)
+    assert unreadable(store) == [0, 18 * BLOCK_BYTES]
     put(store, volume, 0, noise(5))
+    assert unreadable(store) == [18 * BLOCK_BYTES]
     assert store.decoder.read_block(volume, 0) == noise(5)
 
 
