@@ -56,9 +56,8 @@ class Arriving:
         self._is_pulling = is_pulling
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._run, name="arriving", daemon=True)
-        self._due = self._arrivals.count
-        """Before this pass, as far as is known; a daemon that has just started counts contents."""
-        self._made = 0
+        self._due = self._made = 0
+        """Blocks that were due when this pass began, of `made_due` until then."""
         self._found = self._settled = self._lost = self._lost_before = 0
         self.fetched_bytes = 0
         """Of blocks that came from sources, since the daemon's start; those that the store had are not among them."""

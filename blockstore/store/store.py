@@ -28,6 +28,7 @@ from blockstore.store.fetch import Blocks, missing
 from blockstore.store.geometry import (
     BLOCK_BYTES,
     BLOCK_SHIFT,
+    DUE,
     FIRST_ROW,
     HOLE,
     ID_MASK,
@@ -93,7 +94,7 @@ class Store:
             """Blocks that a step of a write takes; less where somebody waits for its end, at a price for each block."""
             self.lost_blocks = 0
             self.made_due = 0
-            """Blocks that became due since it was opened."""
+            """Blocks that were due when it was opened, and that became due since."""
             self.is_adopted = not look
             """Are counts and the pool's books those of the tables? Not with `look`, which takes them as they are."""
             if existed:
@@ -396,6 +397,7 @@ class Store:
                     self._mend(volume, np.flatnonzero(~sound) + start, mend=mend)
                 self.lost_blocks += int(np.count_nonzero(entries == LOST_ENTRY))
                 counts += np.bincount(ids_of(volume.map_array[start:end]), minlength=self.rows.capacity)
+        self.made_due = int(counts[DUE])
         self.rows.rebuild(counts)
         self.pool.adopt(self.rows.where.array)
         self.content.rebuild(self.rows)

@@ -169,6 +169,14 @@ def test_what_the_source_has_lost(source: Tier, what: str) -> None:
     assert store.decoder.read_block(volume, 0) == noise(5)
 
 
+def test_how_many_are_due_is_known_at_the_start(source: Tier, tmp_path: Path) -> None:
+    store = Store(DirectoryHome(tmp_path), LIMIT_BYTES)
+    pull(store, store.create_volume(1, 1), source)
+    settle(store, store.volumes[1], source, range(5))
+    store.close()
+    assert Store(DirectoryHome(tmp_path), LIMIT_BYTES).made_due == BLOCKS - 3 - 5
+
+
 def test_forgotten_at_the_end(source: Tier) -> None:
     store = Store(MemoryHome(), LIMIT_BYTES)
     volume = store.create_volume(1, 1)
