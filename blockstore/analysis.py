@@ -154,13 +154,16 @@ def _comparison(store: Store, *, zeros: bool) -> dict[str, int]:
 def _stored_cold(store: Store, progress: Progress) -> int:
     """The bytes of records after all were encoded anew."""
     rows, densify, upkeep = store.rows, store.densify, store.upkeep
-    densify.begin_all()
-    while (picked := densify.pick()) is not None:
-        if not densify.replace(encode(picked)):
-            raise OutOfRoom(_NO_ROOM.format(store.pool.limit_bytes >> 20))
-        if upkeep.due():
-            upkeep.step()
-        progress("encoding anew", densify.tried * BLOCK_BYTES, rows.live * BLOCK_BYTES)
+    for hard in (False, True):
+        densify.begin_all(hard=hard)
+        while (picked := densify.pick()) is not None:
+            densify.look_around(picked, densify.describe(picked))
+            if not densify.replace(encode(picked, hard=hard)):
+                raise OutOfRoom(_NO_ROOM.format(store.pool.limit_bytes >> 20))
+            if upkeep.due():
+                upkeep.step()
+            tried = densify.tried + densify.hard_tried
+            progress("encoding anew", tried * BLOCK_BYTES, 2 * rows.live * BLOCK_BYTES)
     return int(store.pool.live_bytes.sum())
 
 

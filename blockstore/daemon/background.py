@@ -16,6 +16,7 @@ import trio
 from blockstore.daemon.door import Door
 from blockstore.daemon.options import MountOptions
 from blockstore.store import densify
+from blockstore.store.densify import Cold, Gain
 from blockstore.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,8 @@ LOOK_S: Final = 2.0
 """How often cold segments are looked for, and room when there was none."""
 
 BURST_S: Final = 0.0003
-"""Of processor time, then a pause in proportion: a batch or two. Where all cores are busy, a fault may wait so long."""
+"""Of processor time, then a pause in proportion: about the encoding of one block, which is never cut short. Where all
+cores are busy, a fault may wait so long."""
 
 BUSY_S: Final = 0.01
 """After requests were seen to wait, so that the device is drained first."""
@@ -60,6 +62,8 @@ class Background:
         self._is_beside_many = False
         self._is_stalled = is_stalled
         self._was_set = trio.Event()
+        self._picked: list[Cold] = []
+        self._gains: list[Gain] = []
         self._used_s = 0.0
         self._cpu_percent = options.background_cpu
 
@@ -130,14 +134,22 @@ class Background:
         return self._cpu_percent / BESIDE_MANY if self._is_beside_many else self._cpu_percent
 
     def _step(self) -> bool | None:
-        """A few blocks. None at the end of a pass, False without room."""
-        with self._door:
-            picked = self._densify.pick()
-        if picked is None:
-            return None
-        gains = densify.encode(picked)
-        if not gains:
+        """One block of a few that are picked, and replaced, at once. None at the end of a pass, False without room."""
+        if not self._picked:
+            with self._door:
+                picked = self._densify.pick()
+            if picked is None:
+                return None
+            described = self._densify.describe(picked)
+            if described:
+                with self._door:
+                    self._densify.look_around(picked, described)
+            self._picked = picked
+        if self._picked:
+            self._gains += densify.encode([self._picked.pop()], hard=self._densify.is_hard)
+        if self._picked or not self._gains:
             return True
+        gains, self._gains = self._gains, []
         with self._door:
             went_on = self._densify.replace(gains)
         with self._door:

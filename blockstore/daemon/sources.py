@@ -70,17 +70,18 @@ class Sources:
     """Of one daemon. `numbers` are those that a state needs."""
 
     def __init__(self, state: Path, numbers: Iterable[int]) -> None:
-        """Raises StateError when one of them is not named."""
+        """Raises StateError when it is not there."""
         self._path = state / NAME
         self._sources: dict[int, Source] = {}
         places = self._load()
-        for number in sorted(numbers):
-            if number not in places:
-                raise StateError(
-                    f"the state in {state} waits for blocks of another host, and the file {NAME!r}, which names it, is "
-                    "missing; restore the directory, or mount with an empty one"
-                )
-            self._sources[number] = Source(places[number])
+        needed = set(numbers)
+        if needed and not places:
+            raise StateError(
+                f"the state in {state} waits for blocks of another host, and the file {NAME!r}, which names it, is "
+                "missing; restore the directory, or mount with an empty one"
+            )
+        # A number that is not there is damage, and what is to come from it is lost.
+        self._sources = {number: Source(places[number]) for number in sorted(needed & places.keys())}
 
     @property
     def readers(self) -> dict[int, Source]:

@@ -120,9 +120,9 @@ class Arrivals:
 
     def forget_all(self) -> None:
         """No map entry is due: give the memory back."""
-        self._table.close()
         self._home.remove(NAME)
-        self._table = SharedArray(self._home, NAME, "Q", _FIRST_CAPACITY * WORDS)
+        table, self._table = self._table, SharedArray(self._home, NAME, "Q", _FIRST_CAPACITY * WORDS)
+        table.close()
         self.count = 0
         self.generation += 1
         self.known = np.zeros(0, dtype=np.uint64)

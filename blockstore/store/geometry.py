@@ -69,6 +69,10 @@ DENSE_PATCHED: Final = 7
 PATCH_BITS: Final = 3
 """Both set in the encodings that are patches against a reference, and in no other: one mask asks for them all."""
 
+HINT: Final = 1 << 31
+"""Set in the reference of a row that is no patch: the other bits are the row that it seemed to be alike when it was
+written. Such a number is no row's, so that damage to an encoding cannot make one of it."""
+
 ENCODING_MASK: Final = 0x7
 SIZE_SHIFT: Final = 3
 SIZE_MASK: Final = 0x1FFF

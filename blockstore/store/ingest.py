@@ -29,6 +29,7 @@ from blockstore.store.geometry import (
     CHECK_MASK,
     COMPRESSED,
     FIRST_ROW,
+    HINT,
     OFFSET_SHIFT,
     PATCHED,
     RAW,
@@ -44,6 +45,7 @@ from blockstore.store.similarity_index import SimilarityIndex
 from blockstore.store.volume import Domain, Volume
 
 _CHECK: Final = np.uint64(CHECK_MASK)
+_HINT: Final = np.uint32(HINT)
 
 SLICE_BLOCKS: Final = 128
 """Blocks written in one go: about 1.3 ms, in which a fault of another VM waits."""
@@ -207,6 +209,8 @@ class Ingest:
         features = self._feature_maker.features(data, np.array(encoded.places)[featured], domain.multipliers)
         self.breathe()
         candidates, hints = self._similarity.candidates(features, self._rows, domain.index)
+        # Not good enough for LZ4, it may be for zstd, when both are cold (densify.py).
+        encoded.references[featured] = np.where(candidates, candidates | _HINT, 0)
         candidates[(hints == 1) & (encoded.sizes[featured] < LONE_HINT_FROM_BYTES)] = 0
         tried = np.flatnonzero(candidates)
         places, content = featured[tried], self._decoder.content
@@ -244,7 +248,7 @@ class Ingest:
         rows.reference.array[new] = encoded.references
         rows.domain.array[new] = domain.index
         rows.where.array[new] = offsets << OFFSET_SHIFT | encoded.sizes << SIZE_SHIFT | encoded.encodings
-        used = encoded.references[encoded.references != 0]
+        used = encoded.references[encoded.encodings == PATCHED]
         if len(used):
             np.add.at(rows.dependents.array, used, 1)
             rows.mark_changed(used.astype(np.int64))

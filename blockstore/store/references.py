@@ -9,13 +9,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from blockstore.store.geometry import CHECK_SHIFT, FIRST_ROW, PATCH_BITS
+from blockstore.store.geometry import CHECK_SHIFT, ENCODING_MASK, FIRST_ROW, FREE, PAGED, PATCH_BITS
 from blockstore.store.pool import Pool
-from blockstore.store.rows import Rows
+from blockstore.store.rows import MAXIMUM_DEPENDENTS, Rows
 from blockstore.store.volume import ids_of
 
 _ONE = np.uint32(1)
 _PATCH = np.uint64(PATCH_BITS)
+_PAGED = np.uint64(PAGED)
 _CHECK_FLOOR = np.uint64(1 << CHECK_SHIFT)
 
 
@@ -61,11 +62,43 @@ def release(rows: Rows, pool: Pool, ids: npt.NDArray[np.int64]) -> None:
     references = rows.reference.array[patched].astype(np.int64)
     free_rows(rows, pool, dead)
     if len(references):
-        rows.mark_changed(references)
-        np.subtract.at(rows.dependents.array, references, 1)
-        references = np.unique(references)
-        unused = (count[references] == 0) & (rows.dependents.array[references] == 0)
-        free_rows(rows, pool, references[unused])  # a reference is never a patch itself: it ends here
+        release_references(rows, pool, references)
+
+
+def release_references(rows: Rows, pool: Pool, references: npt.NDArray[np.int64]) -> None:
+    """One patch less is against each of these rows (a row may be given many times)."""
+    references = references[references < rows.capacity]  # of a damaged row it may be anything
+    rows.mark_changed(references)
+    np.subtract.at(rows.dependents.array, references, 1)
+    references = np.unique(references)
+    unused = (rows.count.array[references] == 0) & (rows.dependents.array[references] == 0)
+    free_rows(rows, pool, references[unused])  # a reference is never a patch itself: it ends here
+
+
+def may_be_references(rows: Rows, ids: npt.NDArray[np.uint32], domain: int) -> npt.NDArray[np.bool_]:
+    """May new patches of the domain be against these rows?"""
+    where = rows.where.array[ids]
+    return (  # type: ignore[no-any-return]
+        (where & np.uint64(ENCODING_MASK) != FREE)
+        & (where & _PATCH != _PATCH)
+        & (where < _PAGED)  # no write waits for a tier
+        & (rows.domain.array[ids] == domain)
+        & (rows.dependents.array[ids] < MAXIMUM_DEPENDENTS)
+        & (rows.count.array[ids] != 0)  # nothing new may keep a row that only patches need
+    )
+
+
+def may_be_reference(rows: Rows, row: int, domain: int) -> bool:
+    """The same of one row, without arrays."""
+    where = rows.where.items[row]
+    return bool(
+        where & ENCODING_MASK != FREE
+        and where & PATCH_BITS != PATCH_BITS
+        and not where & PAGED
+        and rows.domain.items[row] == domain
+        and rows.dependents.items[row] < MAXIMUM_DEPENDENTS
+        and rows.count.items[row]
+    )
 
 
 def _are_different(ids: npt.NDArray[np.int64]) -> bool:

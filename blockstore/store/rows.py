@@ -3,7 +3,7 @@
     column      type  kept                meaning
     where       u64   state, the truth    encoding, record size, offset in the pool (geometry.py); 0 is a free row
     digest      u64   state               keyed XXH3 of the content
-    reference   u32   state               the row that a patch is against, else 0
+    reference   u32   state               the row that a patch is against; of others 0, or a hint (geometry.py)
     domain      u16   state               index of the domain that may share it
     count       u32   rebuilt at start    map entries that point here
     dependents  u16   rebuilt at start    patches against this row

@@ -14,17 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstore.store.features import NO_FEATURE
-from blockstore.store.geometry import ENCODING_MASK, FREE, PAGED, PATCH_BITS
 from blockstore.store.home import Home
-from blockstore.store.rows import MAXIMUM_DEPENDENTS, Rows
+from blockstore.store.references import may_be_references
+from blockstore.store.rows import Rows
 from blockstore.store.shared_array import SharedArray
 
 SLOTS_PER_ROW: Final = 2
 """The least number of slots for a row that has features. There are four, so some older hints are forgotten; one
 slot costs 5 bytes, and a table that just doubled has twice as many: 20 bytes a row at most."""
 
-_PATCH: Final = np.uint64(PATCH_BITS)
-_PAGED: Final = np.uint64(PAGED)
 _FIRST_SLOTS: Final = 8192
 _TAG_MIX: Final = np.uint32(0x9E37_79B1)
 _TAG_SHIFT: Final = np.uint32(24)
@@ -59,12 +57,15 @@ class SimilarityIndex:
             self._slots = 2 * slots
 
     def candidates(
-        self, features: npt.NDArray[np.uint32], rows: Rows, domain: int
+        self, features: npt.NDArray[np.uint32], rows: Rows, domain: int, own: npt.NDArray[np.uint32] | None = None
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
-        """For each line of features the row that most of them hint at (0 where none does), and how many do."""
+        """For each line of features the row that most of them hint at (0 where none does), and how many do. With `own`,
+        those are the rows that have these features, and hints at them do not count."""
         slots = features % np.uint32(self._slots)
         row = self._rows_of.array.take(slots)
         row[(self._tags.array.take(slots) != _tags(features, row, rows)) | (features == NO_FEATURE)] = 0
+        if own is not None:
+            row[row == own[:, None]] = 0
         best, hints = np.zeros(len(row), dtype=np.uint32), np.zeros(len(row), dtype=np.int64)
         hinted = np.flatnonzero(row.any(axis=1))
         if len(hinted):
@@ -72,21 +73,9 @@ class SimilarityIndex:
             votes = (row[:, :, None] == row[:, None, :]).sum(axis=2)
             votes[row == 0] = 0
             chosen = row[np.arange(len(row)), votes.argmax(axis=1)]
-            chosen[~self._usable(chosen, rows, domain)] = 0
+            chosen[~may_be_references(rows, chosen, domain)] = 0
             best[hinted], hints[hinted] = chosen, votes.max(axis=1)
         return best, hints
-
-    @staticmethod
-    def _usable(row: npt.NDArray[np.uint32], rows: Rows, domain: int) -> npt.NDArray[np.bool_]:
-        where = rows.where.array[row]
-        return (  # type: ignore[no-any-return]
-            (where & np.uint64(ENCODING_MASK) != FREE)
-            & (where & _PATCH != _PATCH)
-            & (where < _PAGED)  # no write waits for a tier
-            & (rows.domain.array[row] == domain)
-            & (rows.dependents.array[row] < MAXIMUM_DEPENDENTS)
-            & (rows.count.array[row] != 0)  # nothing new may keep a row that only patches need
-        )
 
     def enter(self, features: npt.NDArray[np.uint32], row: npt.NDArray[np.uint32], rows: Rows) -> None:
         """These rows, whose digests are set, have these features from now on."""

@@ -88,7 +88,7 @@ class Store:
             self.decoder = Decoder(self.rows, self.pool)
             self._ingest = Ingest(self.rows, self.pool, self.content, self.similarity, self.decoder, patching=patching)
             self.upkeep = Upkeep(self.rows, self.pool)
-            self.densify = Densify(self.rows, self.pool, self.decoder, self.domains)
+            self.densify = Densify(self.rows, self.pool, self.decoder, self.domains, self.similarity)
             self.paging = Paging(self.rows, self.pool)
             self.slice_blocks = SLICE_BLOCKS
             """Blocks that a step of a write takes; less where somebody waits for its end, at a price for each block."""

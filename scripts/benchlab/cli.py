@@ -19,6 +19,7 @@ from benchlab import (
     beyond,
     busy,
     clone,
+    cold,
     dirty,
     engine,
     faults,
@@ -49,6 +50,7 @@ GROUPS: dict[str, tuple[Group, ...]] = {
     "memory": (memory.measure,),
     "patch": (patch.measure,),
     "paging": (paging.measure, beyond.measure),
+    "cold": (cold.measure,),
     "clone": (clone.measure,),
     "fork": (fork.measure,),
     "start": (start.measure,),
@@ -100,6 +102,7 @@ def bench(
     memory   tables and heap after 1 GiB
     patch    what patches save on three guests
     paging   faults on blocks in a tier beside reads of the same disk; guests that use eight times what the pool holds
+    cold     how much smaller cold memory is, and what reads of it cost more
     clone    cp of 1 GiB
     fork     a clone of 4 GiB, snapshots of a guest that works, forks of it: one, and twenty
     start    a start on existing state, up to 4 GiB of logical memory, and a restart after kill -9

@@ -31,7 +31,7 @@ from blockstore.store.verify import Verification, steps
 from blockstore.store.volume import Volume
 from tests.store import material
 from tests.store.invariants import check_store
-from tests.store.material import densify, half, near, noise, text
+from tests.store.material import densify, half, kin, near, noise, text
 
 LIMIT_BYTES = 32 << 20
 ROUNDS = 20
@@ -47,6 +47,7 @@ def random_content(chance: random.Random, blocks: int) -> bytes:
         lambda: noise(chance.randrange(10_000)),
         lambda: text(chance.randrange(200)),
         lambda: near(text(chance.randrange(50)), chance.randrange(1000)),
+        lambda: kin(chance.randrange(50), chance.randrange(300)),
         lambda: half(chance.randrange(300)),
         lambda: bytes(BLOCK_BYTES),
     )
@@ -314,6 +315,7 @@ def written(number: int, block: int, data: bytes) -> Callable[[Model], Model]:
 
 _MIXED = b"".join(text(seed) for seed in range(6)) + noise(1) * 2 + bytes(BLOCK_BYTES) + noise(2)[:100]
 _SIMILAR = b"".join(near(text(seed), seed) for seed in range(6)) + text(2)
+_KIN = b"".join(kin(200 + seed % 4, seed) for seed in range(8)) + b"".join(text(200 + seed) for seed in range(4))
 _BULK = b"".join(noise(100 + seed) for seed in range(520))
 then(create(1, 1), lambda model: {**model, 1: b""})
 then(write(1, 0, _MIXED), written(1, 0, _MIXED))
@@ -336,6 +338,10 @@ then(
     lambda store: run(store, store.discard_steps(store.volumes[1], 100, 2 * BLOCK_BYTES)),
     lambda model: {**model, 1: model[1][:100] + bytes(2 * BLOCK_BYTES) + model[1][100 + 2 * BLOCK_BYTES :]},
 )
+then(write(1, 60, _KIN), written(1, 60, _KIN))
+then(densify, lambda model: model)  # makes patches of some of these,
+then(write(1, 65, _SIMILAR), written(1, 65, _SIMILAR))
+then(densify, lambda model: model)  # and gives up what these were against
 then(write(1, 1, _BULK), written(1, 1, _BULK))
 then(
     lambda store: run(store, store.resize_steps(store.volumes[1], 350 * BLOCK_BYTES + 10)),
@@ -345,8 +351,6 @@ then(
     lambda store: run(store, store.discard_steps(store.volumes[1], 50 * BLOCK_BYTES, 180 * BLOCK_BYTES)),
     lambda model: {**model, 1: model[1][: 50 * BLOCK_BYTES] + bytes(180 * BLOCK_BYTES) + model[1][230 * BLOCK_BYTES :]},
 )
-then(densify, lambda model: model)
-then(write(1, 60, _SIMILAR), written(1, 60, _SIMILAR))
 then(densify_cold, lambda model: model)
 then(compact, lambda model: model)
 then(

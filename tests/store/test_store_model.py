@@ -308,7 +308,9 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def densify_half(self) -> None:
         """Pick records, and let all kinds of things happen to them before they are replaced."""
-        self.held = encode(self.store.densify.pick() or [])
+        picked = self.store.densify.pick() or []
+        self.store.densify.look_around(picked, self.store.densify.describe(picked))
+        self.held = encode(picked)
 
     @precondition(lambda self: self.held is not None)
     @rule()

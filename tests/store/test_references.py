@@ -1,0 +1,54 @@
+"""References: what ingest notes down of a row that is no patch must never be taken for one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from blockstore.errors import CorruptBlock
+from blockstore.store.geometry import BLOCK_BYTES, COMPRESSED, ENCODING_MASK, HINT, ID_MASK, PAGED, PATCHED
+from blockstore.store.home import MemoryHome
+from blockstore.store.references import may_be_reference, may_be_references
+from blockstore.store.rows import MAXIMUM_DEPENDENTS
+from blockstore.store.store import Store
+from blockstore.store.verify import Verification, steps
+from tests.store.invariants import check_store
+from tests.store.material import kin, near, noise, put, text
+
+
+def test_damage_does_not_make_a_patch_of_a_row_with_a_hint() -> None:
+    store = Store(MemoryHome(), 64 << 20)
+    volume, rows = store.create_volume(1, 1), store.rows
+    put(store, volume, 0, b"".join(text(seed) for seed in range(60)))
+    put(store, volume, volume.size_bytes, b"".join(kin(seed, seed) for seed in range(60)))
+    encoding = rows.where.array & np.uint64(ENCODING_MASK)
+    hinted = np.flatnonzero((encoding == COMPRESSED) & (rows.reference.array >= HINT)).tolist()
+    assert len(hinted) > 5
+    blocks = {volume.lookup(block) & ID_MASK: block for block in range(volume.blocks)}
+    for number, row in enumerate(hinted):
+        rows.where.items[row] ^= COMPRESSED ^ PATCHED
+        with pytest.raises(CorruptBlock):
+            store.read(volume, blocks[row] * BLOCK_BYTES, BLOCK_BYTES)
+        if number % 2:
+            result = Verification()
+            for _ in steps(store, result, repair=True):
+                pass
+            assert result.repaired and rows.where.items[row] & ENCODING_MASK == COMPRESSED
+        else:
+            put(store, volume, blocks[row] * BLOCK_BYTES, noise(row))
+    check_store(store, decode=True)
+
+
+def test_one_row_is_judged_as_many_are() -> None:
+    store = Store(MemoryHome(), 64 << 20)
+    volume, rows = store.create_volume(1, 1), store.rows
+    put(store, volume, 0, b"".join(text(seed) for seed in range(20)) + noise(1))
+    put(store, volume, volume.size_bytes, b"".join(kin(seed, seed) for seed in range(20)))
+    put(store, volume, volume.size_bytes, b"".join(near(text(seed), seed) for seed in range(20)))
+    put(store, volume, 0, noise(2) * 5)
+    rows.dependents.items[10], rows.where.items[11] = MAXIMUM_DEPENDENTS, rows.where.items[11] | PAGED
+    ids = np.arange(rows.next_row, dtype=np.uint32)
+    for domain in (volume.domain.index, volume.domain.index + 1):
+        many = may_be_references(rows, ids, domain).tolist()
+        assert many == [may_be_reference(rows, row, domain) for row in ids.tolist()]
+        assert any(many) == (domain == volume.domain.index) and not all(many)
