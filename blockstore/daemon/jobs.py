@@ -53,6 +53,8 @@ class Job:
     """Whoever asked has got a signal: the job is given up when it finds no room."""
     needs: Blocks | None = None
     """Of the tier, to go on."""
+    is_stalled: bool = False
+    """It has found no room, and is not done since."""
 
 
 class Jobs:
@@ -76,16 +78,13 @@ class Jobs:
         self._ask_for = ask_for
         self._makes_room = makes_room
         self._fetching: list[tuple[Job, Ticket]] = []
-        self._stalled: list[Job] = []
+        self._stalled: list[Job] = []  # those that are not tried again just now
+        self.stalled = 0
+        """Jobs that wait for room, those that are tried again included: whoever asks shall not see them come and go."""
         self._was_stalled = False
         self._retry_at_ms = 0.0
         self.count = 0
         """Jobs under way, those that are stalled included."""
-
-    @property
-    def stalled(self) -> int:
-        """Jobs that wait for room."""
-        return len(self._stalled)
 
     @property
     def can_go_on(self) -> bool:
@@ -213,6 +212,8 @@ class Jobs:
         if not self._was_stalled and not self._makes_room():
             log.error("the pool has no room: writes wait until memory is freed or the limit is raised")
             self._was_stalled = True
+        self.stalled += not job.is_stalled
+        job.is_stalled = True
         self._stalled.append(job)
 
     def _give_up(self, job: Job) -> None:
@@ -221,6 +222,7 @@ class Jobs:
 
     def _end(self, job: Job) -> None:
         self.count -= 1
+        self.stalled -= job.is_stalled
         self._leave(job)
 
 
