@@ -40,6 +40,9 @@ _RESTARTS: Final = 3
 _POOL_SHARE: Final = 0.4
 """Of the logical memory: more than what is stored of guests' memory, and less than what this machine must have free."""
 
+_QUICK_POOL_SHARE: Final = 0.75
+"""A quick bench has little guests, and each block of theirs for the first time."""
+
 COMPARED_FROM_BYTES: Final = 1 << 30
 """What is smaller is measured too, and has little to do with how a store grows: caches, a file or two."""
 
@@ -59,10 +62,11 @@ class Point:
 
 def measure(bench: Bench) -> list[Figure]:
     """Two ratios, largest to smallest, and the tables; `bench.kept["growth"]` is the list of points."""
-    last = _affordable(QUICK_LAST_BYTES if bench.quick else LAST_BYTES)
+    share = _QUICK_POOL_SHARE if bench.quick else _POOL_SHARE
+    last = _affordable(QUICK_LAST_BYTES if bench.quick else LAST_BYTES, share)
     points: list[Point] = []
     core = machine.cores()[0]
-    with StoreMount(bench.workspace, "growth", "--pool-limit", str(int(last * _POOL_SHARE)), core=core) as mount:
+    with StoreMount(bench.workspace, "growth", "--pool-limit", str(int(last * share)), core=core) as mount:
         rates: list[float] = []
         servers: list[faults.Server] = []
         size = FIRST_BYTES
@@ -82,13 +86,11 @@ def measure(bench: Bench) -> list[Figure]:
     return _figures(points)
 
 
-def _affordable(size_bytes: int) -> int:
+def _affordable(size_bytes: int, share: float) -> int:
     """As much as leaves a third of the available memory free."""
-    while size_bytes * _POOL_SHARE > machine.available_bytes() * 2 / 3:
+    while size_bytes * share > machine.available_bytes() * 2 / 3:
         if size_bytes == FIRST_BYTES:
-            raise BenchError(
-                f"growth wants {size_bytes * _POOL_SHARE / 2**20:.0f} MiB of memory, and half of that free"
-            )
+            raise BenchError(f"growth wants {size_bytes * share / 2**20:.0f} MiB of memory, and half of that free")
         size_bytes //= 2
     return size_bytes
 
