@@ -27,6 +27,7 @@ from blockstore.errors import BlockstoreError, BusyError, InputError, MountError
 from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.vm.deadline import deadline
 from blockstore.vm.file_work import append
+from blockstore.vm.memory_windows import WINDOW_BYTES, windows
 from blockstore.vm.snapshot_file import (
     MAXIMUM_DEVICE_BYTES,
     MAXIMUM_FACTS_BYTES,
@@ -42,7 +43,6 @@ SUFFIX: Final = ".bsnap"
 LEVEL: Final = 3
 """Of zstd: a core packs 200 MB/s with it; 6 saves 3 % more in three times the time (DESIGN.md 2.12)."""
 
-WINDOW_BYTES: Final = 1 << 20
 _WINDOW_BLOCKS: Final = WINDOW_BYTES // BLOCK_BYTES
 
 WRITE_S: Final = 30.0
@@ -123,37 +123,16 @@ def _export(snapshot: Snapshot, memory: int, out: _Hashing, report: Report) -> N
     text = json.dumps(header).encode()
     out.write(_MAGIC + _LENGTH.pack(len(text)) + text + packed)
     compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False)
-    position = 0
-    while (position := _next_data(memory, position, snapshot.memory_bytes)) < snapshot.memory_bytes:
-        window = os.pread(memory, min(WINDOW_BYTES, snapshot.memory_bytes - position), position)
-        rows = np.frombuffer(window, dtype=np.uint64).reshape(-1, BLOCK_BYTES // 8)
-        kept = rows.any(axis=1)
-        if kept.any():
-            blocks = rows[kept].tobytes()
-            frame = compressor.compress(blocks)
-            which = np.packbits(kept, bitorder="little").tobytes().ljust(_WINDOW_BLOCKS // 8, b"\0")
-            out.write(_WINDOW.pack(position, which, len(frame), hashlib.sha256(blocks).digest()) + frame)
-        os.posix_fadvise(memory, position, len(window), os.POSIX_FADV_DONTNEED)
-        position += len(window)
-        report(position, snapshot.memory_bytes)
+    for offset, rows, kept in windows(memory, snapshot.memory_bytes, report):
+        blocks = rows[kept].tobytes()
+        frame = compressor.compress(blocks)
+        which = np.packbits(kept, bitorder="little").tobytes().ljust(_WINDOW_BLOCKS // 8, b"\0")
+        out.write(_WINDOW.pack(offset, which, len(frame), hashlib.sha256(blocks).digest()) + frame)
     out.write(_end(out.digest()))
 
 
 def _end(digest: bytes) -> bytes:
     return _WINDOW.pack(_END, bytes(_WINDOW_BLOCKS // 8), 0, digest)
-
-
-def _next_data(memory: int, position: int, end: int) -> int:
-    """The window that the next data is in; holes are passed over."""
-    if position >= end:
-        return end
-    try:
-        found = os.lseek(memory, position, os.SEEK_DATA)
-    except OSError as error:
-        if error.errno == errno.ENXIO:
-            return end
-        raise
-    return min(max(found & -WINDOW_BYTES, position), end)
 
 
 def _header(checked: _Checked) -> tuple[dict[str, Any], Facts]:

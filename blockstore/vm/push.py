@@ -20,9 +20,8 @@ from blockstore.store.tiers import PieceMissing, Tier, open_tier
 from blockstore.store.tiers.valkey_address import PASSWORD_VARIABLE
 from blockstore.vm.deadline import deadline
 from blockstore.vm.file_work import append
+from blockstore.vm.memory_windows import windows
 from blockstore.vm.snapshot_file import MAXIMUM_DEVICE_BYTES, Snapshot, complete, facts_of
-
-WINDOW_BYTES: Final = 1 << 20
 
 POLL_S: Final = 0.05
 """How often it is asked how far a pull is."""
@@ -53,8 +52,8 @@ def absolute(url: str) -> str:
     return place + mark + "&".join(f"{key}{sign}{sign and os.path.abspath(path)}" for key, sign, path in named)
 
 
-def is_there(tier: Tier, name: str) -> bool:
-    """Raises InputError for one of another version, TierAway."""
+def _is_there(tier: Tier) -> bool:
+    """Is there a snapshot that is whole? Raises TierAway."""
     try:
         tier.read(pushed.HEAD, 0, 1)
     except PieceMissing:
@@ -67,7 +66,7 @@ def push(snapshot: Snapshot, tier: Tier, name: str, report: Report) -> int:
 
     Raises BusyError when there is one of this name, InputError for a place that cannot be used, TierAway."""
     tier.check()
-    if is_there(tier, name):
+    if _is_there(tier):
         raise BusyError(
             f"{tier.describe()} has a snapshot {name!r} already; push under another name with --as, or delete that one "
             "with --delete when no host waits for its blocks any more"
@@ -100,14 +99,9 @@ def _push(snapshot: Snapshot, tier: Tier, name: str, report: Report) -> int:
 
     try:
         with snapshot.path.open("rb", buffering=0) as memory:
-            for position in range(0, snapshot.memory_bytes, WINDOW_BYTES):
-                window = os.pread(memory.fileno(), min(WINDOW_BYTES, snapshot.memory_bytes - position), position)
-                written = np.frombuffer(window, dtype=np.uint64).reshape(-1, BLOCK_BYTES // 8).any(axis=1)
-                for number in np.flatnonzero(written).tolist():
-                    start = number * BLOCK_BYTES
-                    put(packer.add(position // BLOCK_BYTES + number, window[start : start + BLOCK_BYTES]))
-                os.posix_fadvise(memory.fileno(), position, len(window), os.POSIX_FADV_DONTNEED)
-                report(position, snapshot.memory_bytes)
+            for offset, blocks, kept in windows(memory.fileno(), snapshot.memory_bytes, report):
+                for number in np.flatnonzero(kept).tolist():
+                    put(packer.add(offset // BLOCK_BYTES + number, blocks[number].tobytes()))
     except OSError as error:
         raise MountError(f"{snapshot.path} cannot be read: {error.strerror}") from None
     put(packer.rest())
