@@ -16,6 +16,8 @@ from typing import Any, Final
 import numpy as np
 
 from blockstore.daemon.door import Door
+from blockstore.daemon.fetches import END_S
+from blockstore.daemon.pager import FIRST_RETRY_S, LONGEST_RETRY_S
 from blockstore.daemon.sources import Sources
 from blockstore.errors import CorruptBlock
 from blockstore.store import fetch
@@ -36,13 +38,6 @@ ENTRIES_A_VISIT: Final = 1 << 15
 
 LOOK_S: Final = 0.5
 """How often it is looked whether anything is due, and waited for room."""
-
-FIRST_RETRY_S: Final = 0.5
-LONGEST_RETRY_S: Final = 10.0
-"""When a source is away; doubled each time."""
-
-END_S: Final = 15.0
-"""How long the thread may take to end; longer than a tier may take to be away (WAIT_S)."""
 
 
 class Arriving:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Final
 
 from blockstore.daemon import fuse_abi as abi
 from blockstore.errors import MountError
-from blockstore.store.home import lack_of_room
+from blockstore.store.home import write_in_place
 
 NAME: Final = "daemon.handover"
 
@@ -50,14 +49,7 @@ class Handover:
         needs room. Raises OutOfRoom. Itself."""
         data = json.dumps(asdict(self)).encode().ljust(SIZE_BYTES)
         assert len(data) == SIZE_BYTES
-        try:
-            fd = os.open(state / NAME, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                os.pwrite(fd, data, 0)
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise lack_of_room(error, str(state)) from None
+        write_in_place(state / NAME, data)
         return self
 
     def changed(self, state: Path, **fields: str | float) -> Handover:

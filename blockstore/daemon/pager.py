@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from blockstore.daemon.door import Door
-from blockstore.daemon.fetches import Fetches
+from blockstore.daemon.fetches import END_S, Fetches
 from blockstore.daemon.tier_health import TierHealth
 from blockstore.errors import InputError
 from blockstore.store.geometry import SEGMENT_BYTES
@@ -57,9 +57,6 @@ SWEEP_PIECES: Final = 64
 FIRST_RETRY_S: Final = 0.5
 LONGEST_RETRY_S: Final = 10.0
 """When the tier fails; doubled each time."""
-
-END_S: Final = 15.0
-"""How long the thread may take to end; longer than a tier may take to be away (WAIT_S)."""
 
 
 class Pager:

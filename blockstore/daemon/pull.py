@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstore.daemon.door import Door
+from blockstore.daemon.fetches import END_S
 from blockstore.daemon.sources import Place, Sources
 from blockstore.errors import BlockstoreError, CorruptBlock, InputError
 from blockstore.store import pushed
@@ -39,9 +40,6 @@ ENTRIES_A_VISIT: Final = 8192
 
 OUTCOMES_KEPT: Final = 16
 """Of pulls that are over; whoever began one asks for it within a fraction of a second."""
-
-END_S: Final = 15.0
-"""How long the thread may take to end; longer than a tier may take to be away (WAIT_S)."""
 
 
 class Pull:

@@ -8,7 +8,7 @@ from typing import Final
 
 from blockstore.errors import InputError, StateError
 from blockstore.store import superblock
-from blockstore.store.home import DirectoryHome, lack_of_room
+from blockstore.store.home import DirectoryHome, write_in_place
 from blockstore.store.store import Store
 from blockstore.store.tiers import Tier, TierAway, open_tier
 
@@ -100,15 +100,7 @@ def _remembered(state: Path) -> str:
 
 
 def _remember(state: Path, url: str) -> None:
-    """In place and on one page: a killed process leaves the old name or the new one."""
     data = os.fsencode(url).ljust(SIZE_BYTES)
     if len(data) > SIZE_BYTES:
         raise InputError(f"--spill has more than {SIZE_BYTES} bytes; use a shorter path")
-    try:
-        fd = os.open(state / NAME, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.pwrite(fd, data, 0)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise lack_of_room(error, str(state)) from None
+    write_in_place(state / NAME, data)

@@ -167,6 +167,19 @@ def _copy_data(source: int, target: int) -> None:
             start += os.sendfile(target, source, start, position - start)
 
 
+def write_in_place(path: Path, data: bytes) -> None:
+    """Let a small file, of one page at most and always of one length, have this content. A killed process leaves the
+    old or the new one, and only the first write needs room. Raises OutOfRoom, OSError."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(fd, data, 0)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise lack_of_room(error, str(path.parent)) from None
+
+
 def free_bytes_under(place: Path) -> int:
     """What the file system there has left for us."""
     space = os.statvfs(place)
