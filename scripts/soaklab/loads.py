@@ -22,6 +22,9 @@ from typing import Final
 BLOCK_BYTES: Final = 4096
 MAPPED_BYTES: Final = 32 << 20
 STALL_BYTES: Final = 4 << 20
+REWRITTEN_BYTES: Final = 64 << 20
+REREAD_BYTES: Final = 16 << 20
+READ_BYTES: Final = 128 << 10
 
 SLOW_S: Final = 0.02
 """A read that takes longer has waited for something else than the disk of a cold block."""
@@ -122,6 +125,63 @@ def stalls(path: Path, seed: int) -> dict[str, list[float]]:
     return {"begun": begun, "lasted": lasted}
 
 
+def rewritten(path: Path, seed: int) -> dict[str, int]:
+    """Write a mapped file anew, write it back, drop it from the page cache, and look at all of it; counts losses.
+
+    Nothing is written again before it was looked at: a write-back that was lost shows, once its page has left.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    os.ftruncate(descriptor, REWRITTEN_BYTES)
+    memory = mmap.mmap(descriptor, REWRITTEN_BYTES)
+    found = {"rounds": 0, "lost_pages": 0, "failed_writes": 0, "failed_reads": 0}
+    while _wanted:
+        found["rounds"] += 1
+        for page in range(REWRITTEN_BYTES // BLOCK_BYTES):
+            memory[page * BLOCK_BYTES : (page + 1) * BLOCK_BYTES] = _stamped(seed + found["rounds"], page)
+        try:
+            memory.flush()
+        except OSError:
+            found["failed_writes"] += 1
+        memory.madvise(mmap.MADV_DONTNEED)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        for start in range(0, REWRITTEN_BYTES, READ_BYTES):
+            try:
+                data = os.pread(descriptor, READ_BYTES, start)
+            except OSError:
+                found["failed_reads"] += 1
+                continue
+            for at in range(0, READ_BYTES, BLOCK_BYTES):
+                wanted = _stamped(seed + found["rounds"], (start + at) // BLOCK_BYTES)
+                found["lost_pages"] += data[at : at + BLOCK_BYTES] != wanted
+    return found
+
+
+def reread(path: Path, seed: int) -> dict[str, int]:
+    """Read a file that is not in the page cache, again and again, in long and in short pieces; counts failures."""
+    content = b"".join(_stamped(seed, page) for page in range(REREAD_BYTES // BLOCK_BYTES))
+    path.write_bytes(content)
+    descriptor = os.open(path, os.O_RDWR)
+    os.fsync(descriptor)
+    found = {"reads": 0, "failed_reads": 0, "wrong_reads": 0}
+    while _wanted:
+        for read_bytes in (READ_BYTES, BLOCK_BYTES):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            for start in range(0, REREAD_BYTES, read_bytes):
+                found["reads"] += 1
+                try:
+                    data = os.pread(descriptor, read_bytes, start)
+                except OSError:
+                    found["failed_reads"] += 1
+                    continue
+                found["wrong_reads"] += data != content[start : start + read_bytes]
+    return found
+
+
+def _stamped(number: int, page: int) -> bytes:
+    """Returns a block that no other round and no other page has, and that takes the store little time."""
+    return number.to_bytes(8, "little") * 256 + page.to_bytes(8, "little") * 256
+
+
 def _block(chance: random.Random, words: list[bytes]) -> bytes:
     """Of every kind that the store tells apart."""
     kind = chance.random()
@@ -140,7 +200,13 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    kinds: dict[str, Callable[[Path, int], object]] = {"mapped": mapped, "names": names, "stalls": stalls}
+    kinds: dict[str, Callable[[Path, int], object]] = {
+        "mapped": mapped,
+        "names": names,
+        "stalls": stalls,
+        "rewritten": rewritten,
+        "reread": reread,
+    }
     signal.signal(signal.SIGTERM, _end)
     print(json.dumps(kinds[arguments[0]](Path(arguments[1]), int(arguments[2]))))
     return 0

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
-import shutil
-import signal
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,23 +15,27 @@ from typing import Any, Final
 from guestlab import work
 from guestlab.guest import Guest
 
+from soaklab.mounted import (
+    COMMAND_S,
+    SoakError,
+    blockstore,
+    end_load,
+    kill_daemon,
+    mounted,
+    running,
+    running_load,
+    said,
+    status,
+)
+
 GUEST_BYTES: Final = 128 << 20
 GUEST_WORK_MIB: Final = 16
 FIO_MIB: Final = 64
-
-COMMAND_S: Final = 120.0
-"""How long a command on the mount may take at most, restarts included."""
-
-RESTART_S: Final = 30.0
 
 LEAST_PAUSE_S: Final = 0.2
 """Between two kills: the next daemon should get somewhere, though not always to the end of its start."""
 
 Say = Callable[[str], None]
-
-
-class SoakError(Exception):
-    """Something was lost, or died, or hangs."""
 
 
 @dataclass
@@ -57,10 +56,10 @@ class Verdict:
 def soak(kills: int, pause_s: float, stored_bytes: int, seed: int, say: Say) -> Verdict:
     """Kill the daemon so many times, on average every `pause_s`, with so much stored. Raises SoakError."""
     chance, verdict = random.Random(seed), Verdict()
-    with _mounted(stored_bytes) as (mount, state), contextlib.ExitStack() as stack:
+    with mounted(stored_bytes) as (mount, state), contextlib.ExitStack() as stack:
         say(f"storing {stored_bytes >> 20} MiB")
         _store(mount / "ballast", stored_bytes, seed)
-        loads = {kind: stack.enter_context(_load(kind, mount, seed)) for kind in ("mapped", "names", "stalls")}
+        loads = {kind: stack.enter_context(running_load(kind, mount, seed)) for kind in ("mapped", "names", "stalls")}
         loads["fio"] = stack.enter_context(_fio(mount / "fio", seed))
         guest = stack.enter_context(Guest("soak", GUEST_BYTES, mount / "guest"))
         guest.wait_ready(COMMAND_S)
@@ -71,7 +70,7 @@ def soak(kills: int, pause_s: float, stored_bytes: int, seed: int, say: Say) -> 
         while verdict.kills < kills:
             time.sleep(LEAST_PAUSE_S + chance.uniform(0, 2 * max(pause_s - LEAST_PAUSE_S, 0)))
             killed_at.append(time.time())
-            _kill_daemon(state)
+            kill_daemon(state)
             verdict.kills += 1
             loads["fio"] = _still_runs(loads, loads["fio"], stack, mount, seed + verdict.kills)
             if verdict.kills % 20 == 0:
@@ -80,34 +79,16 @@ def soak(kills: int, pause_s: float, stored_bytes: int, seed: int, say: Say) -> 
                 _check_guest(guest)
                 checked_at = time.monotonic()
         _check_guest(guest)
-        verdict.done = {kind: _end(kind, process) for kind, process in loads.items() if kind != "fio"}
+        verdict.done = {kind: end_load(kind, process) for kind, process in loads.items() if kind != "fio"}
         _end_fio(loads["fio"])
         slow = verdict.done.pop("stalls")
         verdict.stalls_s = [_stall_of(moment, slow) for moment in killed_at]
-        verdict.restarts = _status(mount)["restarts"]
+        verdict.restarts = status(mount)["restarts"]
         say("verifying the store")
-        result = _blockstore("verify", str(mount))
+        result = blockstore("verify", str(mount))
         if result.returncode:
             raise SoakError(f"the store is not whole: {result.stdout}{result.stderr}")
     return verdict
-
-
-@contextlib.contextmanager
-def _mounted(stored_bytes: int) -> Iterator[tuple[Path, Path]]:
-    workspace = Path(tempfile.mkdtemp(prefix="blockstore-soak-", dir="/dev/shm"))
-    mount, state = workspace / "mount", workspace / "state"
-    mount.mkdir()
-    try:
-        result = _blockstore("mount", str(mount), "--state", str(state), "--pool-limit", f"{stored_bytes + (1 << 30)}")
-        if result.returncode:
-            raise SoakError(result.stderr)
-        try:
-            yield mount, state
-        finally:
-            if _blockstore("umount", str(mount), "--discard").returncode:
-                _blockstore("umount", "--force", str(mount))
-    finally:
-        shutil.rmtree(workspace, ignore_errors=True)
 
 
 def _store(path: Path, size_bytes: int, seed: int) -> None:
@@ -123,13 +104,6 @@ def _store(path: Path, size_bytes: int, seed: int) -> None:
 
 
 @contextlib.contextmanager
-def _load(kind: str, mount: Path, seed: int) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "soaklab.loads", kind, str(mount / kind), str(seed)]
-    with _process(command) as process:
-        yield process
-
-
-@contextlib.contextmanager
 def _fio(path: Path, seed: int) -> Iterator[subprocess.Popen[str]]:
     command = [
         *("fio", "--name=verify", f"--filename={path}", f"--size={FIO_MIB}M", "--ioengine=mmap", "--bs=4k"),
@@ -137,28 +111,8 @@ def _fio(path: Path, seed: int) -> Iterator[subprocess.Popen[str]]:
         *("--fsync=1024", "--end_fsync=1", "--buffer_compress_percentage=50", "--refill_buffers"),
         *(f"--randseed={seed}", "--allow_file_create=1", "--aux-path=/tmp"),
     ]
-    with _process(command) as process:
+    with running(command) as process:
         yield process
-
-
-@contextlib.contextmanager
-def _process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait(COMMAND_S)
 
 
 def _still_runs(
@@ -171,7 +125,7 @@ def _still_runs(
     """Raise for a load that has ended; fio ends when it has verified everything, and begins again."""
     for kind, process in loads.items():
         if process is not fio and process.poll() is not None:
-            raise SoakError(f"the load {kind!r} ended (exit code {process.returncode}): {_said(process)}")
+            raise SoakError(f"the load {kind!r} ended (exit code {process.returncode}): {said(process)}")
     if fio.poll() is None:
         return fio
     _end_fio(fio)
@@ -187,48 +141,10 @@ def _end_fio(fio: subprocess.Popen[str]) -> None:
         raise SoakError(f"fio failed (exit code {fio.returncode}): {output[-2000:]}{errors[-2000:]}")
 
 
-def _end(kind: str, process: subprocess.Popen[str]) -> Any:
-    process.terminate()
-    try:
-        output, errors = process.communicate(timeout=COMMAND_S)
-    except subprocess.TimeoutExpired:
-        raise SoakError(f"the load {kind!r} did not end within {COMMAND_S:.0f} s") from None
-    if process.returncode:
-        raise SoakError(f"the load {kind!r} failed (exit code {process.returncode}): {errors[-3000:]}")
-    return json.loads(output)
-
-
-def _said(process: subprocess.Popen[str]) -> str:
-    _, errors = process.communicate(timeout=COMMAND_S)
-    return errors[-3000:].strip()
-
-
 def _check_guest(guest: Guest) -> None:
     wrong = work.verify(guest)
     if wrong or not work.verified_files(guest):
         raise SoakError(f"the guest finds its memory changed: {wrong[:3]}")
-
-
-def _kill_daemon(state: Path) -> None:
-    """kill -9; the daemon may be in any part of its life, or just being started."""
-    deadline = time.monotonic() + RESTART_S
-    while time.monotonic() < deadline:
-        for pid in _daemons(state):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-                return
-        time.sleep(0.005)
-    raise SoakError(f"no daemon was started within {RESTART_S:.0f} s; look at {state}/daemon.log")
-
-
-def _daemons(state: Path) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            command = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
-            if b"blockstore.daemon" in command and json.loads(command[-2])["state"] == str(state):
-                found.append(int(entry.name))
-    return found
 
 
 def _stall_of(killed_at: float, slow: dict[str, list[float]]) -> float:
@@ -239,21 +155,3 @@ def _stall_of(killed_at: float, slow: dict[str, list[float]]) -> float:
         if begun - 0.05 <= killed_at <= begun + lasted or 0 <= begun - killed_at < 0.05
     ]
     return max(around, default=0.0)
-
-
-def _status(mount: Path) -> dict[str, Any]:
-    result = _blockstore("status", str(mount), "--json")
-    if result.returncode:
-        raise SoakError(result.stderr)
-    total: dict[str, Any] = json.loads(result.stdout)["total"]
-    return total
-
-
-def _blockstore(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "blockstore", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_S,
-        check=False,
-    )
