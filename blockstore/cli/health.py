@@ -40,6 +40,8 @@ def judge(answer: Mapping[str, Any]) -> Health:
         level = CRITICAL if share >= CRITICAL_SHARE else WARNING
         room = format_size(answer["pool_room"])
         found.append((level, f"the pool is {share:.0%} full, with room for {room}; {_MAKE_ROOM}"))
+    if answer["refused_writes"]:
+        found.append((CRITICAL, f"writes failed for want of room ({answer['refused_writes']}); {_WAIT}"))
     if answer["corrupt_reads"]:
         found.append((CRITICAL, f"reads met corrupt blocks ({answer['corrupt_reads']}); {_VERIFY}"))
     if answer["lost_blocks"]:
@@ -65,4 +67,5 @@ def judge(answer: Mapping[str, Any]) -> Health:
 
 _MAKE_ROOM: Final = "delete files, punch memory, or raise the limit with `blockstore set`"
 _PUSH: Final = "delete what was pulled, and push and pull it again"
+_WAIT: Final = "no more data can wait until the pool has room; `blockstore reload` ends this warning"
 _VERIFY: Final = "`blockstore verify` tells which, and ends this warning when all is well"

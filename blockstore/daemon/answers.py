@@ -85,6 +85,7 @@ class Answers:
             "can_be_replaced": session.can_be_replaced,
             "is_orphaned": session.is_orphaned,
             "stalled": session.stalled,
+            "refused_writes": session.lane.refused_writes if session.lane else 0,
             "corrupt_reads": session.corrupt_reads,
             "tier": session.tier_figures(),
             "tier_latency": session.fetches.latency.figures() if session.tier else None,

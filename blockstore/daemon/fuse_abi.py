@@ -21,6 +21,8 @@ FALLOCATE: Final = 43
 LSEEK: Final = 46
 COPY_FILE_RANGE: Final = 47
 COPY_FILE_RANGE_64: Final = 53  # Linux 6.18
+UNANSWERED: Final = frozenset((FORGET, BATCH_FORGET, INTERRUPT))
+"""Requests that the kernel expects no answer to."""
 
 # len, opcode, unique, nodeid, uid, gid, pid, total_extlen, padding
 IN_HEADER: Final = struct.Struct("<IIQQIIIHH")
@@ -48,8 +50,9 @@ OUT_U64: Final = struct.Struct("<IiQQ")
 
 # In an INIT request: major, minor, max_readahead, flags, at offset 40; with INIT_EXT flags2 u32 follows
 INIT_IN: Final = struct.Struct("<IIII")
-# In an INIT answer: major, minor, max_readahead, flags, max_background, congestion_threshold, at offset 16
-INIT_OUT: Final = struct.Struct("<IIIIHH")
+# In an INIT answer: major, minor, max_readahead, flags, max_background, congestion_threshold, max_write, time_gran,
+# max_pages, at offset 16
+INIT_OUT: Final = struct.Struct("<IIIIHHIIH")
 
 # fuse_open_out: fh, open_flags, padding; the answer to OPEN, and behind fuse_entry_out the answer to CREATE
 OPEN_OUT: Final = struct.Struct("<QII")
@@ -78,7 +81,10 @@ FALLOC_PUNCH_HOLE: Final = 2
 FALLOC_ZERO_RANGE: Final = 16
 
 MAXIMUM_WRITE_BYTES: Final = 1 << 20
-"""FUSE_MAX_MAX_PAGES (256) pages, which libfuse asks for."""
+"""FUSE_MAX_MAX_PAGES (256) pages, which libfuse asks for. It is less where a pipe cannot hold as much (device.py)."""
+
+PAGE_BYTES: Final = 4096
+"""What a pipe's slot and `max_pages` count."""
 
 HEAD_BYTES: Final = IN_HEADER.size + READ_WRITE_IN.size
 assert HEAD_BYTES == REQUEST.size == 80

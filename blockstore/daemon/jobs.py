@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 MAXIMUM_JOBS: Final = 32
 """Jobs under way at once, each with a buffer of up to 1 MiB. The kernel sends at most MAXIMUM_BACKGROUND (relay.py)
 write-back requests at once; direct writers come on top. When there are more, the device is not read until one is
-done; of those that wait for room, direct ones beyond this number fail with ENOSPC."""
+done; when so many wait for room, further direct writes are parked (parked_writes.py)."""
 
 STALL_RETRY_MS: Final = 50
 """How often a job that found no room tries again: often enough not to be felt, at no cost worth naming."""

@@ -12,8 +12,8 @@ A hot path; its benchmark is `scripts/bench fault`.
 from __future__ import annotations
 
 import errno
-import io
 import logging
+import mmap
 import os
 import select
 import threading
@@ -25,10 +25,12 @@ from typing import Final
 
 from blockstore.daemon import fuse_abi as abi
 from blockstore.daemon.buffers import REST_MS, Buffers
+from blockstore.daemon.device import Device
 from blockstore.daemon.door import Door
 from blockstore.daemon.fetches import Fetches
 from blockstore.daemon.jobs import MAXIMUM_JOBS, Job, Jobs
 from blockstore.daemon.latency import Latency
+from blockstore.daemon.parked_writes import ParkedWrite, ParkedWrites
 from blockstore.daemon.range_requests import RangeRequests
 from blockstore.daemon.relay import Relay
 from blockstore.daemon.small_writes import GATHERED_BYTES, SmallWrites, is_small, written
@@ -71,7 +73,7 @@ class Lane:
 
     def __init__(
         self,
-        device_fd: int,
+        device: Device,
         store: Store,
         door: Door,
         relay: Relay,
@@ -81,7 +83,8 @@ class Lane:
         fetches: Fetches | None = None,
         makes_room: Callable[[], bool] = bool,
     ) -> None:
-        self._fd = device_fd
+        self._fd = device.descriptor
+        self._device = device
         self._store = store
         self._verified = store.decoder.verified
         self._door = door
@@ -90,10 +93,9 @@ class Lane:
         self._saw_init = saw_init
         self._died = died
         self._poll = select.poll()
-        self._poll.register(device_fd, select.POLLIN)
+        self._poll.register(self._fd, select.POLLIN)
         self._poll_pending = select.poll()  # for another thread: one poll object is for one thread
-        self._poll_pending.register(device_fd, select.POLLIN)
-        self._device = io.FileIO(device_fd, "r", closefd=False)
+        self._poll_pending.register(self._fd, select.POLLIN)
         self._buffers = Buffers(_REQUEST_BYTES)
         self._request = self._buffers.take()
         self.fault_latency, self.write_latency = Latency(TIMED_FAULTS), Latency()
@@ -106,11 +108,13 @@ class Lane:
         self._gathered_end = 0
         self._free_from = 0  # what stands in the buffer before is still needed
         self._held_bytes = 0  # of a request that stands behind, and was read during a step that must end first
+        self._held_in_a_row = 0
         self._in_step = False
         store.breathe_with(self._breathe)
         self._quick_steps = 0
         self._changed = True
         self._thread = threading.Thread(target=self._run, name="lane", daemon=True)
+        self._parked = ParkedWrites()
         self.corrupt_reads = 0
         self.turns = 0
         """Requests taken from the device."""
@@ -119,7 +123,12 @@ class Lane:
     @property
     def stalled(self) -> int:
         """Requests that wait for room."""
-        return self._jobs.stalled
+        return self._jobs.stalled + self._parked.count
+
+    @property
+    def refused_writes(self) -> int:
+        """Writes that got ENOSPC because too much data waited for room already."""
+        return self._parked.refused
 
     def start(self, ended: Callable[[], None]) -> None:
         """Serve until the mount is gone, then call `ended` (in the lane's thread)."""
@@ -133,6 +142,12 @@ class Lane:
     def _run(self) -> None:
         try:
             while True:
+                if self._held_bytes:
+                    self._take_held()
+                    continue
+                self._held_in_a_row = 0
+                if self._parked.count and self._jobs.count < MAXIMUM_JOBS:
+                    self._admit(self._parked.take())
                 if self._jobs.count and not self._wait_beside_jobs():
                     self._advance()
                     continue
@@ -148,12 +163,11 @@ class Lane:
         self._ended()
 
     def _advance(self) -> None:
-        """One step of a job, and what was read during it."""
+        """One step of a job."""
         self._store.slice_blocks = self._slice_blocks()
         self._free_from, self._in_step = 0, True
         self._jobs.advance()
         self._in_step = False
-        self._take_held()
 
     def _breathe(self) -> None:
         """Answer the faults that wait, within a step of a write. It is at the door for us, and its data must stay."""
@@ -161,10 +175,12 @@ class Lane:
             return
         for _ in range(REQUESTS_A_BREATH):
             has_room = self._jobs.count < MAXIMUM_JOBS and len(self._request) - self._free_from >= _ONE_REQUEST_BYTES
-            if self._held_bytes or not has_room or not self._poll.poll(0):
+            if self._held_bytes or self._held_in_a_row >= REQUESTS_BETWEEN_STEPS:
+                return
+            if not has_room or not self._poll.poll(0):
                 return
             try:
-                size = self._read_at_once(self._free_from)
+                size = self._device.read_at_once(memoryview(self._request)[self._free_from :])
             except OSError:
                 return  # whoever reads next will say so
             if not size:
@@ -181,9 +197,15 @@ class Lane:
                 self._held_bytes = size
 
     def _take_held(self) -> None:
+        """Takes the request that was read during a step, and that stands behind what the step needed.
+
+        Called by the loop of the thread only: a request that is taken may leave another one behind itself.
+        """
         size, self._held_bytes = self._held_bytes, 0
-        if size:
-            self._take(self._free_from, size)
+        self._request.move(0, self._free_from, size)
+        self._free_from = 0
+        self._held_in_a_row += 1
+        self._take(0, size)
 
     def is_stuck(self, turns_before: int) -> bool:
         """Do requests wait in the device, although none was taken since `turns` was `turns_before`?"""
@@ -216,8 +238,7 @@ class Lane:
         request, jobs = self._request, self._jobs
         while True:
             try:
-                # One buffer, by readinto: readv takes a third of a microsecond more.
-                size = self._read_at_once(0) if jobs.count else self._device.readinto(request)
+                size = self._device.read_at_once(request) if jobs.count else self._device.read(request)
             except OSError as error:
                 if error.errno in (errno.ENOENT, errno.EINTR):
                     return True  # the request was withdrawn before we could read it
@@ -247,20 +268,21 @@ class Lane:
         return True
 
     def _take(self, at: int, size: int) -> None:
-        """A request that is no READ, `size` bytes from `at` in the buffer."""
+        """A request that is no READ, `size` bytes from `at` in the buffer. Each one is answered, whatever happens."""
         opcode, unique, inode, offset, _, flags = _unpack_request(self._request, at)
-        if opcode not in self._handlers and opcode != abi.WRITE:
-            self._hand_on(opcode, unique, bytearray(self._request[at : at + size]))
-            return
-        self._changed = True
         try:
             if opcode == abi.WRITE:
+                self._changed = True
                 self._write(at, unique, inode, offset, size - abi.HEAD_BYTES, flags)
-            else:
+            elif opcode in self._handlers:
+                self._changed = True
                 self._handlers[opcode](unique, inode, self._request[at + abi.IN_HEADER.size : at + size])
+            else:
+                self._hand_on(opcode, unique, bytearray(self._request[at : at + size]))
         except Exception:
+            if opcode not in abi.UNANSWERED:
+                self._fail(unique, errno.EIO)
             log.exception("request %d on file %d", opcode, inode)
-            self._fail(unique, errno.EIO)
 
     def _fault(self, unique: int, inode: int, offset: int, door: AbstractContextManager[object] | None = None) -> bool:
         """Answer for one whole block in as few steps as there can be; False when `_read` has to look closer."""
@@ -279,7 +301,7 @@ class Lane:
                 except NotHere:
                     self._wants = self._missing(offset >> BLOCK_SHIFT, volume)
                     return False
-        except (CorruptBlock, KeyError):
+        except Exception:  # whatever it is, `_read` says so
             return False
         try:
             # One piece: a second one costs the kernel more than it costs to put them together.
@@ -343,31 +365,43 @@ class Lane:
                 self._store.paging.saw(rows.where.items[row])
 
     def _write(self, at: int, unique: int, inode: int, offset: int, size: int, flags: int) -> None:
-        if self._jobs.stalled >= MAXIMUM_JOBS and not flags & abi.WRITE_CACHE:
-            self._fail(unique, errno.ENOSPC)  # whoever still calls write(2) can be told; a page fault cannot
-            return
         volume = self._store.volumes[inode]
         buffer = self._request
         data = memoryview(buffer)[at + abi.HEAD_BYTES : at + abi.HEAD_BYTES + size]
+        if (self._parked.count or self._jobs.stalled >= MAXIMUM_JOBS) and not flags & abi.WRITE_CACHE:
+            if not self._parked.park(ParkedWrite(unique, inode, offset, bytes(data))):
+                self._fail(unique, errno.ENOSPC)  # write(2) can be told; a page fault cannot
+            return
         if not (at or self._in_step or self._jobs.stalled) and is_small(offset, size):
             together = SmallWrites(volume.domain, self._slice_blocks())
             together.add(unique, volume, offset, data)
             self._write_together(together, abi.HEAD_BYTES + size)
             return
-        steps = self._store.write_steps(volume, offset, data)
-        job = Job(unique, volume, steps, partial(written, unique, size), buffer)
+        job = self._write_job(unique, volume, offset, data, buffer)
         if size <= SMALL_WRITE_BYTES and not self._jobs.can_go_on and not self._quick_steps:
             self._free_from = at + abi.HEAD_BYTES + size
-            done = self._jobs.finish_now(job)
-            if not done:
-                behind, self._request = self._request, self._buffers.take()
-                self._request[: self._held_bytes] = behind[self._free_from : self._free_from + self._held_bytes]
+            if not self._jobs.finish_now(job):
+                self._request = self._buffers.take()
+                self._request[: self._held_bytes] = buffer[self._free_from : self._free_from + self._held_bytes]
                 self._free_from = 0
                 self._jobs.enter_waiting(job)
-            self._take_held()
             return
         self._request = self._buffers.take()
         self._jobs.enter(job)
+
+    def _write_job(
+        self, unique: int, volume: Volume, offset: int, data: memoryview, buffer: mmap.mmap | None = None
+    ) -> Job:
+        steps = self._store.write_steps(volume, offset, data)
+        return Job(unique, volume, steps, partial(written, unique, len(data)), buffer)
+
+    def _admit(self, write: ParkedWrite) -> None:
+        """Makes a job of a write that was parked."""
+        volume = self._store.volumes.get(write.inode)
+        if volume is None:
+            self._fail(write.unique, errno.EIO)
+            return
+        self._jobs.enter(self._write_job(write.unique, volume, write.offset, memoryview(write.data)))
 
     def _slice_blocks(self) -> int:
         """How much the next step shall take."""
@@ -393,9 +427,7 @@ class Lane:
                 self.write_latency.observe(time.perf_counter_ns() - together.started_ns)
         else:
             for unique, volume, offset, data in together.singly():
-                steps = self._store.write_steps(volume, offset, data)
-                self._jobs.enter(Job(unique, volume, steps, partial(written, unique, len(data))))
-        self._take_held()
+                self._jobs.enter(self._write_job(unique, volume, offset, memoryview(data)))
 
     def _gather(self, together: SmallWrites, end: int) -> int:
         """Read on behind `end`; the size of a request that does not belong there, at `_gathered_end`, or 0. Never
@@ -405,7 +437,7 @@ class Lane:
             if together.is_full or not self._poll.poll(0):
                 break
             try:
-                size = self._read_at_once(end)
+                size = self._device.read_at_once(memoryview(self._request)[end:])
             except OSError:
                 break  # withdrawn, or the mount is gone: whoever reads next will say so
             if not size:
@@ -424,18 +456,9 @@ class Lane:
             end += size
         return 0
 
-    def _read_at_once(self, at: int) -> int | None:
-        """A request into the buffer, if there is one. What poll(2) has seen may be withdrawn, because somebody was
-        killed, and to wait for the next one would keep all waiting whose requests were taken already."""
-        os.set_blocking(self._fd, False)
-        try:
-            return self._device.readinto(memoryview(self._request)[at:])
-        finally:
-            os.set_blocking(self._fd, True)
-
     def _hand_on(self, opcode: int, unique: int, request: bytearray) -> None:
         if self._relay.closed:  # pyfuse3's side has failed; VMs that run get their memory all the same
-            if opcode not in (abi.FORGET, abi.BATCH_FORGET, abi.INTERRUPT):
+            if opcode not in abi.UNANSWERED:
                 self._fail(unique, errno.EIO)
         elif opcode == abi.INIT:
             self._saw_init(bytes(request))
@@ -444,6 +467,8 @@ class Lane:
             (target,) = abi.INTERRUPT_IN.unpack_from(request, abi.IN_HEADER.size)
             if target in self._relay.unanswered:
                 self._relay.forward(opcode, unique, request)
+            elif self._parked.give_up(target):
+                self._fail(target, errno.EINTR)
             elif self._fetches is None or not self._fetches.interrupt(target):
                 self._jobs.interrupt(target)
         else:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Final
 
 from blockstore.daemon.buffers import untouched
+from blockstore.daemon.device import Device
 from blockstore.daemon.fuse_abi import (
     ASYNC_DIO,
     ASYNC_READ,
@@ -38,6 +39,7 @@ from blockstore.daemon.fuse_abi import (
     OPEN_NOFLUSH,
     OPEN_OUT,
     OUT_HEADER,
+    PAGE_BYTES,
     PID_OFFSET,
     SPLICE_FLAGS,
     UNIQUE_OFFSET,
@@ -84,9 +86,9 @@ class Relay:
     resent, and TICKET_RESENT if it is.
     """
 
-    def __init__(self, device_fd: int, died: Callable[[], None]) -> None:
+    def __init__(self, device: Device, died: Callable[[], None]) -> None:
         """`died` is called, in the thread, when it ends by an error."""
-        self._device_fd = device_fd
+        self.device = device
         self._died = died
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (self._ours, self._theirs):
@@ -110,7 +112,7 @@ class Relay:
         return os.dup(self._theirs.fileno())
 
     def forward(self, opcode: int, unique: int, request: bytearray) -> None:
-        """Hand a whole request to pyfuse3. Blocks while pyfuse3 has a full socket of requests to do."""
+        """Hand a whole request to pyfuse3. Blocks while pyfuse3 has a full socket of requests to do. Raises OSError."""
         if opcode == BATCH_FORGET:
             for part in _split_forgets(request):
                 self._ours.send(part)
@@ -118,7 +120,11 @@ class Relay:
         if opcode != FORGET:  # which has no answer
             self.unanswered[unique] = opcode
         _TICKET.pack_into(request, PID_OFFSET, ticket_of(unique))
-        self._ours.send(request)
+        try:
+            self._ours.send(request)
+        except OSError:
+            self.unanswered.pop(unique, None)
+            raise
 
     def replay_init(self, request: bytes) -> None:
         """Tell pyfuse3 what the kernel told another daemon's; its answer is for nobody. Before the lane starts."""
@@ -161,9 +167,9 @@ class Relay:
             if unique == _INIT_REPLAYED and opcode == INIT:
                 continue
             if not error:
-                _edit_answer(opcode, buffer)
+                _edit_answer(opcode, buffer, self.device.maximum_write_bytes)
             try:
-                os.write(self._device_fd, view[:size])
+                os.write(self.device.descriptor, view[:size])
             except OSError as failure:
                 # ENOENT: the request was interrupted meanwhile; ENODEV: the mount is gone. Both are no news.
                 if failure.errno not in (errno.ENOENT, errno.ENODEV):
@@ -173,7 +179,12 @@ class Relay:
 def lend_init(device_fd: int, session_fd: int) -> Callable[[], None]:
     """For a session without a relay: INIT comes to libfuse through a socket in the place of the device, without what is
     HARMFUL. To be called when mounted; call what it returns before INIT is answered."""
-    request = bytearray(os.read(device_fd, HEAD_BYTES + MAXIMUM_WRITE_BYTES + mmap.PAGESIZE))
+    buffer = untouched(HEAD_BYTES + MAXIMUM_WRITE_BYTES + PAGE_BYTES)
+    device = Device(device_fd)
+    try:
+        request = bytearray(buffer[: device.read(buffer)])
+    finally:
+        device.close()
     offer_less(request, HARMFUL)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     os.dup2(theirs.fileno(), session_fd, inheritable=False)
@@ -200,10 +211,10 @@ def ticket_of(unique: int) -> int:
     return unique >> 1 & _TICKET_NUMBER | (TICKET_RESENT if unique & UNIQUE_RESEND else 0)
 
 
-def _edit_answer(opcode: int, buffer: mmap.mmap) -> None:
+def _edit_answer(opcode: int, buffer: mmap.mmap, maximum_write_bytes: int) -> None:
     """What pyfuse3 has no words for."""
     if opcode == INIT:
-        _edit_init_answer(buffer)
+        _edit_init_answer(buffer, maximum_write_bytes)
     elif opcode == OPEN:
         _do_not_flush(buffer, OUT_HEADER.size)
     elif opcode == CREATE:
@@ -217,12 +228,16 @@ def _do_not_flush(buffer: mmap.mmap, offset: int) -> None:
     OPEN_OUT.pack_into(buffer, offset, fh, flags | OPEN_NOFLUSH, padding)
 
 
-def _edit_init_answer(buffer: mmap.mmap) -> None:
-    major, minor, max_readahead, flags, _, _ = INIT_OUT.unpack_from(buffer, OUT_HEADER.size)
-    read_ahead = min(max_readahead, READ_AHEAD_BYTES)
-    INIT_OUT.pack_into(
-        buffer, OUT_HEADER.size, major, minor, read_ahead, flags, MAXIMUM_BACKGROUND, CONGESTION_THRESHOLD
+def _edit_init_answer(buffer: mmap.mmap, maximum_write_bytes: int) -> None:
+    major, minor, max_readahead, flags, _, _, max_write, granularity, max_pages = INIT_OUT.unpack_from(
+        buffer, OUT_HEADER.size
     )
+    read_ahead = min(max_readahead, READ_AHEAD_BYTES)
+    max_write = min(max_write, maximum_write_bytes)
+    max_pages = min(max_pages, maximum_write_bytes // PAGE_BYTES)
+    background = (MAXIMUM_BACKGROUND, CONGESTION_THRESHOLD)
+    answer = (major, minor, read_ahead, flags, *background, max_write, granularity, max_pages)
+    INIT_OUT.pack_into(buffer, OUT_HEADER.size, *answer)
 
 
 def _split_forgets(request: bytearray) -> list[bytes]:

@@ -28,6 +28,7 @@ from blockstore.daemon.arriving import Arriving
 from blockstore.daemon.attachments import Attachments
 from blockstore.daemon.background import Background
 from blockstore.daemon.companion import Companion
+from blockstore.daemon.device import Device
 from blockstore.daemon.door import Door
 from blockstore.daemon.fetches import Fetches
 from blockstore.daemon.handover import Handover
@@ -175,7 +176,7 @@ class Session:
         if self.options.allow_other:
             flags.add("allow_other")
         if self._takes_over:
-            self._relay = Relay(self._device_fd, _die)
+            self._relay = Relay(Device(self._device_fd), _die)
             self._session_fd = self._relay.lend()
             pyfuse3.init(self.operations, f"/dev/fd/{self._session_fd}", flags)
         else:
@@ -209,7 +210,7 @@ class Session:
         if self.options.lane:
             # pyfuse3 keeps one end of a socket pair in the place of the device (DESIGN.md section 4).
             os.set_blocking(self._device_fd, True)
-            self._relay = Relay(self._device_fd, _die)
+            self._relay = Relay(Device(self._device_fd), _die)
         else:
             self.operations.at_init = lend_init(self._device_fd, self._session_fd)
 
@@ -245,7 +246,7 @@ class Session:
     def _start_relay(self, relay: Relay) -> None:
         relay.start(self._session_fd)
         self.lane = Lane(
-            self._device_fd,
+            relay.device,
             self.store,
             self.door,
             relay,

@@ -134,6 +134,12 @@ MOUNT: Final = (
     _Of("restarts", "Daemons that took over since the mount was made.", _one("restarts"), is_counter=True),
     _Of("mounted_timestamp_seconds", "When the mount was made.", _one("mounted_at")),
     _Of("stalled_requests", "Requests that wait for room in the pool.", _one("stalled")),
+    _Of(
+        "refused_writes",
+        "Writes that failed because too many waited for room.",
+        _one("refused_writes"),
+        is_counter=True,
+    ),
     _Of("corrupt_reads", "Reads that met a block which cannot be read.", _one("corrupt_reads"), is_counter=True),
     _Of("lost_blocks", "Blocks that damaged tables cost at the daemon's start.", _one("lost_blocks")),
     _Of("background_cpu_seconds", "Processor time of background work.", _background("cpu_s"), is_counter=True),

@@ -17,7 +17,16 @@ from blockstore.vm import resident
 
 KEPT: Final = (
     *("daemon_pid", "supervisor_pid", "controller_pid", "restarts", "pool_limit", "mounted_at"),
-    *("stalled", "corrupt_reads", "lost_blocks", "can_be_replaced", "fault_latency", "write_latency", "background"),
+    *(
+        "stalled",
+        "refused_writes",
+        "corrupt_reads",
+        "lost_blocks",
+        "can_be_replaced",
+        "fault_latency",
+        "write_latency",
+        "background",
+    ),
     *("tier", "tier_latency", "arriving"),
 )
 """Of the daemon's answer, what goes to `total` as it is."""

@@ -88,7 +88,15 @@ def test_bad_input(lab: Lab) -> None:
     one_line(blockstore("status", str(mounted.path), "--check", "--json"), 2, "--json")
 
 
-ANSWER = {"pool_used": 10, "pool_room": 90, "stalled": 0, "corrupt_reads": 0, "lost_blocks": 0, "is_orphaned": False}
+ANSWER = {
+    "pool_used": 10,
+    "pool_room": 90,
+    "stalled": 0,
+    "refused_writes": 0,
+    "corrupt_reads": 0,
+    "lost_blocks": 0,
+    "is_orphaned": False,
+}
 
 
 @pytest.mark.parametrize(
@@ -100,6 +108,7 @@ ANSWER = {"pool_used": 10, "pool_room": 90, "stalled": 0, "corrupt_reads": 0, "l
         ({"pool_used": 95, "pool_room": 5}, CRITICAL, "95%"),
         ({"pool_used": 0, "pool_room": 0}, CRITICAL, "100%"),
         ({"stalled": 3}, CRITICAL, "writes wait (3)"),
+        ({"refused_writes": 4}, CRITICAL, "writes failed for want of room (4)"),
         ({"corrupt_reads": 2}, CRITICAL, "verify"),
         ({"lost_blocks": 1}, CRITICAL, "lost"),
         ({"is_orphaned": True}, WARNING, "supervisor"),

@@ -17,6 +17,7 @@ import random
 import sys
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,8 @@ from tests.store.material import half, near, noise, text
 BLOCK: Final = 4096
 MAXIMUM_BYTES: Final = 6 << 20
 LONGEST_BYTES: Final = 384 << 10
+SMALL_WRITE_BYTES: Final = 6000
+SMALL_WRITES: Final = 20
 STEPS_BETWEEN_COMPARES: Final = 60
 LOGGED_STEPS: Final = 200
 
@@ -91,6 +94,7 @@ class Exerciser:
             (4, self.drop),
             (2, self.reopen),
             (1, self.append),
+            (2, self.write_at_once),
         ]
         if lane:
             steps += [(4, self.punch), (2, self.allocate), (2, self.zero_range), (3, self.seek)]
@@ -157,6 +161,22 @@ class Exerciser:
             self.expect(os.write(descriptor, data), length, "append")
         finally:
             os.close(descriptor)
+
+    def write_at_once(self, file: File) -> None:
+        """Small writes to all files by a thread for each: requests come while others are being stored."""
+        plans = []
+        for each in self.files:
+            offsets = [self.chance.randrange(MAXIMUM_BYTES - SMALL_WRITE_BYTES) for _ in range(SMALL_WRITES)]
+            plans.append([(offset, self.data(self.chance.randint(1, SMALL_WRITE_BYTES))) for offset in offsets])
+            self.note(each, "write at once " + " ".join(f"{offset} +{len(data)}" for offset, data in plans[-1]))
+        with ThreadPoolExecutor(len(self.files)) as pool:
+            jobs = [pool.submit(self._write_all, each, plan) for each, plan in zip(self.files, plans, strict=True)]
+        for job in jobs:
+            job.result()
+
+    def _write_all(self, file: File, plan: list[tuple[int, bytes]]) -> None:
+        for offset, data in plan:
+            self._write(file, offset, data)
 
     def _write(self, file: File, offset: int, data: bytes) -> None:
         self.expect(os.pwrite(file.fd, data, offset), len(data), "pwrite")

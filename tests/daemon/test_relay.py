@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from blockstore.daemon import fuse_abi as abi
+from blockstore.daemon.device import Device
 from blockstore.daemon.mounts import READ_AHEAD_BYTES
 from blockstore.daemon.relay import CONGESTION_THRESHOLD, FORGETS_AT_ONCE, MAXIMUM_BACKGROUND, Relay
 
@@ -40,7 +41,7 @@ class Ends:
 def ends() -> Iterator[Ends]:
     device, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     placeholder = os.open(os.devnull, os.O_RDONLY)
-    relay = Relay(theirs.fileno(), lambda: None)
+    relay = Relay(Device(theirs.fileno()), lambda: None)
     relay.start(placeholder)
     session = socket.socket(fileno=placeholder)
     for end in (device, session):
@@ -99,12 +100,14 @@ def test_init_loses_what_hurts(ends: Ends) -> None:
     ends.relay.forward_init(2, bytearray(hello))
     *_, asked = abi.INIT_IN.unpack_from(ends.request(), abi.IN_HEADER.size)
     assert asked == 1 << 17
-    figures = abi.INIT_OUT.pack(7, 38, 1 << 17, asked, 99, 77) + bytes(40)
+    largest = ends.relay.device.maximum_write_bytes
+    figures = abi.INIT_OUT.pack(7, 38, 1 << 17, asked, 99, 77, 2 << 20, 1, 512) + bytes(32)
     answer = abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(figures), 0, 2) + figures
     found = ends.answer(answer)
-    _, _, read_ahead, granted, background, congestion = abi.INIT_OUT.unpack_from(found, abi.OUT_HEADER.size)
+    _, _, read_ahead, granted, background, congestion, *rest = abi.INIT_OUT.unpack_from(found, abi.OUT_HEADER.size)
     assert (granted, read_ahead) == (asked, READ_AHEAD_BYTES)
     assert (background, congestion) == (MAXIMUM_BACKGROUND, CONGESTION_THRESHOLD)
+    assert rest == [largest, 1, largest // abi.PAGE_BYTES], "a WRITE fits into the pipe, and times are exact"
     assert len(found) == len(answer)
     assert ends.answer(answer) == answer, "only the answer to INIT is edited"
 

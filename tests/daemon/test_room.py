@@ -199,6 +199,66 @@ def test_many_writers_wait_while_others_read_and_then_are_killed(lab: Lab, full_
     assert way == "mapped" or cold(path) == whole
 
 
+MANY = """
+import os, sys, threading
+def write(number):
+    descriptor = os.open(f"{sys.argv[1]}/many{number}", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        os.pwrite(descriptor, number.to_bytes(4, "little") + os.urandom(65532), 0)
+        failures.append(0)
+    except OSError as error:
+        failures.append(error.errno)
+failures, threads = [], [threading.Thread(target=write, args=(number,)) for number in range(int(sys.argv[2]))]
+for thread in threads:
+    thread.start()
+print("begun", flush=True)
+for thread in threads:
+    thread.join()
+print(sorted(set(failures)), len(failures), flush=True)
+"""
+"""So many threads that write 64 KiB each, to a file of their own; prints what came of it."""
+
+MANY_WRITERS = 100
+"""More than are tried again and again (MAXIMUM_JOBS), and than the kernel writes back at once."""
+
+
+@pytest.fixture
+def crowded(full_with_lane: Mounted) -> Mounted:
+    """A pool without room, because of `old` and `more`."""
+    writer = spawn(WRITER, str(full_with_lane.path / "more"), str(POOL_MIB), "more")
+    until(lambda: is_stalled(full_with_lane), "the pool is full")
+    writer.kill()
+    writer.wait(10)
+    return full_with_lane
+
+
+def test_all_writers_wait_however_many_there_are(crowded: Mounted) -> None:
+    many = spawn(MANY, str(crowded.path), str(MANY_WRITERS))
+    try:
+        assert said(many) == "begun"
+        until(lambda: crowded.total()["stalled"] >= MANY_WRITERS - 3, "all of them wait")  # a little room may be left
+        assert crowded.total()["refused_writes"] == 0
+        (crowded.path / "old").unlink()
+        assert said(many) == f"[0] {MANY_WRITERS}"
+    finally:
+        end(many.pid)
+    for number in range(MANY_WRITERS):
+        content = cold(crowded.path / f"many{number}")
+        assert len(content) == 65536 and content[:4] == number.to_bytes(4, "little")
+    until(lambda: crowded.total()["stalled"] == 0, "nobody waits any more")
+
+
+def test_writers_that_wait_in_turn_can_be_killed(crowded: Mounted) -> None:
+    many = spawn(MANY, str(crowded.path), str(MANY_WRITERS))
+    assert said(many) == "begun"
+    until(lambda: crowded.total()["stalled"] >= MANY_WRITERS - 3, "all of them wait")
+    many.kill()
+    assert ended(many.pid, 20), "it hangs in the kernel"
+    many.wait(10)
+    until(lambda: crowded.total()["stalled"] == 0, "nobody waits any more")
+    assert cold(crowded.path / "old") == noisy(POOL_MIB // 2 * MIB, "old")
+
+
 def test_truncating_a_full_pool_does_not_wait(full_with_lane: Mounted) -> None:
     full = full_with_lane
     for number in range(100):

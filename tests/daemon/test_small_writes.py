@@ -121,6 +121,32 @@ def _scatter(path: os.PathLike[str], pages: list[tuple[int, bytes]]) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+APPENDER = """
+import os, sys
+descriptor = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+for number in range(int(sys.argv[2])):
+    os.write(descriptor, b"%04d" % (number % 10_000))
+print("done", flush=True)
+"""
+
+
+@pytest.mark.mount
+def test_processes_that_append_a_few_bytes_each_all_come_to_an_end(lab: Lab) -> None:
+    """A request that is read while another one is stored is taken after it, however long that goes on."""
+    mounted, count = lab.mount(), 4000
+    paths = [mounted.path / f"log{number}" for number in range(4)]
+    writers = [spawn(APPENDER, str(path), str(count)) for path in paths]
+    try:
+        assert [said(writer) for writer in writers] == ["done"] * 4
+    finally:
+        for writer in writers:
+            end(writer.pid)
+    wanted = b"".join(b"%04d" % (number % 10_000) for number in range(count))
+    assert [cold(path) == wanted for path in paths] == [True] * 4
+    assert "Traceback" not in mounted.log()
+    assert "recursion" not in (mounted.state / "daemon.stderr").read_text()
+
+
 SCATTERED = {page: noise(page) for page in range(0, 6144, 2)}
 
 HOLDER = """

@@ -1,0 +1,104 @@
+"""How requests are read: through a pipe that holds the largest of them, by splice(2) in the thread that serves."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from blockstore.daemon import fuse_abi as abi
+from blockstore.daemon.buffers import untouched
+from blockstore.daemon.device import Device
+from tests.daemon.lab import Lab, apart, noisy, put, until
+
+SPLICE_NUMBERS = {"x86_64": 275, "aarch64": 76}
+"""Of splice(2), by machine (asm/unistd.h)."""
+
+NOBODY = 65534
+
+
+CAP_SYS_RESOURCE = 24
+
+
+def largest_pipe_bytes() -> int:
+    """What anybody may have; those with CAP_SYS_RESOURCE may have more."""
+    return int(Path("/proc/sys/fs/pipe-max-size").read_text())
+
+
+def has_privilege() -> bool:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    effective = next(line.split()[1] for line in lines if line.startswith("CapEff:"))
+    return bool(int(effective, 16) >> CAP_SYS_RESOURCE & 1)
+
+
+def test_the_largest_write_is_what_the_pipe_holds_with_a_header() -> None:
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    device = Device(descriptor)
+    allowed_bytes = 2 * abi.MAXIMUM_WRITE_BYTES if has_privilege() else largest_pipe_bytes()
+    assert device.maximum_write_bytes == min(allowed_bytes // 2, abi.MAXIMUM_WRITE_BYTES)
+    device.close()
+    os.close(descriptor)
+
+
+def as_nobody() -> None:
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+    largest = largest_pipe_bytes()
+    device = Device(os.open(os.devnull, os.O_RDONLY))
+    assert device.maximum_write_bytes == min(largest // 2, abi.MAXIMUM_WRITE_BYTES)
+    # As many pipes as a user may have: those that come then are small, and cannot be widened (pipe(7)).
+    pages, kept = int(Path("/proc/sys/fs/pipe-user-pages-soft").read_text()), []
+    with contextlib.suppress(PermissionError):
+        for _ in range(pages * abi.PAGE_BYTES // largest):
+            kept.append(os.pipe())
+            fcntl.fcntl(kept[-1][1], fcntl.F_SETPIPE_SZ, largest)
+    small = Device(os.open(os.devnull, os.O_RDONLY))
+    assert abi.PAGE_BYTES <= small.maximum_write_bytes < device.maximum_write_bytes
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_without_privileges_a_write_is_as_large_as_a_pipe_can_hold() -> None:
+    apart(as_nobody, 20)
+
+
+def test_a_request_comes_out_of_the_pipe_as_it_was() -> None:
+    """A pipe in the place of /dev/fuse, in which splice(2) links pages, too."""
+    source, sink = os.pipe()
+    fcntl.fcntl(sink, fcntl.F_SETPIPE_SZ, 1 << 20)
+    device, buffer = Device(source), untouched(1 << 20)
+    for size in (1, 80, 4096, 4176, 600_000):
+        data = noisy(size, size)
+        os.write(sink, data)
+        assert device.read_at_once(memoryview(buffer)[4096:]) == size
+        assert buffer[4096 : 4096 + size] == data
+    assert device.read_at_once(buffer) == 0, "there is none"
+    device.close()
+    os.close(source)
+    os.close(sink)
+
+
+@pytest.mark.mount
+def test_the_lane_waits_in_splice(lab: Lab) -> None:
+    """read(2) loses a request whose reader is killed meanwhile; here it can be seen which call it is."""
+    mounted = lab.mount()
+    put(mounted.path / "file", noisy(1 << 20, 1))
+    pid = mounted.daemon_pid()
+
+    def calls() -> dict[int, str]:
+        """The system call that each thread with /dev/fuse as its first argument waits in."""
+        devices = {
+            int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir() if str(entry.readlink()) == "/dev/fuse"
+        }
+        found = {}
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            number, _, rest = (task / "syscall").read_text().partition(" ")
+            if number not in ("running", "-1") and int(rest.split()[0], 16) in devices:
+                found[int(task.name)] = number
+        return found
+
+    until(lambda: len(calls()) == 1, "one thread waits for requests, and nobody else does")
+    assert list(calls().values()) == [str(SPLICE_NUMBERS[os.uname().machine])]
+    assert mounted.path.joinpath("file").stat().st_size == 1 << 20
