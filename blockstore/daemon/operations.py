@@ -12,7 +12,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
 
 import pyfuse3
@@ -109,10 +109,11 @@ class Operations(pyfuse3.Operations):
 
     async def forget(self, inode_list: list[tuple[InodeT, int]]) -> None:  # type: ignore[override]
         # Lookups are not counted: the count would have to outlive this process, and the kernel can be asked.
-        nameless = set(self._names.nameless())
-        for inode, _ in inode_list:
-            if inode in nameless:
-                await self._drop_if_unused(inode)
+        with suppress(pyfuse3.FUSEError), _errors():  # the kernel expects no answer
+            nameless = set(self._names.nameless())
+            for inode, _ in inode_list:
+                if inode in nameless:
+                    await self._drop_if_unused(inode)
 
     async def getattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         with _errors():
@@ -234,15 +235,16 @@ class Operations(pyfuse3.Operations):
 
     async def release(self, fh: FileHandleT) -> None:
         inode, may_write = self._handles.pop(fh, (0, False))  # asked again of a new daemon, it may be done
-        self._names.release(fh)
         if may_write:
             self._writers[inode].discard(fh)
             if not self._writers[inode]:
                 del self._writers[inode]
+        with _errors():
+            self._names.release(fh)
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        inode, _ = self._handles[fh]
         with _errors():
+            inode, _ = self._handles[fh]
             volume = self._volume(inode)
             try:
                 with self._door:
@@ -253,8 +255,8 @@ class Operations(pyfuse3.Operations):
                 return await self._stepper.read(volume, off, size)
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        inode, _ = self._handles[fh]
         with _errors():
+            inode, _ = self._handles[fh]
             await self._stepper.change(self._store.write_steps(self._volume(inode), off, buf))
         return len(buf)
 
@@ -268,9 +270,10 @@ class Operations(pyfuse3.Operations):
         return FileHandleT(inode)
 
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        for position, name, inode in list(self._names.entries(fh, start_id)):
-            if not pyfuse3.readdir_reply(token, FileNameT(name), self._attributes(inode), position):
-                return
+        with _errors():
+            for position, name, inode in list(self._names.entries(fh, start_id)):
+                if not pyfuse3.readdir_reply(token, FileNameT(name), self._attributes(inode), position):
+                    return
 
     async def releasedir(self, fh: FileHandleT) -> None:
         return None
@@ -286,11 +289,13 @@ class Operations(pyfuse3.Operations):
         with self._door:
             pool = self._store.pool
             limit_bytes, room_bytes = pool.limit_bytes, pool.free_bytes + pool.garbage_bytes
-        free_bytes = min(room_bytes, self._state_free_bytes())
+        with _errors():
+            free_bytes = min(room_bytes, self._state_free_bytes())
+            files = self._names.count()
         data.f_bsize = data.f_frsize = BLOCK_BYTES
         data.f_blocks = limit_bytes // BLOCK_BYTES
         data.f_bfree = data.f_bavail = free_bytes // BLOCK_BYTES
-        data.f_files = self._names.count()
+        data.f_files = files
         data.f_ffree = data.f_favail = (1 << 32) - data.f_files
         data.f_namemax = MAXIMUM_NAME_BYTES
         return data
