@@ -12,7 +12,7 @@ import pytest
 from blockstore.daemon import fuse_abi as abi
 from blockstore.daemon.buffers import untouched
 from blockstore.daemon.device import Device
-from tests.daemon.lab import Lab, apart, noisy, put, until
+from tests.daemon.lab import Lab, Mounted, apart, blockstore, cold, noisy, put, until
 
 SPLICE_NUMBERS = {"x86_64": 275, "aarch64": 76}
 """Of splice(2), by machine (asm/unistd.h)."""
@@ -102,3 +102,24 @@ def test_the_lane_waits_in_splice(lab: Lab) -> None:
     until(lambda: len(calls()) == 1, "one thread waits for requests, and nobody else does")
     assert list(calls().values()) == [str(SPLICE_NUMBERS[os.uname().machine])]
     assert mounted.path.joinpath("file").stat().st_size == 1 << 20
+
+
+LARGER_THAN_THE_PIPE = """
+import blockstore.daemon.device as device
+device.PIPE_BYTES = 1 << 20
+device.Device.maximum_write_bytes = property(lambda self: 1 << 20)
+"""
+"""What an older version, or a daemon with more privileges, has agreed upon with the kernel."""
+
+
+@pytest.mark.mount
+def test_a_mount_whose_writes_do_not_fit_into_the_pipe_is_served_and_warned_of(lab: Lab) -> None:
+    (lab.path / "sitecustomize.py").write_text(LARGER_THAN_THE_PIPE)
+    mounted = Mounted(lab.mountpoint(), lab.path / "mnt.state", True)
+    command = ["mount", str(mounted.path), "--state", str(mounted.state), "--pool-limit", "64M"]
+    assert blockstore(*command, PYTHONPATH=str(lab.path)).returncode == 0
+    put(mounted.path / "file", noisy(4 << 20, 1))
+    assert cold(mounted.path / "file") == noisy(4 << 20, 1)
+    mounted.kill_daemon()
+    assert cold(mounted.path / "file") == noisy(4 << 20, 1)
+    assert mounted.log().count("can be lost; unmount and mount again") == 2, "each daemon says so, once"
