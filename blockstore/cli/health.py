@@ -40,8 +40,10 @@ def judge(answer: Mapping[str, Any]) -> Health:
         level = CRITICAL if share >= CRITICAL_SHARE else WARNING
         room = format_size(answer["pool_room"])
         found.append((level, f"the pool is {share:.0%} full, with room for {room}; {_MAKE_ROOM}"))
-    if answer["refused_writes"]:
+    if answer.get("refused_writes"):  # a daemon that was not reloaded yet may know less
         found.append((CRITICAL, f"writes failed for want of room ({answer['refused_writes']}); {_WAIT}"))
+    if complaint := answer.get("pool_limit_complaint"):
+        found.append((WARNING, complaint))
     if answer["corrupt_reads"]:
         found.append((CRITICAL, f"reads met corrupt blocks ({answer['corrupt_reads']}); {_VERIFY}"))
     if answer["lost_blocks"]:

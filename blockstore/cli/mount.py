@@ -13,14 +13,14 @@ from blockstore.cli.address import ADDRESS
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.percent import Percent
 from blockstore.cli.sizes import SIZE, format_size
-from blockstore.daemon import launch, mounts
+from blockstore.daemon import launch, memory_limit, mounts
 from blockstore.daemon.options import DEFAULT_BACKGROUND_CPU, DEFAULT_COLD_AFTER_S, MountOptions
 from blockstore.daemon.states import default_states
 from blockstore.store.home import SECTOR_BYTES, free_bytes_under
 from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES, check_limit
 
 DEFAULT_LIMIT_SHARE: Final = 0.5
-"""Of the host's memory, for the pool: the other half is for what is resident, and for everything else."""
+"""Of the host's memory, or the cgroup's, for the pool: the other half is for what is resident, and everything else."""
 
 DEFAULT_ROOM_SHARE: Final = 0.9
 """Of the room in the file system under the state: the tables need some, and a full one is worse than a full pool."""
@@ -36,7 +36,8 @@ DEFAULT_ROOM_SHARE: Final = 0.9
 @click.option(
     "--pool-limit",
     type=SIZE,
-    help="The most memory that stored blocks may take (512M, 2GiB). Default: half of this machine's memory.",
+    help="The most memory that stored blocks may take (512M, 2GiB). Default: half of the memory of this machine, or of "
+    "the cgroup.",
 )
 @click.option("--foreground", is_flag=True, help="Stay in the foreground and log to stderr; Ctrl-C unmounts.")
 @click.option(
@@ -167,7 +168,14 @@ def _default_state(target: Path) -> Path:
 
 def _default_limit_bytes(state: Path) -> int:
     memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit_bytes = min(memory_bytes * DEFAULT_LIMIT_SHARE, _room_bytes(state) * DEFAULT_ROOM_SHARE)
+    cgroup_bytes = memory_limit.of_process()
+    if cgroup_bytes is not None:
+        memory_bytes = min(memory_bytes, cgroup_bytes)
+    limit_bytes = min(
+        memory_bytes * DEFAULT_LIMIT_SHARE,
+        memory_limit.room_for_pool(memory_bytes),
+        _room_bytes(state) * DEFAULT_ROOM_SHARE,
+    )
     return max(int(limit_bytes), MINIMUM_LIMIT_BYTES)
 
 

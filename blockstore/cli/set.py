@@ -49,8 +49,13 @@ def set_options(mountpoint: Path, pool_limit: int | None, background_cpu: float 
     if not wanted:
         raise InputError("say what to change: --pool-limit, --background-cpu or --background")
     mount = mounts.find(mountpoint)
-    room = control.ask(mount.state, {"do": "set", **wanted})["state_room"]
-    if pool_limit is not None and pool_limit > room:
+    answer = control.ask(mount.state, {"do": "set", **wanted})
+    room = answer["state_room"]
+    if pool_limit is None:
+        return
+    if complaint := answer.get("pool_limit_complaint"):  # a daemon that was not reloaded yet may know less
+        click.echo(f"blockstore: warning: {complaint}", err=True)
+    if pool_limit > room:
         click.echo(
             f"blockstore: warning: the file system under {mount.state} has room for {format_size(room)} of it: "
             "writes will wait when that is full",

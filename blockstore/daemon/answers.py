@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from blockstore.daemon import bill, control_server
+from blockstore.daemon import bill, control_server, memory_limit
 from blockstore.daemon.attachments import own_pid_namespace
 from blockstore.daemon.control import Answer
 from blockstore.daemon.notify import RELOAD_EXIT_CODE
@@ -79,6 +79,7 @@ class Answers:
             "mounted_at": session.handover.mounted_at,
             "restarts": session.handover.restarts,
             "pool_limit": pool.limit_bytes,
+            "pool_limit_complaint": memory_limit.complaint(pool.limit_bytes, memory_limit.of_process()),
             "pool_room": min(pool.free_bytes + pool.garbage_bytes, session.state_free_bytes()),
             "pool_used": pool.allocated_bytes - pool.garbage_bytes,
             "lost_blocks": session.store.lost_blocks,
@@ -132,7 +133,11 @@ class Answers:
                 session.remember(background_cpu=float(percent))
         except BlockstoreError as error:
             return {"error": str(error), "code": error.exit_code}
-        return {"state_room": session.state_free_bytes() + session.store.pool.allocated_bytes}
+        pool = session.store.pool
+        return {
+            "state_room": session.state_free_bytes() + pool.allocated_bytes,
+            "pool_limit_complaint": memory_limit.complaint(pool.limit_bytes, memory_limit.of_process()),
+        }
 
     async def verify(self, request: Request) -> Answer:
         """Start a verification, with `repair` or not; tell how far it is (`progress`); end it (`cancel`)."""

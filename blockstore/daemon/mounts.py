@@ -85,9 +85,9 @@ class MountLine(NamedTuple):
     options: list[str]
 
 
-def mount_lines() -> Iterator[MountLine]:
-    """Those of /proc/self/mountinfo, in which only a newline ends a line (proc_pid_mountinfo(5))."""
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").split("\n")[:-1]:
+def mount_lines(mountinfo: Path = Path("/proc/self/mountinfo")) -> Iterator[MountLine]:
+    """Those of the file, in which only a newline ends a line (proc_pid_mountinfo(5))."""
+    for line in mountinfo.read_text(errors="surrogateescape").split("\n")[:-1]:
         fields = line.split(" ")
         kind, source, options = fields[fields.index("-") + 1 : fields.index("-") + 4]
         root, path = _unescape(fields[3]), Path(_unescape(fields[4]))

@@ -16,18 +16,13 @@ import time
 from pathlib import Path
 from typing import Final
 
-from blockstore.daemon.mounts import mount_lines
-
-V1, V2 = "cgroup v1", "cgroup v2"
+from blockstore.daemon.memory_limit import NO_LIMIT_BYTES, V1, V2, places
 
 STEP_BYTES: Final = 16 << 20
 """Taken back at once, so that a VM is under a lowered limit for milliseconds only."""
 
 END_S: Final = 5.0
 """How long the processes of a cgroup may take to be gone after they were killed."""
-
-_NO_LIMIT_BYTES: Final = 1 << 62
-"""What version 1 shows where there is no limit is about 2**63, rounded to pages."""
 
 
 class Cgroup:
@@ -126,20 +121,13 @@ class Cgroup:
         if self.version == V2:
             return -1
         found = int((self.path / "memory.limit_in_bytes").read_text())
-        return -1 if found > _NO_LIMIT_BYTES else found
+        return -1 if found > NO_LIMIT_BYTES else found
 
 
 def of_process(pid: int | str) -> Cgroup:
     """The memory cgroup of a process ("self" is ours). Raises LookupError with a reason where none can be seen."""
-    lines = Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape").split("\n")[:-1]
-    paths = {name: path for line in lines for names, path in [line.split(":", 2)[1:]] for name in names.split(",")}
-    for version, name in ((V1, "memory"), (V2, "")):
-        mount = _mount(version)
-        if mount is None or name not in paths:
-            continue
-        place, root = mount
-        path = place / os.path.relpath(paths[name], root)
-        if (path / ("memory.limit_in_bytes" if version == V1 else "cgroup.procs")).exists():
+    for version, _, path in places(pid):
+        if path and (path / ("memory.limit_in_bytes" if version == V1 else "cgroup.procs")).exists():
             return Cgroup(path, version)
     raise LookupError("no memory cgroups are mounted here")
 
@@ -166,8 +154,7 @@ def create(name: str, own: Cgroup) -> Cgroup:
 def _places(own: Cgroup) -> list[Path]:
     if own.version == V1:
         return [own.path]
-    mount = _mount(V2)
-    top = mount[0] if mount else own.path
+    top = next((place.top for place in places("self") if place.version == V2), own.path)
     above = [path for path in (own.path, *own.path.parents) if path == top or top in path.parents]
     return [path for path in above if "memory" in _controllers(path)]
 
@@ -186,12 +173,3 @@ def _is_usable(cgroup: Cgroup) -> bool:
     with contextlib.suppress(OSError):
         (cgroup.path / "memory.swappiness").write_text("0")  # the heap of QEMU is not to be swapped out instead
     return (cgroup.path / "memory.limit_in_bytes").exists()
-
-
-def _mount(version: str) -> tuple[Path, str] | None:
-    """Where the hierarchy is mounted, and which of its directories is there."""
-    for line in mount_lines():
-        found = line.kind == "cgroup2" if version == V2 else line.kind == "cgroup" and "memory" in line.options
-        if found:
-            return line.path, line.root
-    return None

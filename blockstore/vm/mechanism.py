@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from blockstore.daemon.memory_limit import V2
 from blockstore.daemon.mounts import Mapping
 from blockstore.vm import cgroups, page_out, resident
 from blockstore.vm.cgroups import Cgroup
@@ -126,7 +127,7 @@ def own_cgroup(pid: int) -> Cgroup:
     strangers = [other for other in cgroup.pids() if not _descends(other, pid)]
     if strangers:
         raise LookupError(f"its cgroup {cgroup.path} has other processes too ({strangers[0]})")
-    if cgroup.version == cgroups.V2 and not (cgroup.path / "memory.reclaim").exists():
+    if cgroup.version == V2 and not (cgroup.path / "memory.reclaim").exists():
         raise LookupError("its cgroup has no memory.reclaim (Linux 5.19 has)")
     return cgroup
 

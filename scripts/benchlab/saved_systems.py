@@ -23,6 +23,7 @@ from benchlab.saved_cost import Mapped, Sample
 from benchlab.saved_guests import Saved
 from benchlab.undo import Undo
 from blockstore.daemon.bill import process_bytes
+from blockstore.daemon.memory_limit import V1
 from blockstore.store.classes import CLASSES, RECORDS
 from blockstore.vm import cgroups
 from blockstore.vm.cgroups import Cgroup
@@ -271,7 +272,7 @@ class Anonymous:
         for name in self._wanted:
             cgroup = self._cgroups[name] = cgroups.create(name, own)
             self._undo.remove_at_end(cgroup.path)
-            if cgroup.version == cgroups.V1:  # version 2 has the machine's, which is 60
+            if cgroup.version == V1:  # version 2 has the machine's, which is 60
                 (cgroup.path / "memory.swappiness").write_text(SWAPPINESS)
         self._swap = swap.Swap(self._undo, len(self._wanted) * self._memory_bytes)
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from blockstore.daemon.memory_limit import V1, V2
 from blockstore.vm import cgroups
-from blockstore.vm.cgroups import V1, V2, Cgroup
+from blockstore.vm.cgroups import Cgroup
 from blockstore.vm.mechanism import own_cgroup
 from tests.daemon.lab import ask, end, ended, said, spawn
 
