@@ -1,7 +1,6 @@
 """Disks of a VM that runs, while it is kept or forked: it goes on in an overlay over each that it writes to, and the
 file that it has written until then stays as it is, below the overlays of all. It stands still when they are changed,
-all at once, before its devices are saved: QEMU gives its disks away then. (docs/interop/live-block-operations.rst in
-QEMU's sources)
+all at once. (docs/interop/live-block-operations.rst in QEMU's sources)
 """
 
 from __future__ import annotations

@@ -16,16 +16,15 @@ from typing import Any, Final
 
 from blockstore.vm import apart
 from blockstore.vm.disks import used_by
+from blockstore.vm.monitor import Command
 
 RESCUE_S: Final = 60.0
 """How long the guard tries: a QEMU that does not answer in this time has a trouble of its own."""
 
 RETRY_S: Final = 0.1
-"""QEMU refuses `cont` while it finishes a migration."""
+"""Between two tries of what QEMU refuses for now."""
 
 _LARGEST_ANSWER_BYTES: Final = 1 << 20
-
-Command = tuple[str, dict[str, Any]]
 
 _ID: Final = "blockstore-guard"
 _DONE: Final = b"+"
@@ -35,13 +34,19 @@ class Guard:
     """From its making until `stand_down` the VM goes on, whatever becomes of us and of who else has `writer` open."""
 
     def __init__(
-        self, connection: int, leftover: Path, afterwards: list[Command], overlays: Sequence[Path] = ()
+        self,
+        connection: int,
+        leftover: Path,
+        afterwards: list[Command],
+        leavings: list[Command],
+        overlays: Sequence[Path] = (),
     ) -> None:
         """`connection` is the QMP socket; the commands `afterwards` are given, and the file `leftover` is removed, when
-        we do not live to do it; and those `overlays` of disks that the VM has not come to use."""
+        we do not live to do it; and what the VM has of ours by then, by the commands `leavings`, and those `overlays`
+        of disks that it has not come to use."""
         reader, self.writer = os.pipe()
         self._pid = apart.fork(
-            [reader, connection], lambda: _watch(reader, connection, leftover, afterwards, list(overlays))
+            [reader, connection], lambda: _watch(reader, connection, leftover, afterwards, leavings, list(overlays))
         )
         os.close(reader)
 
@@ -57,12 +62,20 @@ class Guard:
         os.close(self.writer)
 
 
-def _watch(reader: int, connection: int, leftover: Path, afterwards: list[Command], overlays: list[Path]) -> int:
+def _watch(
+    reader: int,
+    connection: int,
+    leftover: Path,
+    afterwards: list[Command],
+    leavings: list[Command],
+    overlays: list[Path],
+) -> int:
     if os.read(reader, 1) == _DONE:
         return 0
     with contextlib.suppress(OSError, ValueError):
         pending = bytearray()
         _let_go_on(connection, pending, afterwards)
+        _clear(connection, pending, leavings)
         if overlays:
             _remove_unused(connection, pending, overlays)
     with contextlib.suppress(OSError):
@@ -82,9 +95,19 @@ def _remove_unused(connection: int, pending: bytearray, overlays: list[Path]) ->
 
 def _let_go_on(connection: int, pending: bytearray, afterwards: list[Command]) -> None:
     deadline = time.monotonic() + RESCUE_S
-    _ask(connection, pending, ("migrate_cancel", {}), deadline)
     for command in afterwards:
         while "return" not in _ask(connection, pending, command, deadline) and time.monotonic() < deadline:
+            time.sleep(RETRY_S)
+
+
+def _clear(connection: int, pending: bytearray, leavings: list[Command]) -> None:
+    """A job may be about to end yet; what else is refused has not come to be there."""
+    deadline = time.monotonic() + RESCUE_S
+    for command, arguments in leavings:
+        while "return" not in _ask(connection, pending, (command, arguments), deadline):
+            jobs = _ask(connection, pending, ("query-jobs", {}), deadline).get("return", [])
+            if arguments not in [{"id": each["id"]} for each in jobs] or time.monotonic() > deadline:
+                break
             time.sleep(RETRY_S)
 
 

@@ -25,7 +25,11 @@ ANSWER_S: Final = 10.0
 CLOSE_S: Final = 1.0
 
 POLL_S: Final = 0.002
-"""Between two looks at a migration, most of which take 30 ms."""
+"""Between two looks at a migration or a job, most of which take 10 to 30 ms."""
+
+
+Command = tuple[str, dict[str, Any]]
+"""Its name and its arguments."""
 
 
 class Refused(VmError):
@@ -65,14 +69,28 @@ class Monitor:
 
     def pass_descriptor(self, descriptor: int, name: str) -> None:
         """Give QEMU a descriptor, for `fd:NAME`. Raises VmError."""
-        try:
-            self._client.send_fd_scm(descriptor)
-        except (OSError, QMPError) as error:
-            raise self._gone("getfd", error) from None
-        self.execute("getfd", {"fdname": name})
+        self._execute_with(descriptor, "getfd", {"fdname": name})
+
+    def add_descriptor(self, descriptor: int, number: int) -> None:
+        """Give QEMU a descriptor, as the file /dev/fdset/NUMBER. Raises VmError."""
+        self._execute_with(descriptor, "add-fd", {"fdset-id": number})
+
+    def wait_for_job(self, name: str, timeout_s: float) -> str | None:
+        """Until it has ended, or there is none; what it has failed with. QEMU answers nothing while it saves devices.
+        Raises VmError when it takes longer."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left_s = max(deadline - time.monotonic(), POLL_S)
+            jobs = self._run(self._client.execute("query-jobs"), left_s, "query-jobs")
+            job: dict[str, Any] = next((each for each in jobs if each["id"] == name), {"status": "concluded"})
+            if job["status"] == "concluded":
+                return job.get("error")
+            if time.monotonic() > deadline:
+                raise VmError(f"the devices of {self._vm} were not saved within {timeout_s:g} s")
+            time.sleep(POLL_S)
 
     def wait_for_migration(self, timeout_s: float) -> None:
-        """Until the one under way, out or in, is done. Raises VmError when it fails or takes longer."""
+        """Until the one that comes in is done. Raises VmError when it fails or takes longer."""
         deadline = time.monotonic() + timeout_s
         while (found := self.execute("query-migrate")).get("status") != "completed":
             if found.get("status") in ("failed", "cancelled", "cancelling"):
@@ -94,6 +112,13 @@ class Monitor:
             self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
         self.connection.close()
+
+    def _execute_with(self, descriptor: int, command: str, arguments: dict[str, Any]) -> None:
+        try:
+            self._client.send_fd_scm(descriptor)
+        except (OSError, QMPError) as error:
+            raise self._gone(command, error) from None
+        self.execute(command, arguments)
 
     def _run(self, work: Any, timeout_s: float, what: str) -> Any:
         try:

@@ -20,6 +20,25 @@ IGNORE_SHARED: Final = "x-ignore-shared"
 UNDER_WAY: Final = ("setup", "active", "device", "pre-switchover", "cancelling")
 """What `query-migrate` says of a migration that has not come to its end."""
 
+SNAPSHOT_SAVE: Final = "snapshot-save"
+"""Saves the devices, and leaves the VM its disks (device_state.py)."""
+
+_NOTHING_TO_SAVE: Final = {
+    "inmigrate": "waits for its own device state; try again when it has that",
+    "postmigrate": (
+        "has given its disks away at the end of a migration (postmigrate), as after a snapshot by an older blockstore; "
+        "if no other process has written to them since, let it go on: cont, at {socket}; if one has, end it"
+    ),
+    "suspended": "sleeps (suspended), and may wake up while it is saved; wake it up first: system_wakeup, at {socket}",
+    "finish-migrate": "is being migrated; try again when that is done",
+    "save-vm": "is being saved by another program; try again when that is done",
+    "restore-vm": "is being loaded by another program; try again when that is done",
+    "colo": "is a copy of another VM (colo), which can be snapshotted itself",
+    "shutdown": "has shut down, and could not go on from a snapshot; reset it first: system_reset, at {socket}",
+    "internal-error": "has failed, and could not go on from a snapshot; reset it first: system_reset, at {socket}",
+}
+"""What `query-status` may say, and why a VM is refused then. It is saved in all other states, and stays in them."""
+
 
 def without_memory(is_on: bool) -> tuple[str, dict[str, Any]]:
     """The command that makes QEMU save and load its devices without shared memory, or with it again."""
@@ -47,9 +66,7 @@ class Ability(NamedTuple):
     qemu: str
     machine: str
     backend: str
-    is_running: bool
     ignored_shared: bool
-    max_bandwidth: int
 
 
 def find(mount: Mount, name: str, qmp: Path | None) -> Running:
@@ -78,6 +95,8 @@ def ability(monitor: Monitor, vm: Running) -> Ability:
     capabilities = {each["capability"]: each["state"] for each in monitor.execute("query-migrate-capabilities")}
     if IGNORE_SHARED not in capabilities:
         raise VmError(f"the QEMU of {vm.name} has no {IGNORE_SHARED}; QEMU 4.0 or newer has it")
+    if SNAPSHOT_SAVE not in [each["name"] for each in monitor.execute("query-commands")]:
+        raise VmError(f"the QEMU of {vm.name} has no {SNAPSHOT_SAVE}; QEMU 6.0 or newer has it")
     backends: list[dict[str, Any]] = monitor.execute("query-memdev")
     others = [each for each in backends if not each.get("share") or each["size"] != vm.memory_bytes]
     if others or len(backends) != 1:
@@ -87,18 +106,29 @@ def ability(monitor: Monitor, vm: Running) -> Ability:
         )
     if not vm.is_own:
         _check_is_its_own(monitor, vm, str(backends[0]["id"]))
-    if monitor.execute("query-migrate").get("status") in UNDER_WAY:
+    migration = monitor.execute("query-migrate")
+    if migration.get("status") in UNDER_WAY:
         raise VmError(f"{vm.name} is being migrated or saved by somebody else; try again when that is done")
+    if reasons := migration.get("blocked-reasons"):
+        words = ", ".join(str(each).rstrip(".") for each in reasons)
+        raise VmError(f"{vm.name} has a device that QEMU cannot save; start it without that: {words}")
+    is_to_go_on(monitor, vm)
     version = monitor.execute("query-version")["qemu"]
     machine = str(monitor.execute("qom-get", {"path": "/machine", "property": "type"}))
     return Ability(
         ".".join(str(version[part]) for part in ("major", "minor", "micro")),
         machine.removesuffix("-machine"),
         str(backends[0]["id"]),
-        monitor.execute("query-status")["running"],
         capabilities[IGNORE_SHARED],
-        monitor.execute("query-migrate-parameters").get("max-bandwidth", 0),
     )
+
+
+def is_to_go_on(monitor: Monitor, vm: Running) -> bool:
+    """Is `cont` to follow a `stop`, for the VM to be as it is now? Raises VmError if it cannot be saved as it is."""
+    status = str(monitor.execute("query-status")["status"])
+    if status in _NOTHING_TO_SAVE:
+        raise VmError(f"{vm.name} {_NOTHING_TO_SAVE[status].format(socket=vm.socket)}")
+    return status == "running"
 
 
 def _process(mount: Mount, name: str, file: os.stat_result) -> int:

@@ -1,8 +1,8 @@
-"""Taking a snapshot of a VM that runs (DESIGN.md 2.9).
+"""Taking a snapshot of a VM, which is afterwards as it was before (DESIGN.md 2.9).
 
 Most dirty pages are written back while it runs. Then it is stopped; QEMU saves its devices, the rest is written back,
 the memory is cloned inside the store, and it goes on: tens of milliseconds. Whatever fails, it goes on; should we be
-killed, the guard sees to that.
+killed, the guard sees to that. One that stands still already, for whatever reason, goes on standing still.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from blockstore.daemon import control
 from blockstore.daemon.mounts import Mount
 from blockstore.errors import BlockstoreError, MountError, OutOfRoom, VmError
 from blockstore.vm import snapshot_file
+from blockstore.vm.device_state import DeviceState
 from blockstore.vm.disk_arguments import for_others
 from blockstore.vm.disks import Moving
 from blockstore.vm.file_work import FileWork
-from blockstore.vm.guard import RESCUE_S, Command, Guard
-from blockstore.vm.monitor import Monitor, Refused
+from blockstore.vm.guard import RESCUE_S, Guard
+from blockstore.vm.monitor import Command, Monitor
 from blockstore.vm.overlays import Base
-from blockstore.vm.running import UNDER_WAY, Ability, Running, ability, without_memory
+from blockstore.vm.running import Ability, Running, ability, is_to_go_on, without_memory
 from blockstore.vm.snapshot_file import Facts
 
 FLUSH_S: Final = 120.0
@@ -39,14 +40,6 @@ CLONE_S: Final = 10.0
 
 APPEND_S: Final = 30.0
 """The device state, half a megabyte, into the store; a graphics card has more."""
-
-SAVE_S: Final = 30.0
-"""Devices take 30 ms to be saved, the memory of a graphics card longer."""
-
-BANDWIDTH: Final = 1 << 40
-"""Bytes a second; QEMU sends no faster than a network by default."""
-
-_RETRY_S: Final = 0.02
 
 _DESCRIPTOR: Final = "blockstore-device-state"
 
@@ -101,64 +94,80 @@ def _taken(
     work = FileWork(source, descriptor, tail, vm.memory_bytes)
     undo.callback(work.close)
     work.flush(FLUSH_S)
-    monitor.pass_descriptor(tail, _DESCRIPTOR)
-    taken, bases = _stopped(monitor, vm, able, work, path, moving)
+    state = DeviceState()
+    undo.callback(state.close)
+    taken, bases = _stopped(monitor, vm, able, state, work, path, moving)
+    state.copy(tail)
     arguments, now = for_others(vm, moving.disks if moving else []), time.time()
     facts = Facts(vm.name, now, able.qemu, able.machine, vm.program, arguments, vm.folder, able.backend, bases)
     return taken, facts, work
 
 
 def _stopped(
-    monitor: Monitor, vm: Running, able: Ability, work: FileWork, path: Path, moving: Moving | None
+    monitor: Monitor,
+    vm: Running,
+    able: Ability,
+    state: DeviceState,
+    work: FileWork,
+    path: Path,
+    moving: Moving | None,
 ) -> tuple[Taken, tuple[Base, ...]]:
-    with _standing_still(monitor, vm, able, path, moving) as stopped:
+    with _standing_still(monitor, vm, able, state, path, moving) as stopped:
         times = [time.perf_counter()]
-        bases = moving.move(monitor) if moving else ()
-        monitor.execute("migrate", {"uri": f"fd:{_DESCRIPTOR}"})
-        monitor.wait_for_migration(SAVE_S)
+        state.save(monitor)
         times.append(time.perf_counter())
         work.flush(STOPPED_FLUSH_S)
         times.append(time.perf_counter())
         work.clone(CLONE_S)
         times.append(time.perf_counter())
+        bases = moving.move(monitor) if moving else ()  # last: what fails before leaves the disks where they are
+        if monitor.execute("query-status")["running"]:
+            raise VmError(f"{vm.name} was told to go on by another program while it was saved; try again")
     save_s, flush_s, clone_s = (after - before for before, after in itertools.pairwise(times))
     return Taken(stopped(), flush_s, clone_s, save_s), bases
 
 
 @contextlib.contextmanager
-def _standing_still(monitor: Monitor, vm: Running, able: Ability, path: Path, moving: Moving | None) -> Iterator[Any]:
+def _standing_still(
+    monitor: Monitor, vm: Running, able: Ability, state: DeviceState, path: Path, moving: Moving | None
+) -> Iterator[Any]:
     """The VM is stopped inside, and afterwards as it was before; gives how long it stood still."""
-    afterwards: list[Command] = [("cont", {})] if able.is_running else []
-    afterwards += _settings(able.ignored_shared, able.max_bandwidth)
-    guard = Guard(monitor.connection.fileno(), path, afterwards, moving.targets if moving else ())
+    afterwards: list[Command] = [("cont", {})] if is_to_go_on(monitor, vm) else []
+    afterwards.append(without_memory(able.ignored_shared))
+    targets = moving.targets if moving else ()
+    guard = Guard(monitor.connection.fileno(), path, afterwards, state.leavings, targets)
     began = ended = time.perf_counter()
     try:
-        for command, arguments in _settings(True, BANDWIDTH):
-            monitor.execute(command, arguments)
+        monitor.execute(*without_memory(True))
+        state.prepare(monitor)
         if moving:
             moving.prepare(guard.writer)
         began = time.perf_counter()
         monitor.execute("stop")
         yield lambda: ended - began
     except BaseException as error:
-        _go_on(monitor, vm, afterwards, guard, error)
+        _go_on(monitor, vm, afterwards, state, guard, error)
         if moving:
             moving.remove(monitor)
         raise
-    ended = _go_on(monitor, vm, afterwards, guard, None)
+    ended = _go_on(monitor, vm, afterwards, state, guard, None)
 
 
 def _go_on(
-    monitor: Monitor, vm: Running, afterwards: list[Command], guard: Guard, error: BaseException | None
+    monitor: Monitor,
+    vm: Running,
+    afterwards: list[Command],
+    state: DeviceState,
+    guard: Guard,
+    error: BaseException | None,
 ) -> float:
     """Let the VM go on, after `error` or when all went well, and say when it did."""
     try:
-        if error is not None and monitor.execute("query-migrate").get("status") in UNDER_WAY:
-            monitor.execute("migrate_cancel")
-        _patiently(monitor, afterwards[0])
+        monitor.execute(*afterwards[0])
         went_on = time.perf_counter()
         for each in afterwards[1:]:
-            _patiently(monitor, each)
+            monitor.execute(*each)
+        state.leave(monitor)
     except VmError as failure:
         guard.take_over()
         why = error if isinstance(error, BlockstoreError) else failure
@@ -171,26 +180,6 @@ def _go_on(
         raise
     guard.stand_down()
     return went_on
-
-
-def _patiently(monitor: Monitor, command: Command) -> None:
-    """QEMU refuses while a cancelled migration ends."""
-    deadline = time.monotonic() + SAVE_S
-    while True:
-        try:
-            monitor.execute(*command)
-            return
-        except Refused:
-            if time.monotonic() > deadline or monitor.execute("query-migrate").get("status") not in UNDER_WAY:
-                raise
-            time.sleep(_RETRY_S)
-
-
-def _settings(ignore_shared: bool, max_bandwidth: int) -> list[Command]:
-    return [
-        without_memory(ignore_shared),
-        ("migrate-set-parameters", {"max-bandwidth": max_bandwidth}),
-    ]
 
 
 def _check_room(mount: Mount) -> None:

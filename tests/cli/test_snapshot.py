@@ -15,7 +15,7 @@ import pytest
 
 from blockstore.daemon import mounts
 from blockstore.errors import BlockstoreError, VmError
-from blockstore.vm import guard, monitor, qmp_sockets, running, snapshot_file, take
+from blockstore.vm import device_state, guard, monitor, qmp_sockets, running, snapshot_file, take
 from blockstore.vm.monitor import Monitor
 from tests.cli.test_run import NAME, QEMU, on, qemu_of
 from tests.cli.test_run import running as started
@@ -72,10 +72,12 @@ answers = {
     "query-memdev": [{"id": "ram0", "size": size, "share": True}],
     "query-version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""},
     "query-status": {"running": True, "status": "running"},
-    "query-migrate-parameters": {"max-bandwidth": 1},
+    "query-commands": [{"name": "snapshot-save"}],
 }
 if trouble == "old":
     answers["query-migrate-capabilities"] = []
+if trouble == "quite old":
+    answers["query-commands"] = [{"name": "migrate"}]
 if trouble == "elsewhere":
     answers["query-memdev"].append({"id": "ram1", "size": 1 << 30, "share": False})
 def requests(client):
@@ -111,6 +113,8 @@ while True:
             reply = {"return": "pc-machine" if asked["arguments"]["property"] == "type" else file}
         else:
             reply = {"return": answers.get(name, {})}
+        if name == "snapshot-save":
+            answers["query-jobs"] = [{"id": asked["arguments"]["job-id"], "status": "running"}]
         try:
             client.sendall(json.dumps(reply | {"id": asked.get("id")}).encode() + b"\\n")
         except OSError:
@@ -179,7 +183,8 @@ def test_in_a_domain_and_to_another_place(lab: Lab) -> None:
     assert listed(mounted) == ["base", "blue/base"] and hidden(mounted) == [".base.snapshot"]
 
 
-MOMENTS = ["FileWork.flush:before", "Monitor.execute:stop", "Monitor.execute:migrate", "FileWork.clone:before"]
+MOMENTS = ["FileWork.flush:before", "Monitor.execute:blockdev-add", "Monitor.execute:stop"]
+MOMENTS += ["Monitor.execute:snapshot-save", "FileWork.clone:before"]
 MOMENTS += ["FileWork.clone:after", "Monitor.execute:cont", "FileWork.append:before", "file.publish:before"]
 
 
@@ -274,18 +279,19 @@ TROUBLES = [
     ("elsewhere", "", r"not on the store: ram1 \(1024 MiB\)"),
     ("hang", "greeting", "did not answer greet"),
     ("hang", "query-memdev", "did not answer query-memdev"),
-    ("hang", "migrate", "did not answer migrate"),
-    ("hang", "cont", "not moved within.*told to go on"),
+    ("quite old", "", "snapshot-save.*6.0"),
+    ("hang", "snapshot-save", "did not answer snapshot-save"),
+    ("hang", "cont", "not saved within.*told to go on"),
     ("vanish", "query-version", "closed"),
-    ("vanish", "migrate", "closed"),
-    ("refuse", "migrate", "refuses migrate: no such thing"),
-    ("refuse", "getfd", "refuses getfd"),
-    ("never", "", "not moved within"),
+    ("vanish", "snapshot-save", "closed"),
+    ("refuse", "snapshot-save", "refuses snapshot-save: no such thing"),
+    ("refuse", "add-fd", "refuses add-fd"),
+    ("never", "", "not saved within"),
 ]
 
 
 def test_a_qemu_that_will_not(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name, seconds in ((monitor, "ANSWER_S", 1.0), (take, "SAVE_S", 0.3), (guard, "RESCUE_S", 5.0)):
+    for module, name, seconds in ((monitor, "ANSWER_S", 1.0), (device_state, "SAVE_S", 0.3), (guard, "RESCUE_S", 5.0)):
         monkeypatch.setattr(module, name, seconds)
     mounted = lab.mount()
     mount = mounts.find(mounted.path)
