@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from blockstore.vm import apart
 from blockstore.vm.disks import used_by
-from blockstore.vm.monitor import Command
+from blockstore.vm.monitor import LET_GO_ON, STOPPED_BY_ITSELF, Command
 
 RESCUE_S: Final = 60.0
 """How long the guard tries: a QEMU that does not answer in this time has a trouble of its own."""
@@ -95,7 +95,10 @@ def _remove_unused(connection: int, pending: bytearray, overlays: list[Path]) ->
 
 def _let_go_on(connection: int, pending: bytearray, afterwards: list[Command]) -> None:
     deadline = time.monotonic() + RESCUE_S
+    status = _ask(connection, pending, ("query-status", {}), deadline).get("return", {}).get("status")
     for command in afterwards:
+        if command == LET_GO_ON and status in STOPPED_BY_ITSELF:
+            continue
         while "return" not in _ask(connection, pending, command, deadline) and time.monotonic() < deadline:
             time.sleep(RETRY_S)
 

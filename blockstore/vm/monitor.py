@@ -31,6 +31,11 @@ POLL_S: Final = 0.002
 Command = tuple[str, dict[str, Any]]
 """Its name and its arguments."""
 
+LET_GO_ON: Final[Command] = ("cont", {})
+
+STOPPED_BY_ITSELF: Final = ("io-error", "guest-panicked", "watchdog", "internal-error", "shutdown")
+"""What `query-status` says of a VM that has stopped by itself: its owner decides whether it goes on."""
+
 
 class Refused(VmError):
     """QEMU has answered, and will not do it."""
@@ -80,7 +85,7 @@ class Monitor:
         Raises VmError when it takes longer."""
         deadline = time.monotonic() + timeout_s
         while True:
-            left_s = max(deadline - time.monotonic(), POLL_S)
+            left_s = max(deadline - time.monotonic(), ANSWER_S)
             jobs = self._run(self._client.execute("query-jobs"), left_s, "query-jobs")
             job: dict[str, Any] = next((each for each in jobs if each["id"] == name), {"status": "concluded"})
             if job["status"] == "concluded":

@@ -24,7 +24,7 @@ from blockstore.vm.disk_arguments import for_others
 from blockstore.vm.disks import Moving
 from blockstore.vm.file_work import FileWork
 from blockstore.vm.guard import RESCUE_S, Guard
-from blockstore.vm.monitor import Command, Monitor
+from blockstore.vm.monitor import LET_GO_ON, STOPPED_BY_ITSELF, Command, Monitor
 from blockstore.vm.overlays import Base
 from blockstore.vm.running import Ability, Running, ability, is_to_go_on, without_memory
 from blockstore.vm.snapshot_file import Facts
@@ -132,7 +132,7 @@ def _standing_still(
     monitor: Monitor, vm: Running, able: Ability, state: DeviceState, path: Path, moving: Moving | None
 ) -> Iterator[Any]:
     """The VM is stopped inside, and afterwards as it was before; gives how long it stood still."""
-    afterwards: list[Command] = [("cont", {})] if is_to_go_on(monitor, vm) else []
+    afterwards: list[Command] = [LET_GO_ON] if is_to_go_on(monitor, vm) else []
     afterwards.append(without_memory(able.ignored_shared))
     targets = moving.targets if moving else ()
     guard = Guard(monitor.connection.fileno(), path, afterwards, state.leavings, targets)
@@ -144,6 +144,8 @@ def _standing_still(
             moving.prepare(guard.writer)
         began = time.perf_counter()
         monitor.execute("stop")
+        if LET_GO_ON in afterwards and monitor.execute("query-status")["status"] in STOPPED_BY_ITSELF:
+            afterwards.remove(LET_GO_ON)  # it ran when it was looked at
         yield lambda: ended - began
     except BaseException as error:
         _go_on(monitor, vm, afterwards, state, guard, error)

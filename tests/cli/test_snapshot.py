@@ -92,7 +92,7 @@ listener = socket.socket(socket.AF_UNIX)
 listener.bind(path)
 listener.listen(4)
 print("listens", flush=True)
-hangs = False
+stopped = "io-error" if trouble == "io-error" else "paused"
 while True:
     client = listener.accept()[0]
     if trouble == "hang" and command == "greeting":
@@ -113,6 +113,8 @@ while True:
             reply = {"return": "pc-machine" if asked["arguments"]["property"] == "type" else file}
         else:
             reply = {"return": answers.get(name, {})}
+        if name in ("stop", "cont"):
+            answers["query-status"] = {"running": name == "cont", "status": "running" if name == "cont" else stopped}
         if name == "snapshot-save":
             answers["query-jobs"] = [{"id": asked["arguments"]["job-id"], "status": "running"}]
         try:
@@ -302,6 +304,17 @@ def test_a_qemu_that_will_not(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None
             if trouble != "vanish" and told.exists() and "stop\n" in told.read_text():
                 goes_on(told)
         until(lambda: not hidden(mounted), f"{trouble} {command}: nothing half-made is left", 10)
+
+
+def test_a_vm_that_stops_by_itself_just_before_is_left_so(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ran when it was looked at; `stop` then finds it stopped by an I/O error, and it is not to run into more."""
+    monkeypatch.setattr(device_state, "SAVE_S", 0.3)
+    mounted = lab.mount()
+    with fake(mounted, "io-error") as (socket, told):
+        with pytest.raises(BlockstoreError, match="not saved within"):
+            attempt(mounts.find(mounted.path), running.find(mounts.find(mounted.path), NAME, socket))
+        until(lambda: not hidden(mounted), "nothing half-made is left", 10)
+        assert "stop\n" in told.read_text() and "cont\n" not in told.read_text()
 
 
 def goes_on(told: Path) -> None:
