@@ -4,6 +4,7 @@ BlockstoreError
 ├── InputError      what the user gave cannot be used (a path, a size, an image)      exit code 2
 ├── MountError      the mount cannot be made, reached or ended                         exit code 1
 │   ├── VmError     a VM cannot be reached over QMP, saved or started                  exit code 1
+│   ├── StateLost   the state was deleted or renamed under a daemon that serves it     exit code 4
 │   └── BusyError   it is in use: by another mount, or by processes with open files    exit code 3
 ├── StateError      the state directory is damaged, foreign, or of another version     exit code 4
 ├── OutOfRoom       the pool limit or the file system under the state is full          exit code 5
@@ -30,6 +31,10 @@ class MountError(BlockstoreError):
 
 class VmError(MountError):
     exit_code = 1
+
+
+class StateLost(MountError):
+    exit_code = 4
 
 
 class BusyError(MountError):

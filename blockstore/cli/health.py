@@ -31,6 +31,8 @@ def judge(answer: Mapping[str, Any]) -> Health:
     """What the answer to `status` says."""
     found: list[tuple[int, str]] = []
     share, tier = full_share(answer), answer.get("tier")
+    if loss := answer.get("state_loss"):
+        found.append((CRITICAL, loss))
     if tier and not tier["failing_since"]:  # a pool that is nearly full is as it should be
         if answer["stalled"]:
             found.append((WARNING, f"writes wait until the tier has taken cold memory ({answer['stalled']})"))

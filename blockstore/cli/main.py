@@ -115,7 +115,7 @@ def cli() -> None:
       1    a mount cannot be made, reached or ended; any other failure
       2    bad input: an option, a path, a size, an image
       3    in use, by another mount or by a process with open files
-      4    the state directory is damaged, foreign, or of another version
+      4    the state directory is damaged, foreign, of another version, or was deleted under the mount
       5    out of room: the pool limit or the file system under the state
       6    a stored block is corrupt
       130  interrupted

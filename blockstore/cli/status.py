@@ -14,7 +14,7 @@ from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.savings_table import make_console, print_savings
 from blockstore.cli.sizes import counted, format_size
 from blockstore.daemon import control, mounts, phase
-from blockstore.errors import InputError, MountError
+from blockstore.errors import InputError, MountError, StateLost
 from blockstore.vm.observe import full_share, observe
 
 
@@ -31,7 +31,8 @@ def status(mountpoint: Path | None, as_json: bool, check: bool) -> int:
     it into the store once.
 
     --check prints one line and ends with 0 (all well), 1 (the pool is 80 % full, or the like), 2 (95 %, writes wait,
-    reads met a corrupt block, the daemon is down) or 3 (no mount, or nobody answers), as monitoring systems want it.
+    reads met a corrupt block, the daemon is down, the state was deleted) or 3 (no mount, or nobody answers), as
+    monitoring systems want it.
 
     \b
     Example:
@@ -94,7 +95,8 @@ def _check(mountpoint: Path | None) -> int:
         mount = mounts.find(mountpoint)
         answer = control.ask(mount.state, {"do": "status"})
     except MountError as error:
-        level = health.CRITICAL if mount is not None and phase.load(mount.state) is not None else health.UNKNOWN
+        is_down = isinstance(error, StateLost) or (mount is not None and phase.load(mount.state) is not None)
+        level = health.CRITICAL if is_down else health.UNKNOWN
         click.echo(f"blockstore {health.WORDS[level]} - {error}")
         return level
     found, share = health.judge(answer), full_share(answer)

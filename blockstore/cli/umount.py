@@ -12,10 +12,10 @@ from typing import Final
 import click
 
 from blockstore.cli.paths import DIRECTORY
-from blockstore.daemon import control, mounts, phase, spill
+from blockstore.daemon import control, mounts, phase, spill, state_loss
 from blockstore.daemon.states import remove_state
 from blockstore.daemon.unmount import unmount, unmount_unused
-from blockstore.errors import BlockstoreError, BusyError, MountError
+from blockstore.errors import BlockstoreError, BusyError, MountError, StateLost
 
 DAEMON_END_S: Final = 120.0
 """How long the daemon may take to end after the unmount: it closes its files and frees nameless ones."""
@@ -26,28 +26,27 @@ DAEMON_END_S: Final = 120.0
 @click.option(
     "--force",
     is_flag=True,
-    help="Take the mount out of the tree even while it is in use; the daemon ends after its last user.",
+    help="Take the mount out of the tree even while it is in use, or its state is gone; the daemon ends after its last "
+    "user.",
 )
 @click.option("--discard", is_flag=True, help="Delete the state as well, and what it has in a tier: all is gone.")
 def umount(mountpoint: Path, force: bool, discard: bool) -> None:
     """End the mount at MOUNTPOINT when everything is written back.
 
-    Refused while a process has a file open or mapped, because a VM would lose its memory. The state stays in its
-    directory, and a later mount of the same place shows the same files, unless --discard.
+    Refused while a process has a file open or mapped, because a VM would lose its memory. Refused also when the state
+    was deleted or renamed under the mount, because all files would be lost, unless --force or --discard. The state
+    stays in its directory, and a later mount of the same place shows the same files, unless --discard.
 
     \b
     Example:
       blockstore umount /run/vm-memory
     """
     mount = mounts.find(mountpoint)
-    supervising = phase.load(mount.state)
-    if supervising is not None:
-        last_pid = supervising.supervisor_pid  # it ends after its daemon
-    else:
-        try:
-            last_pid = int(control.ask(mount.state, {"do": "hello"})["daemon_pid"])
-        except MountError:
-            last_pid = 0  # a dead or deaf daemon must not keep its mount alive
+    if loss := state_loss.find_served(mount.state):
+        if not (force or discard):
+            raise StateLost(f"{mount.path} stays mounted: {loss}")
+        click.echo(f"blockstore: warning: {loss}", err=True)
+    supervisor_pid, last_pid = _serving(mount.state)
     failure, found = unmount_unused(mount)
     if failure:
         if not force:
@@ -66,9 +65,9 @@ def umount(mountpoint: Path, force: bool, discard: bool) -> None:
             raise BusyError(f"{detached}; its state could not be deleted: do that then: rm -r {mount.state}")
         click.echo(f"blockstore: {detached}", err=True)
         return
-    if supervising is not None:
+    if supervisor_pid:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(last_pid, signal.SIGUSR1)  # it may be between two daemons
+            os.kill(supervisor_pid, signal.SIGUSR1)  # it may be between two daemons
     if last_pid and not _ended(last_pid):
         raise MountError(
             f"{mount.path} is unmounted, but what served it (process {last_pid}) has not ended within "
@@ -76,6 +75,20 @@ def umount(mountpoint: Path, force: bool, discard: bool) -> None:
         )
     if discard and mount.state.is_dir():
         _discard(mount.state)
+
+
+def _serving(state: Path) -> tuple[int, int]:
+    """The supervisor, 0 if there is none, and the process that ends last, 0 if that cannot be told."""
+    found = phase.load(state)
+    if found is not None:
+        return found.supervisor_pid, found.supervisor_pid  # it ends after its daemon
+    served = state_loss.processes(state)  # its file may be deleted
+    if served.supervisor_pid:
+        return served.supervisor_pid, served.supervisor_pid
+    try:
+        return 0, int(control.ask(state, {"do": "hello"})["daemon_pid"])
+    except MountError:
+        return 0, 0  # a dead or deaf daemon must not keep its mount alive
 
 
 def _discard(state: Path) -> None:

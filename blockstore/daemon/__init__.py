@@ -23,6 +23,7 @@ phase       what the supervisor is at
 backoff     when it starts the next one
 kernel      what is said to the kernel unasked: resend, do you know this inode
 pressure    locked memory, OOM score
+state_loss  state that vanishes under its daemon
 memory_limit  that of the cgroup, and which pool it has room for
 verification  of a mount or of a state directory
 options     what mount was told

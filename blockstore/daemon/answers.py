@@ -16,7 +16,7 @@ from blockstore.daemon.notify import RELOAD_EXIT_CODE
 from blockstore.daemon.options import DEFAULT_BACKGROUND_CPU
 from blockstore.daemon.sources import Place
 from blockstore.daemon.verification import OnlineVerification
-from blockstore.errors import BlockstoreError
+from blockstore.errors import BlockstoreError, StateLost
 from blockstore.store import census
 from blockstore.store.report import describe
 
@@ -85,6 +85,7 @@ class Answers:
             "lost_blocks": session.store.lost_blocks,
             "can_be_replaced": session.can_be_replaced,
             "is_orphaned": session.is_orphaned,
+            "state_loss": session.state_loss(),
             "stalled": session.stalled,
             "refused_writes": session.lane.refused_writes if session.lane else 0,
             "corrupt_reads": session.corrupt_reads,
@@ -99,6 +100,8 @@ class Answers:
         session = self._session
         if not session.can_be_replaced:
             return {"error": "this daemon cannot be replaced under its mount: nobody holds the mount meanwhile"}
+        if loss := session.state_loss():
+            return {"error": f"the next daemon could not go on with this state: {loss}", "code": StateLost.exit_code}
         with trio.move_on_after(CHECK_S):
             check = await trio.run_process(
                 [sys.executable, "-m", "blockstore.daemon", "--check", session.options.to_json()],

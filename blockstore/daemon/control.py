@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from blockstore.daemon import phase
-from blockstore.errors import MountError, error_of
+from blockstore.errors import MountError, StateLost, error_of
 
 SOCKET_NAME: Final = "control"
 
@@ -31,7 +31,8 @@ Answer = dict[str, Any]
 
 
 def ask(state: Path, request: dict[str, Any], timeout_s: float = CLIENT_S) -> Answer:
-    """Ask the daemon with this state directory. Raises MountError when it does not answer, or refuses.
+    """Ask the daemon with this state directory. Raises MountError when it does not answer, or refuses; StateLost when
+    its socket was deleted with the state.
 
     A daemon that died and is being started again is waited for.
     """
@@ -42,6 +43,10 @@ def ask(state: Path, request: dict[str, Any], timeout_s: float = CLIENT_S) -> An
         except _NotThere as error:
             found = phase.load(state)
             if found is None or time.monotonic() > deadline:
+                from blockstore.daemon import state_loss  # for a day that should not come
+
+                if loss := state_loss.find_served(state):
+                    raise StateLost(loss) from None
                 raise MountError(str(error)) from None
             if found.name == "paused":
                 raise MountError(

@@ -12,7 +12,7 @@ import resource
 import sqlite3
 from pathlib import Path
 
-from blockstore.daemon import handover, memory_limit, pressure, spill
+from blockstore.daemon import handover, memory_limit, pressure, spill, state_loss
 from blockstore.daemon.answers import Answers
 from blockstore.daemon.handover import Handover
 from blockstore.daemon.names import Names
@@ -43,7 +43,11 @@ def serve(options: MountOptions, service: Service) -> None:
     try:
         inherited = _inherit(service, state)
         limit_bytes = (inherited and inherited[1].pool_limit_bytes) or options.pool_limit_bytes
-        warnings += filter(None, [memory_limit.complaint(limit_bytes, memory_limit.of_process())])
+        found = [
+            memory_limit.complaint(limit_bytes, memory_limit.of_process()),
+            state_loss.risk(Path(os.path.realpath(state)), os.geteuid()),
+        ]
+        warnings += filter(None, found)
         if not inherited:
             _check_volumes(state, home)
         # VMs that run are better served with what is left than not at all.
@@ -73,7 +77,7 @@ def serve(options: MountOptions, service: Service) -> None:
             names.close()
     finally:
         store.close()
-    if is_over:
+    if is_over and state.is_dir():  # it may have been deleted, or renamed, under us
         remove_state(state)
 
 

@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import subprocess
+import syslog
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -23,7 +24,7 @@ from typing import Any, Final
 import pyfuse3
 import trio
 
-from blockstore.daemon import control_server, handover, kernel, mounts, pressure, throttle
+from blockstore.daemon import control_server, handover, kernel, mounts, pressure, state_loss, throttle
 from blockstore.daemon.arriving import Arriving
 from blockstore.daemon.attachments import Attachments
 from blockstore.daemon.background import Background
@@ -47,6 +48,7 @@ from blockstore.errors import MountError
 from blockstore.store.home import free_bytes_under
 from blockstore.store.store import Store
 from blockstore.store.tiers import Tier
+from blockstore.store.volume import file_name
 
 log = logging.getLogger(__name__)
 
@@ -292,6 +294,24 @@ class Session:
             nursery.start_soon(self._beat)
             nursery.start_soon(self.companion.run)
             nursery.start_soon(self._settle)
+            nursery.start_soon(self._watch_state)
+
+    def state_loss(self) -> str:
+        """The sentence about files of the state that are not there any more; empty if all are."""
+        return state_loss.find(self._state, volumes=lambda: [file_name(number) for number in list(self.store.volumes)])
+
+    async def _watch_state(self) -> None:
+        """Say it once, also in the system's log: ours may be deleted as well."""
+        told = ""
+        while True:
+            found = self.state_loss()
+            if found and found != told:
+                log.critical("%s", found)
+                await trio.to_thread.run_sync(syslog.syslog, syslog.LOG_CRIT, found, abandon_on_cancel=True)
+            elif told and not found:
+                log.warning("the files of the state are where they were again")
+            told = found
+            await trio.sleep(state_loss.LOOK_S)
 
     async def _settle(self) -> None:
         await trio.sleep(SETTLE_S)

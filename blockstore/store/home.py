@@ -7,6 +7,7 @@ return ENOSPC.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -73,6 +74,8 @@ class DirectoryHome:
             raise StateError(
                 f"the state directory {path} cannot be used: {error.strerror}; name another with --state"
             ) from None
+        with contextlib.suppress(OSError):  # systemd-tmpfiles(8) deletes nothing of a directory that is locked
+            fcntl.flock(self._directory_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         try:
             self._lock_fd = self.open("lock")
         except BaseException:

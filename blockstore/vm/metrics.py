@@ -157,6 +157,7 @@ MOUNT: Final = (
     _Of("tier_back_bytes", "Moved back into the pool.", _tier("back_bytes"), is_counter=True),
     _Of("replaceable", "1 if the mount outlives its daemon.", _one("can_be_replaced")),
     _Of("orphaned", "1 if the supervisor has died.", _one("is_orphaned")),
+    _Of("state_lost", "1 if files of the state were deleted under the mount.", _one("is_state_lost")),
 )
 
 HISTOGRAMS: Final = (
@@ -172,7 +173,12 @@ def families(observation: Observation | None, version: str) -> Iterator[Metric]:
     yield InfoMetricFamily("blockstore_build", "The version that serves the metrics.", {"version": version})
     if observation is None:
         return
-    total = {**observation.report["total"], "is_orphaned": observation.answer["is_orphaned"]}
+    answer = observation.answer
+    total = {
+        **observation.report["total"],
+        "is_orphaned": answer["is_orphaned"],
+        "is_state_lost": bool(answer.get("state_loss")),
+    }
     for each in MOUNT:
         yield _filled(each, each.labels, each.series(total))
     for name, key, text in HISTOGRAMS:

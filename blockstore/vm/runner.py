@@ -16,10 +16,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NoReturn
 
-from blockstore.daemon import control
+from blockstore.daemon import control, state_loss
 from blockstore.daemon.attachments import Attachment, ask_to_attach
 from blockstore.daemon.mounts import Mount
-from blockstore.errors import BusyError, InputError, MountError, OutOfRoom
+from blockstore.errors import BusyError, InputError, MountError, OutOfRoom, StateLost
 from blockstore.vm import cgroups, file_work, huge_pages, qemu_arguments, qmp_sockets, recorded_arguments
 from blockstore.vm.cgroups import Cgroup
 from blockstore.vm.deadline import deadline
@@ -93,7 +93,7 @@ def run(
     path = mount.path / name
     with ExitStack() as undo:
         folder = _make_folder(mount, path, undo)
-        _make_file(path, size_bytes, memory, undo)
+        _make_file(mount, path, size_bytes, memory, undo)
         cgroup, home = _make_cgroup(name, undo, warn)
         made, pid = path.stat(), os.getpid()
         attachment = Attachment(
@@ -160,7 +160,7 @@ def _inherited(mount: Mount, kind: str, volume: int, undo: ExitStack) -> int:
     return descriptor
 
 
-def _make_file(path: Path, size_bytes: int, memory: Path | None, undo: ExitStack) -> None:
+def _make_file(mount: Mount, path: Path, size_bytes: int, memory: Path | None, undo: ExitStack) -> None:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
@@ -170,6 +170,8 @@ def _make_file(path: Path, size_bytes: int, memory: Path | None, undo: ExitStack
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise OutOfRoom(f"{path} cannot be made: {error.strerror}") from None
+        if loss := state_loss.find_served(mount.state):
+            raise StateLost(f"{path} cannot be made: {loss}") from None
         raise MountError(f"{path} cannot be made: {error.strerror}") from None
     undo.callback(path.unlink, missing_ok=True)
     try:
