@@ -84,7 +84,10 @@ def _outcome(is_daemon: bool) -> str:
 def _missing(state: Path, volumes: Callable[[], Iterable[str]]) -> list[str]:
     """Volumes are made, and deleted, while we look: what is one before and after must have its file meanwhile."""
     before = set(volumes())
-    names = set(os.listdir(state))
+    try:
+        names = set(os.listdir(state))
+    except OSError:  # it has vanished since
+        names = set()
     return [name for name in ESSENTIAL if name not in names] + sorted((before & set(volumes())) - names)
 
 
