@@ -11,6 +11,7 @@ from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.sizes import format_size
 from blockstore.daemon import control, mounts
 from blockstore.errors import InputError, MountError
+from blockstore.vm import write_errors
 from blockstore.vm.evict import evict as evict_file
 
 
@@ -29,6 +30,7 @@ def evict(mountpoint: Path, names: tuple[str, ...], as_json: bool) -> None:
       blockstore evict /run/vm-memory vm1
     """
     mount = mounts.find(mountpoint)
+    write_errors.await_look(mount.state)
     volumes = control.ask(mount.state, {"do": "status"})["report"]["volumes"]
     for name in names:
         if name not in volumes:
@@ -39,9 +41,10 @@ def evict(mountpoint: Path, names: tuple[str, ...], as_json: bool) -> None:
     result = {}
     for name in names or [name for name in volumes if (mount.path / name).exists()]:
         try:
-            before, after = evict_file(mount.path / name, mappings)
+            before, after, rewritten_bytes = evict_file(mount.path / name, mappings)
         except OSError as error:
             raise MountError(f"{mount.path / name} cannot be evicted: {error.strerror or error}") from None
+        write_errors.tell(mount.state, name, rewritten_bytes)
         result[name] = {"before": before, "after": after}
         if not as_json:
             click.echo(f"{name}: {format_size(before)} resident, now {format_size(after)}")

@@ -50,6 +50,9 @@ def judge(answer: Mapping[str, Any]) -> Health:
         found.append((CRITICAL, f"reads met corrupt blocks ({answer['corrupt_reads']}); {_VERIFY}"))
     if answer["lost_blocks"]:
         found.append((CRITICAL, f"blocks were lost by damaged tables ({answer['lost_blocks']}); {_VERIFY}"))
+    written = answer.get("write_back") or {"errors": 0}
+    if written["errors"]:
+        found.append(_write_back(written))
     if tier and tier["failing_since"]:
         waiting = tier["reads_waiting"]
         who = f"VMs wait for what is in it ({waiting})" if waiting else "VMs that need what is in it wait"
@@ -69,6 +72,18 @@ def judge(answer: Mapping[str, Any]) -> Health:
     return Health(max((level for level, _ in found), default=OK), [sentence for _, sentence in found])
 
 
+def _write_back(figures: Mapping[str, Any]) -> tuple[int, str]:
+    if figures["lost"]:
+        return CRITICAL, f"write-back failed, and memory could not be written again ({figures['lost']}); {_LOST}"
+    size = format_size(figures["rewritten_bytes"])
+    return WARNING, f"write-back failed ({figures['errors']}); {size} were written again, nothing is lost; {_WRITTEN}"
+
+
+_LOST: Final = (
+    "daemon.log in the state directory names the files; copy their memory before it leaves the page cache, or start "
+    "these VMs again"
+)
+_WRITTEN: Final = "daemon.log in the state directory names the files, and `blockstore verify` ends this warning"
 _MAKE_ROOM: Final = "delete files, punch memory, or raise the limit with `blockstore set`"
 _PUSH: Final = "delete what was pulled, and push and pull it again"
 _WAIT: Final = "no more data can wait until the pool has room; `blockstore reload` ends this warning"

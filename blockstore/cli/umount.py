@@ -16,6 +16,7 @@ from blockstore.daemon import control, mounts, phase, spill, state_loss
 from blockstore.daemon.states import remove_state
 from blockstore.daemon.unmount import unmount, unmount_unused
 from blockstore.errors import BlockstoreError, BusyError, MountError, StateLost
+from blockstore.vm import write_errors
 
 DAEMON_END_S: Final = 120.0
 """How long the daemon may take to end after the unmount: it closes its files and frees nameless ones."""
@@ -46,6 +47,8 @@ def umount(mountpoint: Path, force: bool, discard: bool) -> None:
         if not (force or discard):
             raise StateLost(f"{mount.path} stays mounted: {loss}")
         click.echo(f"blockstore: warning: {loss}", err=True)
+    else:
+        _await_look(mount, force=force)
     supervisor_pid, last_pid = _serving(mount.state)
     failure, found = unmount_unused(mount)
     if failure:
@@ -89,6 +92,20 @@ def _serving(state: Path) -> tuple[int, int]:
         return 0, int(control.ask(state, {"do": "hello"})["daemon_pid"])
     except MountError:
         return 0, 0  # a dead or deaf daemon must not keep its mount alive
+
+
+def _await_look(mount: mounts.Mount, *, force: bool) -> None:
+    """Pages that the daemon before this one has lost would leave as if they were clean."""
+    now = phase.load(mount.state)
+    if now is not None and now.name in phase.UNSERVED:
+        return
+    try:
+        write_errors.await_look(mount.state)
+    except BusyError:
+        if not force:
+            raise
+    except MountError:
+        pass  # a dead or deaf daemon must not keep its mount alive
 
 
 def _discard(state: Path) -> None:

@@ -51,12 +51,14 @@ class Answers:
             "detach": self.detach,
             "runs": self.runs,
             "control": self.control,
+            "write_errors": self.write_errors,
             "pull": self.pull,
         }
 
     async def hello(self, request: Request) -> Answer:
-        """Who is there, and do writes wait for room?"""
-        return {"daemon_pid": os.getpid(), "stalled": self._session.stalled}
+        """Who is there, do writes wait for room, and may memory be evicted?"""
+        session = self._session
+        return {"daemon_pid": os.getpid(), "stalled": session.stalled, "has_looked": session.has_looked}
 
     async def status(self, request: Request) -> Answer:
         """The census, and how the daemon is."""
@@ -93,6 +95,7 @@ class Answers:
             "tier_latency": session.fetches.latency.figures() if session.tier else None,
             "arriving": session.arriving_figures(),
             "background": session.background.figures(),
+            "write_back": session.handover.write_back_figures(),
         }
 
     async def reload(self, request: Request) -> Answer:
@@ -192,9 +195,11 @@ class Answers:
         return {}
 
     async def control(self, request: Request) -> Answer:
-        """The controller's: `reports` by volume; the answer is all that it has to know."""
+        """The controller's: `reports` by volume, `write_errors` as below; the answer is all that it has to know."""
         session = self._session
         session.attachments.report(request.get("reports", {}))
+        session.has_looked = session.has_looked or bool(request.get("has_looked"))
+        session.heard_of_write_errors(request.get("write_errors", []))
         names, nameless = session.names.files(), set(session.names.nameless())
         return {
             "attachments": session.attachments.all(),
@@ -209,6 +214,11 @@ class Answers:
                 for volume in session.store.volumes.values()
             },
         }
+
+    async def write_errors(self, request: Request) -> Answer:
+        """An evictor's: `found` are files whose write-back had failed (vm/write_errors.py, Found)."""
+        self._session.heard_of_write_errors(request.get("found", []))
+        return {}
 
     async def _end_soon(self) -> None:
         await trio.sleep(LAST_WORD_S)

@@ -39,6 +39,12 @@ class Handover:
     """What it has made of the budget for background work, in per cent; negative if nothing."""
     mounted_at: float = 0.0
     """When the mount was made, in seconds since 1970."""
+    write_errors: int = 0
+    """How often write-back of a file was found to have failed, since the mount was made or `verify` found all well."""
+    rewritten_bytes: int = 0
+    """Of these files, what was made dirty to be written again."""
+    lost_writes: int = 0
+    """How often that could not be done."""
 
     @property
     def init_request(self) -> bytes:
@@ -55,6 +61,10 @@ class Handover:
     def changed(self, state: Path, **fields: str | float) -> Handover:
         """Saved with these fields changed."""
         return replace(self, **fields).save(state)  # type: ignore[arg-type]
+
+    def write_back_figures(self) -> dict[str, int]:
+        """What `status` tells of write-back that has failed."""
+        return {"errors": self.write_errors, "rewritten_bytes": self.rewritten_bytes, "lost": self.lost_writes}
 
 
 def load(state: Path) -> Handover | None:

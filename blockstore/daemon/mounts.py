@@ -161,11 +161,8 @@ def users(mount: Mount) -> list[User]:
     paths: dict[int, set[str]] = {}
     for mapping in mappings(mount):
         paths.setdefault(mapping.pid, set()).add(mapping.path)
-    prefix = str(mount.path)
-    for process in _processes():
-        for link in _links(process):
-            if link == prefix or link.startswith(prefix + "/"):
-                paths.setdefault(int(process.name), set()).add(link)
+    for pid, _, link in _links_into(mount):
+        paths.setdefault(pid, set()).add(link)
     return [
         User(pid, _command(pid), frozenset(found)) for pid, found in sorted(paths.items()) if not _is_controller(pid)
     ]
@@ -178,16 +175,32 @@ def describe_users(found: list[User]) -> str:
     return ", ".join(texts) + more
 
 
+def open_files(mount: Mount) -> Iterator[tuple[int, int]]:
+    """All files of the mount that processes have open, nameless ones too: the process and its descriptor."""
+    for pid, name, _ in _links_into(mount):
+        if name.isdigit():
+            yield pid, int(name)
+
+
+def _links_into(mount: Mount) -> Iterator[tuple[int, str, str]]:
+    """A process, what of it (cwd, root, or the number of a descriptor), and the path in the mount that it leads to."""
+    prefix = str(mount.path)
+    for process in _processes():
+        for name, link in _links(process):
+            if link == prefix or link.startswith(prefix + "/"):
+                yield int(process.name), name, link
+
+
 def _processes() -> Iterator[Path]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             yield entry
 
 
-def _links(process: Path) -> Iterator[str]:
+def _links(process: Path) -> Iterator[tuple[str, str]]:
     for name in ("cwd", "root"):
         try:
-            yield str((process / name).readlink())
+            yield name, str((process / name).readlink())
         except OSError:
             continue
     try:
@@ -196,7 +209,7 @@ def _links(process: Path) -> Iterator[str]:
         return
     for descriptor in descriptors:
         try:
-            yield str(descriptor.readlink())
+            yield descriptor.name, str(descriptor.readlink())
         except OSError:
             continue
 

@@ -20,6 +20,9 @@ NAME: Final = "daemon.supervisor"
 SIZE_BYTES: Final = 4096
 """Of the file; what there is to say is shorter, and padded."""
 
+UNSERVED: Final = ("waiting", "paused")
+"""Names of phases in which no daemon runs, and perhaps none will for long."""
+
 _REASON_CHARACTERS: Final = 600
 
 

@@ -55,6 +55,11 @@ log = logging.getLogger(__name__)
 UNMOUNT_S: Final = 60.0
 """How long an unmount by signal may take: it writes back what is dirty, gigabytes at worst."""
 
+LOOK_S: Final = 10.0
+"""How long that waits for the controller's first look, after which all that may leave is in the store."""
+
+LOOK_RETRY_S: Final = 0.1
+
 SETTLE_S: Final = 5.0
 """After the start, when a VM no longer waits for it, its memory is given back."""
 
@@ -113,6 +118,8 @@ class Session:
         else:
             self._device_fd = -1
         self._takes_over = bool(inherited)
+        self.has_looked = not self._takes_over
+        """The controller has looked for what the daemon before this one may have lost (vm/write_errors.py)."""
 
     @property
     def supervisor_pid(self) -> int | None:
@@ -140,6 +147,23 @@ class Session:
         for each in (self.lane, self.fetches):
             if each is not None:
                 each.corrupt_reads = 0
+        if self.handover.write_errors:
+            self.remember(write_errors=0, rewritten_bytes=0, lost_writes=0)
+
+    def heard_of_write_errors(self, found: list[tuple[str, int, str]]) -> None:
+        """Logs and counts files whose write-back had failed: name, bytes that were made dirty again, why no more."""
+        if not found:
+            return
+        for name, size_bytes, failure in found:
+            done = f"they are written again ({size_bytes} bytes)"
+            if failure:
+                done = f"they cannot be written again ({failure}), and are lost when they leave the page cache"
+            log.error("write-back of pages of %r had failed; %s", name, done)
+        self.remember(
+            write_errors=self.handover.write_errors + len(found),
+            rewritten_bytes=self.handover.rewritten_bytes + sum(size_bytes for _, size_bytes, _ in found),
+            lost_writes=self.handover.lost_writes + sum(bool(failure) for _, _, failure in found),
+        )
 
     @property
     def corrupt_reads(self) -> int:
@@ -359,6 +383,9 @@ class Session:
 
     def _unmount(self) -> None:
         """Our mount, wherever it is; another one may be at the mountpoint by now."""
+        deadline = time.monotonic() + LOOK_S
+        while not self.has_looked and time.monotonic() < deadline:
+            time.sleep(LOOK_RETRY_S)
         for mount in [mount for mount in mounts.all_mounts() if mount.device == self.handover.device]:
             found: list[mounts.User] = []
             try:

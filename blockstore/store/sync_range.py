@@ -10,6 +10,9 @@ _WAIT_BEFORE: Final = 1
 _WRITE: Final = 2
 _WAIT_AFTER: Final = 4
 
+_BEYOND: Final = 1 << 62
+"""An offset in bytes at which no file has a page."""
+
 
 def begin(fd: int, start: int, length: int) -> None:
     """Start to write what is dirty of it, and do not wait. Raises OSError."""
@@ -19,6 +22,12 @@ def begin(fd: int, start: int, length: int) -> None:
 def complete(fd: int, start: int, length: int) -> None:
     """All of it is written when this returns, but for what the file system keeps about it. Raises OSError."""
     _sync(fd, start, length, _WAIT_BEFORE | _WRITE | _WAIT_AFTER)
+
+
+def check(fd: int) -> None:
+    """Raise the OSError of a write-back that failed and that this open file has not been told of yet. Never waits: it
+    asks for the write-back of a page beyond the end of any file (fs/sync.c, file_check_and_advance_wb_err)."""
+    _sync(fd, _BEYOND, 1, _WAIT_BEFORE)
 
 
 def _sync(fd: int, start: int, length: int, flags: int) -> None:

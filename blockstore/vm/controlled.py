@@ -21,11 +21,13 @@ from blockstore.daemon.mounts import Mapping, Mount, mappings_of
 from blockstore.vm import qmp_sockets, resident, working_set
 from blockstore.vm.cgroups import Cgroup
 from blockstore.vm.mechanism import ByCgroup, Clock, Mechanism
+from blockstore.vm.open_files import open_volume
 from blockstore.vm.policy import Auto, Fixed, Policy
 from blockstore.vm.process_stat import children, start_time
 from blockstore.vm.read_ahead import ReadAhead
 from blockstore.vm.refault_cost import RefaultCost
 from blockstore.vm.write_back import WriteBack
+from blockstore.vm.write_errors import has_failed
 
 LARGEST_COST: Final = 0.008
 """Of a core, for one VM: after a look that took long, or took much away, the next one comes so much later."""
@@ -47,13 +49,15 @@ class Ended(Exception):
 class Controlled:
     """Made when the VM is attached; `tick` it every second, `close` it when it raised Ended."""
 
-    def __init__(self, mount: Mount, name: str, attachment: Attachment) -> None:
-        """Raises Ended; OSError when the file cannot be opened, which may be different the next time."""
+    def __init__(self, mount: Mount, name: str, attachment: Attachment, failed: set[int]) -> None:
+        """`failed` are the volumes whose write-back has failed (write_watch.py). Raises Ended; OSError when the file
+        cannot be opened, which may be different the next time."""
         self.attachment = attachment
+        self._failed = failed
         self._mount = mount
         self._pidfd = open_process(attachment)
         try:
-            self._descriptor = _open_file(mount, name, attachment.volume)
+            self._descriptor = open_volume(mount, name, attachment.volume)
         except BaseException:
             os.close(self._pidfd)
             raise
@@ -108,6 +112,7 @@ class Controlled:
     def _look(self, counts: Fields[str, Any], elapsed_s: float, *, may_write: bool) -> None:
         before, self._counts = self._counts, counts
         waited_s = self._cost.waited_s(before, counts) if before is not None else 0.0
+        may_write = may_write and self._may_evict()
         if may_write:
             self._write_back.go_on(elapsed_s)
         resident_bytes = self._can_take_bytes()
@@ -118,12 +123,21 @@ class Controlled:
             self._reclaim(wanted, resident_bytes)
 
     def _reclaim(self, wanted_bytes: int, before_bytes: int) -> None:
+        if not self._may_evict():
+            return
         failure = self._reclaiming.run(lambda: self._mechanism.reclaim(wanted_bytes, must=self._policy.must))
         self._failures = self._failures + 1 if failure else 0
         if self._failures >= KEEP_TRYING and not isinstance(self._mechanism, Clock):
             self._mechanism = self._choose("")
         else:
             self._reclaimed_bytes += max(before_bytes - self._can_take_bytes(), 0)
+
+    def _may_evict(self) -> bool:
+        """Has the store all that is clean? Asked after a look at what is clean, by the reclaiming thread too."""
+        volume = self.attachment.volume
+        if volume not in self._failed and has_failed(self._descriptor):
+            self._failed.add(volume)
+        return volume not in self._failed
 
     def _can_take_bytes(self) -> int:
         try:
@@ -140,7 +154,7 @@ class Controlled:
             with contextlib.suppress(OSError):
                 cgroup.restore_limit()
             return ByCgroup(cgroup)
-        return Clock(self._descriptor, os.fstat(self._descriptor).st_size, self._mappings)
+        return Clock(self._descriptor, os.fstat(self._descriptor).st_size, self._mappings, self._may_evict)
 
     def _pids(self) -> list[int]:
         """The VM's processes. One that `run` has made is a child of the attached process."""
@@ -230,12 +244,3 @@ def has_ended(pidfd: int) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _open_file(mount: Mount, name: str, volume: int) -> int:
-    """The VM's file, and no other that may have its name, or may lie over the mount. Raises OSError."""
-    descriptor = os.open(mount.path / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    if not mount.has(os.fstat(descriptor), volume):
-        os.close(descriptor)
-        raise OSError(f"{name} is another file by now")
-    return descriptor

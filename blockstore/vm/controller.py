@@ -23,6 +23,7 @@ from blockstore.vm import snapshot_file
 from blockstore.vm.controlled import Controlled, Ended, end, open_process
 from blockstore.vm.history import Recorder
 from blockstore.vm.log_line import log
+from blockstore.vm.write_watch import WriteWatch
 
 TICK_S: Final = 1.0
 
@@ -38,8 +39,10 @@ class Controller:
         self._mountpoint = mountpoint
         self._controlled: dict[int, Controlled] = {}
         self._history = Recorder(state)
+        self._write_watch = WriteWatch()
         self._complaint = ""
         self._is_first = True
+        self._has_told_look = False
 
     def run(self) -> int:
         """The exit code: 0 when the daemon has ended."""
@@ -49,7 +52,8 @@ class Controller:
                 self._tick()
             except MountError as error:
                 self._complain(str(error))
-            left_s = max(TICK_S - (time.monotonic() - started), 0.05)
+            is_waited_for = self._write_watch.has_looked and not self._has_told_look
+            left_s = 0.05 if is_waited_for else max(TICK_S - (time.monotonic() - started), 0.05)
             poll = select.poll()
             for waited_for in (sys.stdin, *self._controlled.values()):
                 poll.register(waited_for, select.POLLIN)
@@ -58,7 +62,11 @@ class Controller:
 
     def _tick(self) -> None:
         reports = {str(number): each.report() for number, each in self._controlled.items()}
-        answer = control.ask(self._state, {"do": "control", "reports": reports}, ASK_S)
+        news, has_looked = self._write_watch.news(), self._write_watch.has_looked
+        request = {"do": "control", "reports": reports, "write_errors": news, "has_looked": has_looked}
+        answer = control.ask(self._state, request, ASK_S)
+        self._write_watch.told(news)
+        self._has_told_look = has_looked
         mount = mounts.served_by(self._state, self._mountpoint)
         if mount is None:
             # Ours is detached from the tree, and another one may be in its place. It ends when nobody has a file open.
@@ -70,8 +78,10 @@ class Controller:
             snapshot_file.clear_leftovers(mount)
         wanted = {each["volume"]: Attachment(**each) for each in answer["attachments"]}
         volumes: dict[int, dict[str, Any]] = {int(number): counts for number, counts in answer["volumes"].items()}
+        self._write_watch.go_on(mount, {number: counts["name"] for number, counts in volumes.items()})
+        may_write = self._write_watch.has_looked and not answer["stalled"]
         for number, attachment in wanted.items():
-            self._attend(mount, number, attachment, volumes.get(number), may_write=not answer["stalled"])
+            self._attend(mount, number, attachment, volumes.get(number), may_write=may_write)
         for number in self._controlled.keys() - wanted.keys():
             self._controlled.pop(number).close()
         self._history.sample_if_due(mount)
@@ -95,7 +105,9 @@ class Controller:
                 os.close(open_process(attachment))  # deleted under a VM that may run on
                 return
             if controlled is None:
-                controlled = self._controlled[number] = Controlled(mount, str(name), attachment)
+                controlled = self._controlled[number] = Controlled(
+                    mount, str(name), attachment, self._write_watch.failed
+                )
             if counts is not None:
                 controlled.tick(counts, may_write=may_write)
         except Ended:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from blockstore.daemon.mounts import Mapping
 from blockstore.store import sync_range
-from blockstore.vm import resident
+from blockstore.vm import resident, write_errors
 from blockstore.vm.page_out import page_out
 
 _STEP_BYTES: Final = 64 << 20
@@ -25,29 +25,42 @@ _WRITE_BACK_BYTES: Final = 4 << 20
 This much takes about 15 ms; all of a file's dirty pages at once held a VM up for 400 ms."""
 
 
-def evict(path: Path, mappings: Iterable[Mapping]) -> tuple[int, int]:
-    """Evict one file; `mappings` are the mappings of files of its mount. Resident bytes before and after.
+class Evicted(NamedTuple):
+    """Resident bytes before and after; `rewritten_bytes` had to be written again because write-back had failed."""
 
-    Raises OSError: PermissionError where a mapping process is not ours.
+    before: int
+    after: int
+    rewritten_bytes: int
+
+
+def evict(path: Path, mappings: Iterable[Mapping]) -> Evicted:
+    """Evict one file; `mappings` are the mappings of files of its mount.
+
+    Raises OSError: PermissionError where a mapping process is not ours. Where write-back fails nothing is evicted.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         before = resident.of_descriptor(descriptor).resident
         inode = os.fstat(descriptor).st_ino
-        _write_back(descriptor)  # only clean pages can leave
+        rewritten_bytes = _write_back(descriptor)  # only clean pages can leave
         for mapping in mappings:
             if mapping.inode == inode:
                 _page_out(mapping)
-        _write_back(descriptor)
+        rewritten_bytes += _write_back(descriptor)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        return before, resident.of_descriptor(descriptor).resident
+        return Evicted(before, resident.of_descriptor(descriptor).resident, rewritten_bytes)
     finally:
         os.close(descriptor)
 
 
-def _write_back(descriptor: int) -> None:
-    for start in range(0, os.fstat(descriptor).st_size, _WRITE_BACK_BYTES):
-        sync_range.complete(descriptor, start, _WRITE_BACK_BYTES)
+def _write_back(descriptor: int) -> int:
+    """How many bytes had to be written again. Raises OSError."""
+
+    def once() -> None:
+        for start in range(0, os.fstat(descriptor).st_size, _WRITE_BACK_BYTES):
+            sync_range.complete(descriptor, start, _WRITE_BACK_BYTES)
+
+    return write_errors.insist(descriptor, once)
 
 
 def _page_out(mapping: Mapping) -> None:

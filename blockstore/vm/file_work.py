@@ -10,14 +10,20 @@ import errno
 import os
 import select
 import signal
+import struct
+from functools import partial
 from typing import Final
 
 from blockstore.errors import MountError, OutOfRoom
 from blockstore.vm import apart
+from blockstore.vm.write_errors import insist
 
 _FLUSH: Final = b"f"
 _CLONE: Final = b"c"
 _APPEND: Final = b"a"
+
+_ANSWER: Final = struct.Struct("=BQ")
+"""An error number, or 0, and the bytes that were written again."""
 
 _PIECE_BYTES: Final = 1 << 20
 
@@ -33,13 +39,15 @@ class FileWork:
         def work() -> int:
             return _serve(asks, answering, source, target, tail, size_bytes)
 
+        self.rewritten_bytes = 0
+        """Of the source, whose write-back had failed."""
         self._pid = apart.fork([asks, answering, source, target, tail], work)
         os.close(asks)
         os.close(answering)
 
     def flush(self, timeout_s: float) -> None:
         """Write the source's dirty pages back. Raises OutOfRoom when that takes longer, MountError."""
-        self._do(_FLUSH, timeout_s, "its dirty pages could not be written back")
+        self.rewritten_bytes += self._do(_FLUSH, timeout_s, "its dirty pages could not be written back")
 
     def clone(self, timeout_s: float) -> None:
         """Let the target be as the source is. Raises OutOfRoom, MountError."""
@@ -58,7 +66,7 @@ class FileWork:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self._pid, os.WNOHANG)
 
-    def _do(self, what: bytes, timeout_s: float, failed: str) -> None:
+    def _do(self, what: bytes, timeout_s: float, failed: str) -> int:
         os.write(self._asking, what)
         poll = select.poll()
         poll.register(self._answers, select.POLLIN)
@@ -67,11 +75,12 @@ class FileWork:
                 f"{failed} within {timeout_s:g} s; is the pool full (`blockstore status`)? delete something, or raise "
                 "the limit with `blockstore set --pool-limit`"
             )
-        code = int.from_bytes(os.read(self._answers, 1) or bytes([errno.EIO]))
+        code, rewritten_bytes = _ANSWER.unpack(os.read(self._answers, _ANSWER.size) or _ANSWER.pack(errno.EIO, 0))
         if code == errno.ENOSPC:
             raise OutOfRoom(f"{failed}: there is no room; delete something, or raise the limit with `blockstore set`")
         if code:
             raise MountError(f"{failed}: {os.strerror(code)}")
+        return int(rewritten_bytes)
 
 
 def clone(source: int, target: int, size_bytes: int) -> None:
@@ -90,20 +99,20 @@ def append(tail: int, target: int, size_bytes: int) -> None:
     offset = 0
     while piece := os.pread(tail, _PIECE_BYTES, offset):
         offset += os.pwrite(target, piece, size_bytes + offset)
-    os.fsync(target)
+    insist(target, partial(os.fsync, target))
 
 
 def _serve(asks: int, answering: int, source: int, target: int, tail: int, size_bytes: int) -> int:
     while what := os.read(asks, 1):
-        code = 0
+        code = rewritten_bytes = 0
         try:
             if what == _FLUSH:
-                os.fsync(source)
+                rewritten_bytes = insist(source, partial(os.fsync, source))
             elif what == _CLONE:
                 clone(source, target, size_bytes)
             else:
                 append(tail, target, size_bytes)
         except OSError as error:
             code = error.errno or errno.EIO
-        os.write(answering, bytes([code]))
+        os.write(answering, _ANSWER.pack(code, rewritten_bytes))
     return 0

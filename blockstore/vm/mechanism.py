@@ -61,14 +61,22 @@ class Clock:
     """process_madvise(2) with MADV_PAGEOUT, chunk by chunk in turn.
 
     A chunk of which much is resident again when its turn comes is in use, and is passed over for a number of rounds
-    that doubles each time. `descriptor` is the file's; `mappings` is asked for the VM's mappings of it.
+    that doubles each time. `descriptor` is the file's; `mappings` is asked for the VM's mappings of it, and `may_evict`
+    before each chunk whether what is clean may leave.
     """
 
     name = MADVISE
 
-    def __init__(self, descriptor: int, size_bytes: int, mappings: Callable[[], Sequence[Mapping]]) -> None:
+    def __init__(
+        self,
+        descriptor: int,
+        size_bytes: int,
+        mappings: Callable[[], Sequence[Mapping]],
+        may_evict: Callable[[], bool],
+    ) -> None:
         self._descriptor = descriptor
         self._mappings = mappings
+        self._may_evict = may_evict
         self._chunk_bytes = CHUNK_BYTES
         while size_bytes > self._chunk_bytes * MAXIMUM_CHUNKS:
             self._chunk_bytes *= 2
@@ -96,7 +104,7 @@ class Clock:
             return 0
         offset = number * self._chunk_bytes
         found = resident.of_descriptor(self._descriptor, offset, self._chunk_bytes)
-        if found.dirty or found.written_back:
+        if found.dirty or found.written_back or not self._may_evict():
             return 0  # that cannot leave; when it was written back its turn comes again
         if found.resident <= self._left[number]:
             if found.resident:  # it would not leave last time: later perhaps

@@ -68,6 +68,11 @@ def _background(key: str) -> Callable[[Figures], Series]:
     return lambda figures: [([], float(figures["background"][key]))]
 
 
+def _write_back(key: str) -> Callable[[Figures], Series]:
+    """What the daemon tells of write-back that has failed."""
+    return lambda figures: [([], float(figures["write_back"][key]))] if figures["write_back"] else []
+
+
 def _tier(key: str) -> Callable[[Figures], Series]:
     """What the daemon tells of the tier; nothing without one."""
     return lambda figures: [([], float(figures["tier"][key] or 0))] if figures["tier"] else []
@@ -142,6 +147,11 @@ MOUNT: Final = (
     ),
     _Of("corrupt_reads", "Reads that met a block which cannot be read.", _one("corrupt_reads"), is_counter=True),
     _Of("lost_blocks", "Blocks that damaged tables cost at the daemon's start.", _one("lost_blocks")),
+    _Of(
+        "write_back_errors", "Files whose write-back was found to have failed.", _write_back("errors"), is_counter=True
+    ),
+    _Of("write_back_lost", "Those that could not be written again.", _write_back("lost"), is_counter=True),
+    _Of("write_back_again_bytes", "Written again.", _write_back("rewritten_bytes"), is_counter=True),
     _Of("background_cpu_seconds", "Processor time of background work.", _background("cpu_s"), is_counter=True),
     _Of("background_saved_bytes", "Taken off cold records.", _background("saved_bytes"), is_counter=True),
     _Of("pool_fragmentation_ratio", "The part of the pool that holds no record.", _one("fragmentation")),

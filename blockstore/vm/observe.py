@@ -17,17 +17,8 @@ from blockstore.vm import resident
 
 KEPT: Final = (
     *("daemon_pid", "supervisor_pid", "controller_pid", "restarts", "pool_limit", "mounted_at"),
-    *(
-        "stalled",
-        "refused_writes",
-        "corrupt_reads",
-        "lost_blocks",
-        "can_be_replaced",
-        "fault_latency",
-        "write_latency",
-        "background",
-    ),
-    *("tier", "tier_latency", "arriving"),
+    *("stalled", "refused_writes", "corrupt_reads", "lost_blocks", "can_be_replaced", "write_back"),
+    *("fault_latency", "write_latency", "background", "tier", "tier_latency", "arriving"),
 )
 """Of the daemon's answer, what goes to `total` as it is."""
 

@@ -12,13 +12,13 @@ allowed, or /sys is read-only, all stays as it was at the mount.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from blockstore.daemon.mounts import READ_AHEAD_BYTES, Mount
+from blockstore.vm.open_files import borrowed, descriptors_of
 from blockstore.vm.process_stat import processor_s
 
 IDLE_BYTES: Final = 16 << 10
@@ -29,10 +29,6 @@ WORKING_SHARE: Final = 0.1
 
 IDLE_AFTER_S: Final = 10.0
 """It must have been below for so long: a wrong "idle" costs a VM waits, a wrong "works" some pages for a while."""
-
-_SYS_PIDFD_GETFD: Final = 438  # Linux 5.6, the same number on all machines
-
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class ReadAhead:
@@ -71,35 +67,9 @@ def set_read_ahead(mount: Mount, volume: int, pids: Sequence[int], size_bytes: i
     setting.write_text(str(size_bytes >> 10))
     try:
         for pid in pids:
-            for descriptor in _open_files(pid, volume):
-                with _borrowed(pid, descriptor) as own:
+            for descriptor in descriptors_of(pid, volume):
+                with borrowed(pid, descriptor) as own:
                     if mount.has(os.fstat(own), volume):
                         os.posix_fadvise(own, 0, 0, os.POSIX_FADV_NORMAL)
     finally:
         setting.write_text(str(max(int(before), READ_AHEAD_BYTES >> 10)))
-
-
-def _open_files(pid: int, inode: int) -> Iterator[int]:
-    """The process' descriptors of files with this inode number, on whatever file system (proc_pid_fdinfo(5))."""
-    wanted = f"ino:\t{inode}\n"
-    for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
-        with contextlib.suppress(OSError):  # closed meanwhile
-            if wanted in entry.read_text():
-                yield int(entry.name)
-
-
-@contextlib.contextmanager
-def _borrowed(pid: int, descriptor: int) -> Iterator[int]:
-    """The other process' open file, as a descriptor of ours."""
-    process = os.pidfd_open(pid)
-    try:
-        own = _libc.syscall(_SYS_PIDFD_GETFD, process, descriptor, 0)
-    finally:
-        os.close(process)
-    if own < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"descriptor {descriptor} of process {pid}: {os.strerror(code)}")
-    try:
-        yield own
-    finally:
-        os.close(own)

@@ -58,9 +58,9 @@ def of_descriptor(descriptor: int, offset: int = 0, length: int = 0) -> Residenc
     return Residency(_in_core_bytes(descriptor, offset, length), 0, 0)
 
 
-def pages_of(descriptor: int) -> bytes:
-    """A byte for each page of the file: 1 if it is in the page cache. Raises OSError."""
-    return _in_core(descriptor, 0, 0)
+def pages_of(descriptor: int, offset: int = 0, length: int = 0) -> bytes:
+    """A byte for each page of the file, or a range of it: 1 if it is in the page cache. Raises OSError."""
+    return _in_core(descriptor, offset, length)
 
 
 def _in_core_bytes(descriptor: int, offset: int, length: int) -> int:

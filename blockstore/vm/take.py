@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from blockstore.daemon import control
 from blockstore.daemon.mounts import Mount
 from blockstore.errors import BlockstoreError, MountError, OutOfRoom, VmError
-from blockstore.vm import snapshot_file
+from blockstore.vm import snapshot_file, write_errors
 from blockstore.vm.device_state import DeviceState
 from blockstore.vm.disk_arguments import for_others
 from blockstore.vm.disks import Moving
@@ -98,6 +98,7 @@ def _taken(
     undo.callback(state.close)
     taken, bases = _stopped(monitor, vm, able, state, work, path, moving)
     state.copy(tail)
+    write_errors.tell(mount.state, vm.name, work.rewritten_bytes)
     arguments, now = for_others(vm, moving.disks if moving else []), time.time()
     facts = Facts(vm.name, now, able.qemu, able.machine, vm.program, arguments, vm.folder, able.backend, bases)
     return taken, facts, work
@@ -185,7 +186,9 @@ def _go_on(
 
 
 def _check_room(mount: Mount) -> None:
-    """Nothing is begun while writes wait for room, for ours would too."""
+    """Nothing is begun while writes wait for room, for ours would too, or while a part of the VM's memory may be in the
+    page cache alone without being dirty."""
+    write_errors.await_look(mount.state)
     if control.ask(mount.state, {"do": "hello"}).get("stalled"):
         raise OutOfRoom(
             f"{mount.path} is out of room, and a snapshot needs some; delete something, or raise the limit with "
