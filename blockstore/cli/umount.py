@@ -34,9 +34,10 @@ DAEMON_END_S: Final = 120.0
 def umount(mountpoint: Path, force: bool, discard: bool) -> None:
     """End the mount at MOUNTPOINT when everything is written back.
 
-    Refused while a process has a file open or mapped, because a VM would lose its memory. Refused also when the state
-    was deleted or renamed under the mount, because all files would be lost, unless --force or --discard. The state
-    stays in its directory, and a later mount of the same place shows the same files, unless --discard.
+    Refused while a process has a file open or mapped, because a VM would lose its memory, and while it is mounted
+    elsewhere too: by a bind mount, or in another mount name space (a container). Refused also when the state was
+    deleted or renamed under the mount, because all files would be lost, unless --force or --discard. The state stays in
+    its directory, and a later mount of the same place shows the same files, unless --discard.
 
     \b
     Example:
@@ -50,19 +51,19 @@ def umount(mountpoint: Path, force: bool, discard: bool) -> None:
     else:
         _await_look(mount, force=force)
     supervisor_pid, last_pid = _serving(mount.state)
-    failure, found = unmount_unused(mount)
+    failure, keepers = unmount_unused(mount)
     if failure:
         if not force:
             raise BusyError(
-                f"{mount.path} is in use by {mounts.describe_users(found) or 'somebody'}: {failure}; "
+                f"{mount.path} is in use by {keepers}: {failure}; "
                 "end these first, or detach the mount from the tree with --force"
             )
         failure = unmount(str(mount.path), lazy=True)
         if failure:
             raise MountError(f"{mount.path} cannot be unmounted: {failure}")
         detached = (
-            f"{mount.path} is detached; what serves it (process {last_pid}) goes on until the last of these has closed "
-            f"its files: {mounts.describe_users(found)}"
+            f"{mount.path} is detached; what serves it (process {last_pid}) goes on until the last of these has ended "
+            f"or closed its files: {keepers}"
         )
         if discard:
             raise BusyError(f"{detached}; its state could not be deleted: do that then: rm -r {mount.state}")
@@ -74,7 +75,8 @@ def umount(mountpoint: Path, force: bool, discard: bool) -> None:
     if last_pid and not _ended(last_pid):
         raise MountError(
             f"{mount.path} is unmounted, but what served it (process {last_pid}) has not ended within "
-            f"{DAEMON_END_S:.0f} s; look at {mount.state}/daemon.log"
+            f"{DAEMON_END_S:.0f} s: a mount name space that cannot be seen from here may have it, or the daemon hangs; "
+            f"look at {mount.state}/daemon.log"
         )
     if discard and mount.state.is_dir():
         _discard(mount.state)

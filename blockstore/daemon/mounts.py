@@ -75,8 +75,13 @@ def all_mounts() -> list[Mount]:
 
 
 class MountLine(NamedTuple):
-    """Of any file system: `root` is the directory of it that is mounted at `path`."""
+    """Of any file system: `root` is the directory of it that is mounted at `path`. `number` is the mount's own, unique
+    in all name spaces, `parent` that of the mount that it is mounted on; `groups` are its peer groups by relation
+    (shared, master, propagate_from)."""
 
+    number: int
+    parent: int
+    groups: dict[str, int]
     device: str
     root: str
     path: Path
@@ -86,12 +91,14 @@ class MountLine(NamedTuple):
 
 
 def mount_lines(mountinfo: Path = Path("/proc/self/mountinfo")) -> Iterator[MountLine]:
-    """Those of the file, in which only a newline ends a line (proc_pid_mountinfo(5))."""
+    """Those of the file, in which only a newline ends a line (proc_pid_mountinfo(5)). Raises OSError."""
     for line in mountinfo.read_text(errors="surrogateescape").split("\n")[:-1]:
         fields = line.split(" ")
-        kind, source, options = fields[fields.index("-") + 1 : fields.index("-") + 4]
-        root, path = _unescape(fields[3]), Path(_unescape(fields[4]))
-        yield MountLine(fields[2], root, path, kind, _unescape(source), options.split(","))
+        dash = fields.index("-")
+        kind, source, options = fields[dash + 1 : dash + 4]
+        number, parent, device, root, path = int(fields[0]), int(fields[1]), fields[2], *map(_unescape, fields[3:5])
+        groups = {name: int(group) for name, _, group in (each.partition(":") for each in fields[6:dash]) if group}
+        yield MountLine(number, parent, groups, device, root, Path(path), kind, _unescape(source), options.split(","))
 
 
 def find(path: Path | None) -> Mount:
@@ -133,7 +140,7 @@ def served_by(state: Path, path: Path) -> Mount | None:
 
 def mappings(mount: Mount) -> Iterator[Mapping]:
     """All mappings of the mount's files in all processes that we may look into."""
-    for process in _processes():
+    for process in processes():
         try:
             yield from mappings_of(int(process.name), mount)
         except (OSError, ValueError):
@@ -164,7 +171,7 @@ def users(mount: Mount) -> list[User]:
     for pid, _, link in _links_into(mount):
         paths.setdefault(pid, set()).add(link)
     return [
-        User(pid, _command(pid), frozenset(found)) for pid, found in sorted(paths.items()) if not _is_controller(pid)
+        User(pid, command_of(pid), frozenset(found)) for pid, found in sorted(paths.items()) if not _is_controller(pid)
     ]
 
 
@@ -185,13 +192,14 @@ def open_files(mount: Mount) -> Iterator[tuple[int, int]]:
 def _links_into(mount: Mount) -> Iterator[tuple[int, str, str]]:
     """A process, what of it (cwd, root, or the number of a descriptor), and the path in the mount that it leads to."""
     prefix = str(mount.path)
-    for process in _processes():
+    for process in processes():
         for name, link in _links(process):
             if link == prefix or link.startswith(prefix + "/"):
                 yield int(process.name), name, link
 
 
-def _processes() -> Iterator[Path]:
+def processes() -> Iterator[Path]:
+    """Their directories in /proc."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             yield entry
@@ -214,7 +222,8 @@ def _links(process: Path) -> Iterator[tuple[str, str]]:
             continue
 
 
-def _command(pid: int) -> str:
+def command_of(pid: int) -> str:
+    """The name of its program."""
     try:
         return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     except OSError:

@@ -387,13 +387,12 @@ class Session:
         while not self.has_looked and time.monotonic() < deadline:
             time.sleep(LOOK_RETRY_S)
         for mount in [mount for mount in mounts.all_mounts() if mount.device == self.handover.device]:
-            found: list[mounts.User] = []
+            users = "somebody"
             try:
-                failure, found = unmount_unused(mount, UNMOUNT_S)
+                failure, users = unmount_unused(mount, UNMOUNT_S)
             except subprocess.TimeoutExpired:
                 failure = f"not within {UNMOUNT_S:.0f} s"
             if failure:
-                users = mounts.describe_users(found) or "somebody"
                 log.error("%s stays mounted (%s), used by %s; end these first", mount.path, failure, users)
             return
         log.error("the mount is detached from the tree; it ends with the last who uses its files")

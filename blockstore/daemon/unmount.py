@@ -11,10 +11,13 @@ import sys
 import time
 from typing import Final
 
-from blockstore.daemon import mounts
+from blockstore.daemon import elsewhere, mounts
 
 CONTROLLER_S: Final = 5.0
 """How long the mount's own controller may have a file open, which it looks at now and then."""
+
+COPY_S: Final = 1.0
+"""How long a mount name space that is just being made, and begins with a copy of all mounts, may keep ours."""
 
 _LOOK_S: Final = 0.05
 
@@ -36,14 +39,20 @@ def unmount(path: str, *, lazy: bool = False, timeout_s: float | None = None) ->
     return result.stderr.strip().rpartition(": ")[2].rstrip(".") or f"{command[0]} failed"
 
 
-def unmount_unused(mount: mounts.Mount, timeout_s: float | None = None) -> tuple[str, list[mounts.User]]:
-    """Unmount if nobody uses it: empty, or what keeps it and who. Raises subprocess.TimeoutExpired."""
+def unmount_unused(mount: mounts.Mount, timeout_s: float | None = None) -> tuple[str, str]:
+    """Unmount if nobody uses it, and it would end by that: empty, or why it cannot be, and what keeps it. Raises
+    subprocess.TimeoutExpired."""
+    deadline = time.monotonic() + COPY_S
+    while places := elsewhere.places(mount):
+        if time.monotonic() > deadline:
+            return "it would go on there", elsewhere.describe(places)
+        time.sleep(_LOOK_S)
     deadline = time.monotonic() + CONTROLLER_S
     while True:
         failure = unmount(str(mount.path), timeout_s=timeout_s)
         found = mounts.users(mount) if failure else []
         if not failure or found or time.monotonic() > deadline:
-            return failure, found
+            return failure, mounts.describe_users(found) or "somebody"
         time.sleep(_LOOK_S)
 
 
