@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import signal
+import time
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,9 @@ from blockstore.vm import write_errors
 
 DAEMON_END_S: Final = 120.0
 """How long the daemon may take to end after the unmount: it closes its files and frees nameless ones."""
+
+
+_START_LOOK_S: Final = 0.05
 
 
 @click.command()
@@ -54,6 +58,9 @@ def umount(mountpoint: Path, force: bool, discard: bool) -> None:
     failure, keepers = unmount_unused(mount)
     if failure:
         if not force:
+            now = phase.load(mount.state)
+            if now is not None and now.name in phase.UNSERVED:  # also our own controller cannot leave it then
+                keepers += f", and no daemon runs that would let them go ({now.reason})"
             raise BusyError(
                 f"{mount.path} is in use by {keepers}: {failure}; "
                 "end these first, or detach the mount from the tree with --force"
@@ -98,9 +105,11 @@ def _serving(state: Path) -> tuple[int, int]:
 
 def _await_look(mount: mounts.Mount, *, force: bool) -> None:
     """Pages that the daemon before this one has lost would leave as if they were clean."""
-    now = phase.load(mount.state)
+    deadline = time.monotonic() + write_errors.LOOK_S
+    while (now := phase.load(mount.state)) is not None and now.name == "starting" and time.monotonic() < deadline:
+        time.sleep(_START_LOOK_S)
     if now is not None and now.name in phase.UNSERVED:
-        return
+        return  # perhaps none will look for long
     try:
         write_errors.await_look(mount.state)
     except BusyError:

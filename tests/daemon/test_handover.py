@@ -276,14 +276,31 @@ def phase(mounted: Mounted) -> str:
     return found["name"]
 
 
+def rests(controller: int, mounted: Mounted) -> bool:
+    """Stop the controller; let it go on, and say so, if it has something of the mount open. What it has asked of a
+    daemon that dies keeps it there, so that nobody can unmount."""
+    os.kill(controller, signal.SIGSTOP)
+    stat = Path(f"/proc/{controller}/stat")
+    until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "the controller has stopped")
+    links = [os.readlink(entry) for entry in Path(f"/proc/{controller}/fd").iterdir()]
+    if any(link == str(mounted.path) or link.startswith(f"{mounted.path}/") for link in links):
+        os.kill(controller, signal.SIGCONT)
+        return False
+    return True
+
+
 def test_unmounted_while_nobody_serves(lab: Lab) -> None:
     mounted = lab.mount()
     superblock = mounted.state / "superblock"
     whole = superblock.read_bytes()
+    until(lambda: mounted.total()["controller_pid"] is not None, "the controller runs")
+    controller = mounted.total()["controller_pid"]
+    until(lambda: rests(controller, mounted), "the controller uses nothing of the mount")
     superblock.write_bytes(bytes(len(whole)))
     mounted.kill_daemon()
     until(lambda: phase(mounted) in ("waiting", "paused"), "it fails to start")
     assert mounted.umount().returncode == 0
+    os.kill(controller, signal.SIGKILL)
     until(lambda: not supervisors_of(lab.path), "the supervisor ends")
     assert not daemons_of(lab.path)
 
