@@ -30,10 +30,11 @@ log = logging.getLogger(__name__)
 MAXIMUM_JOBS: Final = 32
 """Jobs under way at once, each with a buffer of up to 1 MiB. The kernel sends at most MAXIMUM_BACKGROUND (relay.py)
 write-back requests at once; direct writers come on top. When there are more, the device is not read until one is
-done; when so many wait for room, further direct writes are parked (parked_writes.py)."""
+done; when so many wait for room, it is, and further direct writes are parked (parked_writes.py)."""
 
 STALL_RETRY_MS: Final = 50
-"""How often a job that found no room tries again: often enough not to be felt, at no cost worth naming."""
+"""How long jobs that found no room wait after all of them have tried: short enough not to be felt. A try encodes the
+whole step, ten milliseconds at worst; from the first of them on, 32 jobs would never leave off."""
 
 TICKET_LOOK_MS: Final = 2
 """How often a job looks whether its blocks have come from the tier: about what a disk takes."""
@@ -83,8 +84,15 @@ class Jobs:
         """Jobs that wait for room, those that are tried again included: whoever asks shall not see them come and go."""
         self._was_stalled = False
         self._retry_at_ms = 0.0
+        self._is_retrying = False
         self.count = 0
         """Jobs under way, those that are stalled included."""
+
+    @property
+    def takes_more(self) -> bool:
+        """May the device be read? When all places are taken by those that wait for room, what makes room must come
+        through, and reads; a write(2) that comes then is parked."""
+        return self.count < MAXIMUM_JOBS or self.stalled >= MAXIMUM_JOBS
 
     @property
     def can_go_on(self) -> bool:
@@ -114,6 +122,9 @@ class Jobs:
         queue.popleft()
         if not queue:
             del self._queues[number]
+        if self._is_retrying and not self._queues:
+            self._is_retrying = False
+            self._retry_at_ms = time.monotonic() * 1000 + STALL_RETRY_MS
         if outcome is _WAITS:
             self._wait(job)
             return
@@ -149,6 +160,7 @@ class Jobs:
         now_ms = time.monotonic() * 1000
         if now_ms >= self._retry_at_ms:
             self._retry_at_ms = now_ms + STALL_RETRY_MS
+            self._is_retrying = True
             ready += self._stalled
             self._stalled = []
         for job in ready:

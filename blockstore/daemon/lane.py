@@ -174,7 +174,7 @@ class Lane:
         if threading.current_thread() is not self._thread:
             return
         for _ in range(REQUESTS_A_BREATH):
-            has_room = self._jobs.count < MAXIMUM_JOBS and len(self._request) - self._free_from >= _ONE_REQUEST_BYTES
+            has_room = self._jobs.takes_more and len(self._request) - self._free_from >= _ONE_REQUEST_BYTES
             if self._held_bytes or self._held_in_a_row >= REQUESTS_BETWEEN_STEPS:
                 return
             if not has_room or not self._poll.poll(0):
@@ -220,7 +220,7 @@ class Lane:
         jobs = self._jobs
         if jobs.can_go_on:
             self._served += 1
-            if jobs.count < MAXIMUM_JOBS and self._served < REQUESTS_BETWEEN_STEPS and self._poll.poll(0):
+            if jobs.takes_more and self._served < REQUESTS_BETWEEN_STEPS and self._poll.poll(0):
                 return True
             self._served = 0
             if jobs.retry_in_ms() <= 0:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import pytest
+
 from blockstore.daemon.door import Door
-from blockstore.daemon.jobs import Job, Jobs
+from blockstore.daemon.jobs import MAXIMUM_JOBS, STALL_RETRY_MS, Job, Jobs
 from blockstore.daemon.latency import Latency
 from blockstore.store.home import MemoryHome
 from blockstore.store.store import Store
@@ -42,3 +44,40 @@ def test_one_that_is_given_up_waits_no_more() -> None:
     waiting.advance()
     waiting.interrupt(7)
     assert len(answers) == 1 and waiting.stalled == waiting.count == 0
+
+
+def test_between_two_tries_there_is_time_for_others_however_long_a_try_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 1000.0
+
+    def tries_long() -> Iterator[bool]:
+        nonlocal now_s
+        while True:
+            now_s += STALL_RETRY_MS / 1000
+            yield False
+
+    monkeypatch.setattr("blockstore.daemon.jobs.time.monotonic", lambda: now_s)
+    waiting = Jobs(Door(), lambda answer: None, lambda job: None, Latency())
+    volumes = [Store(MemoryHome(), 16 << 20).create_volume(number, 1) for number in (1, 2)]
+    for unique, volume in enumerate(volumes):
+        waiting.enter(Job(unique, volume, tries_long(), lambda: b"done"))
+        waiting.advance()
+    waiting.retry()
+    assert waiting.can_go_on
+    while waiting.can_go_on:
+        waiting.advance()
+    assert waiting.retry_in_ms() == STALL_RETRY_MS
+
+
+def test_requests_are_read_while_all_places_are_taken_by_jobs_without_room() -> None:
+    waiting = Jobs(Door(), lambda answer: None, lambda job: None, Latency())
+    volume = Store(MemoryHome(), 16 << 20).create_volume(1, 1)
+    for unique in range(MAXIMUM_JOBS):
+        assert waiting.takes_more
+        waiting.enter(Job(unique, volume, tries(9), lambda: b"done"))
+    assert not waiting.takes_more, "one of these has to be done first"
+    for _ in range(MAXIMUM_JOBS):
+        waiting.advance()
+    assert waiting.takes_more
+    waiting._retry_at_ms = 0.0
+    waiting.retry()
+    assert waiting.can_go_on and waiting.takes_more, "they are tried again, and none of them may ever be done"
