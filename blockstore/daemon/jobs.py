@@ -2,7 +2,9 @@
 
 Jobs of different volumes take turns, those of one volume come one after the other. A step that finds no room leaves
 its job *stalled*: it is tried again every STALL_RETRY_MS. A step that needs what is in the tier has its job wait for a
-ticket (fetches.py).
+ticket (fetches.py). A write of bytes that an earlier one also writes begins when that one is done: the kernel lets a
+page that write(2) has filled be changed through a mapping, and writes it back, while the request of write(2) is under
+way (fs/fuse/file.c, fuse_fill_write_pages), and what was written back last must stay.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ TICKET_LOOK_MS: Final = 2
 """How often a job looks whether its blocks have come from the tier: about what a disk takes."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Job:
     """A request that is answered when its steps are done."""
 
@@ -56,6 +58,10 @@ class Job:
     """Of the tier, to go on."""
     is_stalled: bool = False
     """It has found no room, and is not done since."""
+    written: range = range(0)
+    """The bytes of the file that it writes; empty for what is no write."""
+    after: list[Job] = field(default_factory=list)
+    """Jobs that came before, which write some of the same bytes and are not done."""
 
 
 class Jobs:
@@ -80,6 +86,7 @@ class Jobs:
         self._makes_room = makes_room
         self._fetching: list[tuple[Job, Ticket]] = []
         self._stalled: list[Job] = []  # those that are not tried again just now
+        self._behind: list[Job] = []  # those that have others to come after
         self.stalled = 0
         """Jobs that wait for room, those that are tried again included: whoever asks shall not see them come and go."""
         self._was_stalled = False
@@ -101,8 +108,24 @@ class Jobs:
 
     def enter(self, job: Job) -> None:
         """One more."""
+        job.after = self.writing(job.volume, job.written)
         self.count += 1
-        self._queues.setdefault(job.volume.number, deque()).append(job)
+        if job.after:
+            self._behind.append(job)
+        else:
+            self._let_go_on(job)
+
+    def writing(self, volume: Volume, written: range) -> list[Job]:
+        """Those under way that write to any of these bytes."""
+        if not self.count:
+            return []
+        queue = self._queues.get(volume.number, ())
+        waiting = (*self._behind, *self._stalled, *(job for job, _ in self._fetching))
+        return [
+            job
+            for job in (*queue, *waiting)
+            if job.volume is volume and job.written.start < written.stop and written.start < job.written.stop
+        ]
 
     def enter_waiting(self, job: Job) -> None:
         """One more, which could not go on already."""
@@ -164,8 +187,7 @@ class Jobs:
             ready += self._stalled
             self._stalled = []
         for job in ready:
-            self.count -= 1
-            self.enter(job)
+            self._let_go_on(job)
 
     def interrupt(self, unique: int) -> None:
         """A process that waits may be killed; other requests of ours are done in milliseconds anyway."""
@@ -175,14 +197,18 @@ class Jobs:
                 ticket.given_up = True
                 self._give_up(job)
                 return
-        for job in self._stalled:
-            if job.unique == unique:
-                self._stalled.remove(job)
-                self._give_up(job)
-                return
+        for waiting in (self._stalled, self._behind):
+            for job in waiting:
+                if job.unique == unique:
+                    waiting.remove(job)
+                    self._give_up(job)
+                    return
         for queue in self._queues.values():  # it may be there to be tried again
             for job in queue:
                 job.interrupted |= job.unique == unique
+
+    def _let_go_on(self, job: Job) -> None:
+        self._queues.setdefault(job.volume.number, deque()).append(job)
 
     def _step(self, job: Job) -> bytes | None:
         """Take a step: None when there is more to do, _WAITS, or the answer."""
@@ -235,6 +261,11 @@ class Jobs:
     def _end(self, job: Job) -> None:
         self.count -= 1
         self.stalled -= job.is_stalled
+        for other in [other for other in self._behind if job in other.after]:
+            other.after.remove(job)
+            if not other.after:
+                self._behind.remove(other)
+                self._let_go_on(other)
         self._leave(job)
 
 

@@ -372,13 +372,16 @@ class Lane:
             if not self._parked.park(ParkedWrite(unique, inode, offset, bytes(data))):
                 self._fail(unique, errno.ENOSPC)  # write(2) can be told; a page fault cannot
             return
-        if not (at or self._in_step or self._jobs.stalled) and is_small(offset, size):
+        for write in self._parked.take_those(inode, range(offset, offset + size)) if self._parked.count else ():
+            self._admit(write)  # it came before, and what is written back now is newer (jobs.py)
+        is_behind = bool(self._jobs.writing(volume, range(offset, offset + size)))
+        if not (at or self._in_step or self._jobs.stalled or is_behind) and is_small(offset, size):
             together = SmallWrites(volume.domain, self._slice_blocks())
             together.add(unique, volume, offset, data)
             self._write_together(together, abi.HEAD_BYTES + size)
             return
         job = self._write_job(unique, volume, offset, data, buffer)
-        if size <= SMALL_WRITE_BYTES and not self._jobs.can_go_on and not self._quick_steps:
+        if size <= SMALL_WRITE_BYTES and not (self._jobs.can_go_on or is_behind or self._quick_steps):
             self._free_from = at + abi.HEAD_BYTES + size
             if not self._jobs.finish_now(job):
                 self._request = self._buffers.take()
@@ -393,7 +396,8 @@ class Lane:
         self, unique: int, volume: Volume, offset: int, data: memoryview, buffer: mmap.mmap | None = None
     ) -> Job:
         steps = self._store.write_steps(volume, offset, data)
-        return Job(unique, volume, steps, partial(written, unique, len(data)), buffer)
+        answer = partial(written, unique, len(data))
+        return Job(unique, volume, steps, answer, buffer, written=range(offset, offset + len(data)))
 
     def _admit(self, write: ParkedWrite) -> None:
         """Makes a job of a write that was parked."""
@@ -412,7 +416,7 @@ class Lane:
 
     def _write_together(self, together: SmallWrites, end: int) -> None:
         """Store what was read so far, up to `end` in the buffer, with the small writes that wait in the device; faults
-        that wait between them are answered. Writes of a file may overtake its jobs: the kernel has no two of a page."""
+        that wait between them are answered. Writes of a file may overtake its jobs, but none of the same bytes."""
         self._held_bytes = self._gather(together, end)
         self._free_from = self._gathered_end
         try:
@@ -451,6 +455,8 @@ class Lane:
                 continue
             volume, bytes_written = self._store.volumes.get(inode), size - abi.HEAD_BYTES
             if opcode != abi.WRITE or volume is None or not together.takes(volume, offset, bytes_written):
+                return size
+            if self._jobs.writing(volume, range(offset, offset + bytes_written)):
                 return size
             together.add(unique, volume, offset, memoryview(self._request)[end + abi.HEAD_BYTES : end + size])
             end += size

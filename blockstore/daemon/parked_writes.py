@@ -63,6 +63,17 @@ class ParkedWrites:
         self.size_bytes -= len(write.data)
         return write
 
+    def take_those(self, inode: int, written: range) -> list[ParkedWrite]:
+        """Returns those that write to any of these bytes of the file; they wait no more."""
+        found = [
+            write
+            for write in self._writes.values()
+            if write.inode == inode and write.offset < written.stop and written.start < write.offset + len(write.data)
+        ]
+        for write in found:
+            self.give_up(write.unique)
+        return found
+
     def give_up(self, unique: int) -> bool:
         """Forgets the write with this number, whose process has got a signal; returns False when it is not here."""
         write = self._writes.pop(unique, None)

@@ -81,3 +81,38 @@ def test_requests_are_read_while_all_places_are_taken_by_jobs_without_room() -> 
     waiting._retry_at_ms = 0.0
     waiting.retry()
     assert waiting.can_go_on and waiting.takes_more, "they are tried again, and none of them may ever be done"
+
+
+def test_a_write_begins_when_the_one_before_it_of_the_same_bytes_is_done() -> None:
+    answers: list[bytes] = []
+    waiting = Jobs(Door(), answers.append, lambda job: None, Latency())
+    volume = Store(MemoryHome(), 16 << 20).create_volume(1, 1)
+    older = Job(1, volume, tries(2), lambda: b"older", written=range(4096))
+    newer = Job(2, volume, tries(0), lambda: b"newer", written=range(4000, 4100))
+    newest = Job(3, volume, tries(0), lambda: b"newest", written=range(4099, 5000))
+    other = Job(4, volume, tries(0), lambda: b"other", written=range(5000, 5001))
+    waiting.enter(older)
+    waiting.advance()
+    for job in (newer, newest, other):
+        waiting.enter(job)
+    for _ in range(6):
+        waiting._retry_at_ms = 0.0
+        waiting.retry()
+        waiting.advance()
+    assert answers == [b"other", b"older", b"newer", b"newest"] and waiting.count == waiting.stalled == 0
+
+
+def test_one_that_is_behind_another_can_be_given_up() -> None:
+    answers: list[bytes] = []
+    waiting = Jobs(Door(), answers.append, lambda job: None, Latency())
+    volume = Store(MemoryHome(), 16 << 20).create_volume(1, 1)
+    for unique in range(3):
+        waiting.enter(Job(unique, volume, tries(1), lambda: b"done", written=range(4096)))
+    waiting.advance()
+    waiting.interrupt(1)
+    assert len(answers) == 1 and waiting.count == 2 and waiting.stalled == 1
+    for _ in range(4):
+        waiting._retry_at_ms = 0.0
+        waiting.retry()
+        waiting.advance()
+    assert answers[1:] == [b"done"] * 2 and waiting.count == 0

@@ -35,3 +35,11 @@ def test_data_beyond_the_limit_is_refused_and_counted() -> None:
     assert parked.refused == 1 and parked.count == 2
     assert parked.park(write(4, 5)), "one that fits is taken"
     assert parked.give_up(1) and parked.park(write(5)) and parked.refused == 1
+
+
+def test_those_that_write_to_some_bytes_are_taken_in_their_order() -> None:
+    parked = ParkedWrites()
+    for unique, inode, offset in ((1, 5, 0), (2, 5, 10), (3, 6, 0), (4, 5, 5)):
+        assert parked.park(ParkedWrite(unique, inode, offset, bytes(10)))
+    assert [found.unique for found in parked.take_those(5, range(9, 10))] == [1, 4]
+    assert parked.count == 2 and parked.size_bytes == 20

@@ -248,6 +248,42 @@ def test_all_writers_wait_however_many_there_are(crowded: Mounted) -> None:
     until(lambda: crowded.total()["stalled"] == 0, "nobody waits any more")
 
 
+STORER = """
+import ctypes, mmap, os, sys
+descriptor = os.open(sys.argv[1], os.O_RDWR)
+memory = mmap.mmap(descriptor, 4096)
+while memory[0:1] != b"W":
+    pass
+memory[100:106] = b"mapped"
+ctypes.CDLL(None).sync_file_range(descriptor, ctypes.c_long(0), ctypes.c_long(4096), 2)  # SYNC_FILE_RANGE_WRITE
+print("stored", flush=True)
+sys.stdin.readline()
+"""
+"""Changes through a mapping what a write(2) of others has put there, and has the kernel begin to write it back."""
+
+
+def test_what_is_written_back_last_stays_though_a_write_before_it_waits(crowded: Mounted) -> None:
+    shared = crowded.path / "shared"
+    os.truncate(crowded.path / "old", 7 * MIB)
+    put(shared, noisy(4096, "shared"))
+    shared.read_bytes()
+    many = spawn(MANY, str(crowded.path), str(MANY_WRITERS))
+    storer = spawn(STORER, str(shared))
+    processes = [many, storer]
+    try:
+        assert said(many) == "begun"
+        until(lambda: crowded.total()["stalled"] >= 60, "more wait than are tried again")
+        write = "import os, sys; os.pwrite(os.open(sys.argv[1], os.O_RDWR), b'W' * 4096, 0); print('written')"
+        processes.append(writer := spawn(write, str(shared)))
+        assert said(storer) == "stored"
+        (crowded.path / "old").unlink()
+        assert said(many) == f"[0] {MANY_WRITERS}" and said(writer) == "written"
+    finally:
+        for process in processes:
+            end(process.pid)
+    assert cold(shared) == b"W" * 100 + b"mapped" + b"W" * (4096 - 106)
+
+
 def test_writers_that_wait_in_turn_can_be_killed(crowded: Mounted) -> None:
     many = spawn(MANY, str(crowded.path), str(MANY_WRITERS))
     assert said(many) == "begun"
