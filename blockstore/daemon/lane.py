@@ -34,7 +34,7 @@ from blockstore.daemon.parked_writes import ParkedWrite, ParkedWrites
 from blockstore.daemon.range_requests import RangeRequests
 from blockstore.daemon.relay import Relay
 from blockstore.daemon.small_writes import GATHERED_BYTES, SmallWrites, is_small, written
-from blockstore.errors import CorruptBlock
+from blockstore.errors import BlockstoreError, CorruptBlock
 from blockstore.store.decode import NotHere
 from blockstore.store.fetch import Blocks, Wants, missing
 from blockstore.store.geometry import BLOCK_BYTES, BLOCK_SHIFT, FIRST_ROW, ID_MASK, ZERO_BLOCK, ZERO_ENTRY
@@ -422,9 +422,11 @@ class Lane:
         try:
             with self._door:
                 stored = together.store(self._store)
+        except BlockstoreError:
+            stored = False  # each by itself: some may be well, and the others say why not
         except Exception:
             log.exception("small writes")
-            stored = False  # each by itself: some may be well
+            stored = False
         if stored:
             for answer in together.answers():
                 self._answer(answer)
@@ -456,7 +458,7 @@ class Lane:
             volume, bytes_written = self._store.volumes.get(inode), size - abi.HEAD_BYTES
             if opcode != abi.WRITE or volume is None or not together.takes(volume, offset, bytes_written):
                 return size
-            if self._jobs.writing(volume, range(offset, offset + bytes_written)):
+            if self._parked.count or self._jobs.writing(volume, range(offset, offset + bytes_written)):
                 return size
             together.add(unique, volume, offset, memoryview(self._request)[end + abi.HEAD_BYTES : end + size])
             end += size

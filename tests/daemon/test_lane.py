@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from blockstore.store.volume import MAXIMUM_SIZE_BYTES
 from tests.daemon.lab import Lab, Mounted, blockstore, cold, drop, noisy, put, until
 
 BLOCKS = 64
@@ -72,6 +73,19 @@ def test_what_nobody_foresaw_is_an_error_for_that_request_alone(faulty: Mounted)
         os.close(direct)
     assert cold(other)[4096 * 25 :] == noisy(BLOCKS * 4096, 2)[4096 * 25 :]
     assert faulty.daemon_pid() == pid and faulty.total()["restarts"] == 0
+
+
+@pytest.mark.mount
+def test_a_small_write_beyond_the_largest_size_is_refused_without_a_traceback(lab: Lab) -> None:
+    mounted = lab.mount()
+    put(mounted.path / "file", noisy(4096, 1))
+    descriptor = os.open(mounted.path / "file", os.O_RDWR)
+    try:
+        assert error_of(lambda: os.pwrite(descriptor, bytes(4096), MAXIMUM_SIZE_BYTES)) == errno.EFBIG
+    finally:
+        os.close(descriptor)
+    assert cold(mounted.path / "file") == noisy(4096, 1)
+    assert "Traceback" not in mounted.log()
 
 
 def error_of(call: Callable[[], object]) -> int | None:
