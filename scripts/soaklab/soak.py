@@ -15,9 +15,11 @@ from typing import Any, Final
 from guestlab import work
 from guestlab.guest import Guest
 
+from blockstore.daemon.backoff import QUICK_DEATH_S
 from soaklab.mounted import (
     COMMAND_S,
     SoakError,
+    await_service,
     blockstore,
     end_load,
     kill_daemon,
@@ -34,6 +36,10 @@ FIO_MIB: Final = 64
 
 LEAST_PAUSE_S: Final = 0.2
 """Between two kills: the next daemon should get somewhere, though not always to the end of its start."""
+
+HASTY_KILLS: Final = 5
+"""So many in a row may hit a daemon that does not serve yet. On a slow machine all would, later and later, because the
+supervisor waits longer after each, and at last for a minute."""
 
 Say = Callable[[str], None]
 
@@ -67,10 +73,14 @@ def soak(kills: int, pause_s: float, stored_bytes: int, seed: int, say: Say) -> 
         say("the guest and the loads run")
         killed_at = []
         checked_at = time.monotonic()
+        killed_pid = 0
         while verdict.kills < kills:
+            if verdict.kills % HASTY_KILLS == 0:
+                await_service(state, killed_pid)
+                time.sleep(QUICK_DEATH_S)
             time.sleep(LEAST_PAUSE_S + chance.uniform(0, 2 * max(pause_s - LEAST_PAUSE_S, 0)))
             killed_at.append(time.time())
-            kill_daemon(state)
+            killed_pid = kill_daemon(state)
             verdict.kills += 1
             loads["fio"] = _still_runs(loads, loads["fio"], stack, mount, seed + verdict.kills)
             if verdict.kills % 20 == 0:
