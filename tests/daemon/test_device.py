@@ -88,19 +88,27 @@ def test_the_lane_waits_in_splice(lab: Lab) -> None:
     pid = mounted.daemon_pid()
 
     def calls() -> dict[int, str]:
-        """The system call that each thread with /dev/fuse as its first argument waits in."""
-        devices = {
-            int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir() if str(entry.readlink()) == "/dev/fuse"
-        }
-        found = {}
+        """The system call that each thread with /dev/fuse as its first argument waits in (proc_pid_syscall(5))."""
+        devices, found = set(), {}
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if str(entry.readlink()) == "/dev/fuse":
+                    devices.add(int(entry.name))
         for task in Path(f"/proc/{pid}/task").iterdir():
-            number, _, rest = (task / "syscall").read_text().partition(" ")
-            if number not in ("running", "-1") and int(rest.split()[0], 16) in devices:
-                found[int(task.name)] = number
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                fields = (task / "syscall").read_text().split()  # or "running", or "-1" and two registers
+                if len(fields) > 3 and int(fields[1], 16) in devices:
+                    found[int(task.name)] = fields[0]
         return found
 
-    until(lambda: len(calls()) == 1, "one thread waits for requests, and nobody else does")
-    assert list(calls().values()) == [str(SPLICE_NUMBERS[os.uname().machine])]
+    seen: list[str] = []
+
+    def waits() -> bool:
+        seen[:] = calls().values()
+        return len(seen) == 1
+
+    until(waits, "one thread waits for requests, and nobody else does")
+    assert seen == [str(SPLICE_NUMBERS[os.uname().machine])]
     assert mounted.path.joinpath("file").stat().st_size == 1 << 20
 
 
