@@ -10,9 +10,9 @@ from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.resident_size import RESIDENT, target_option
 from blockstore.daemon import control, mounts
 from blockstore.daemon.attachments import Attachment, ask_to_attach
+from blockstore.daemon.process_stat import start_time
 from blockstore.errors import InputError
 from blockstore.vm.mechanism import own_cgroup
-from blockstore.vm.process_stat import start_time
 
 
 @click.command()

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from blockstore.daemon import process_stat
+
 LOOK_S: Final = 5.0
 """How often the daemon looks whether its files are still there."""
 
@@ -124,12 +126,12 @@ def processes(state: Path) -> Served:
         if not entry.name.isdigit():
             continue
         try:
-            command = (entry / "cmdline").read_bytes().split(b"\0")
+            command = process_stat.command(int(entry.name))
             module = next((each for each in command if each in found), b"")
             if module and b"--check" not in command and json.loads(command[-2])["state"] == str(state):
                 found[module] = int(entry.name)
-        except (OSError, ValueError, LookupError, TypeError):
-            continue  # it has ended, or is another program's
+        except (ValueError, LookupError, TypeError):
+            continue  # another program's
     return Served(*found.values())
 
 

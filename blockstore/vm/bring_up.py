@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from blockstore.daemon import control
 from blockstore.daemon.mounts import Mount
+from blockstore.daemon.process_stat import children
 from blockstore.errors import BlockstoreError, VmError
 from blockstore.vm import apart, qmp_sockets
 from blockstore.vm.ledger import Ledger, settle
-from blockstore.vm.process_stat import children
 
 if TYPE_CHECKING:  # loaded while QEMU starts
     from blockstore.vm.prefetch import Prefetch, Reading

@@ -18,12 +18,12 @@ from typing import Any, Final
 
 from blockstore.daemon.attachments import AUTO, Attachment
 from blockstore.daemon.mounts import Mapping, Mount, mappings_of
+from blockstore.daemon.process_stat import children, start_time
 from blockstore.vm import qmp_sockets, resident, working_set
 from blockstore.vm.cgroups import Cgroup
 from blockstore.vm.mechanism import ByCgroup, Clock, Mechanism
 from blockstore.vm.open_files import open_volume
 from blockstore.vm.policy import Auto, Fixed, Policy
-from blockstore.vm.process_stat import children, start_time
 from blockstore.vm.read_ahead import ReadAhead
 from blockstore.vm.refault_cost import RefaultCost
 from blockstore.vm.write_back import WriteBack

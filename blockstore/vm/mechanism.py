@@ -11,9 +11,9 @@ from typing import Final, Protocol
 
 from blockstore.daemon.memory_limit import V2
 from blockstore.daemon.mounts import Mapping
+from blockstore.daemon.process_stat import parent
 from blockstore.vm import cgroups, page_out, resident
 from blockstore.vm.cgroups import Cgroup
-from blockstore.vm.process_stat import parent
 
 MADVISE: Final = "madvise"
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from blockstore.daemon.mounts import READ_AHEAD_BYTES, Mount
+from blockstore.daemon.process_stat import processor_s
 from blockstore.vm.open_files import borrowed, descriptors_of
-from blockstore.vm.process_stat import processor_s
 
 IDLE_BYTES: Final = 16 << 10
 """Around a fault of a VM that idles."""

@@ -19,11 +19,11 @@ from typing import Final, NoReturn
 from blockstore.daemon import control, state_loss
 from blockstore.daemon.attachments import Attachment, ask_to_attach
 from blockstore.daemon.mounts import Mount
+from blockstore.daemon.process_stat import start_time
 from blockstore.errors import BusyError, InputError, MountError, OutOfRoom, StateLost
 from blockstore.vm import cgroups, file_work, huge_pages, qemu_arguments, qmp_sockets, recorded_arguments
 from blockstore.vm.cgroups import Cgroup
 from blockstore.vm.deadline import deadline
-from blockstore.vm.process_stat import start_time
 
 EARLY_S: Final = 3
 """A QEMU that fails within so many seconds has not begun to run a guest: that is said, below its own words."""

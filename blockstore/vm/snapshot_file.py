@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from blockstore.daemon.mounts import Mount
+from blockstore.daemon.process_stat import start_time
 from blockstore.errors import BusyError, InputError, MountError, OutOfRoom, StateError
 from blockstore.vm.overlays import Base, bases_of
-from blockstore.vm.process_stat import start_time
 
 PREFIX, SUFFIX, PARTIAL = ".", ".snapshot", ".snapshot-of-"
 

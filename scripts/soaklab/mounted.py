@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from blockstore.daemon import phase
+from blockstore.daemon import phase, process_stat
 
 COMMAND_S: Final = 120.0
 """How long a command on the mount may take at most, restarts included."""
@@ -128,8 +128,8 @@ def _last_log(state: Path) -> str:
 def _daemons(state: Path) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            command = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
+        with contextlib.suppress(ValueError):
+            command = process_stat.command(int(entry.name))
             if b"blockstore.daemon" in command and json.loads(command[-2])["state"] == str(state):
                 found.append(int(entry.name))
     return found

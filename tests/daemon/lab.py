@@ -28,6 +28,7 @@ from typing import Any, Final
 
 import pytest
 
+from blockstore.daemon import process_stat
 from tests.store.material import near, noise, text
 
 PROJECT: Final = Path(__file__).parents[2]
@@ -385,9 +386,9 @@ def _processes_of(place: Path, module: bytes) -> list[int]:
         if not entry.name.isdigit():
             continue
         try:
-            command = (entry / "cmdline").read_bytes().split(b"\0")
+            command = process_stat.command(int(entry.name))
             named = module in command and Path(json.loads(command[-2])["state"])
-        except (OSError, ValueError, IndexError, KeyError, TypeError):
+        except (ValueError, IndexError, KeyError, TypeError):
             continue
         if named and (named == place or place in named.parents):
             pids.append(int(entry.name))

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from blockstore.daemon import mounts
+from blockstore.daemon.process_stat import processor_s
 from blockstore.vm import resident
-from blockstore.vm.process_stat import processor_s
 from blockstore.vm.read_ahead import IDLE_AFTER_S, IDLE_BYTES, WORKING_SHARE, ReadAhead, set_read_ahead
 from tests.daemon.lab import Mounted, ask, drop, end, noisy, put, said, spawn
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from blockstore.daemon.mounts import Mount
+from blockstore.daemon.process_stat import children
 from blockstore.errors import BusyError, InputError, MountError, OutOfRoom, StateError
 from blockstore.vm import file_work, snapshot_file
-from blockstore.vm.process_stat import children
 from blockstore.vm.snapshot_file import Facts
 
 MIB = 1 << 20

@@ -1,4 +1,7 @@
-"""What /proc/PID/stat says of a process (proc_pid_stat(5)). Its name in there may be cut within a character."""
+"""What /proc says of a process: fields of /proc/PID/stat (proc_pid_stat(5)), and its command line.
+
+The name among those fields may be cut within a character.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,22 @@ def children(pid: int) -> list[int]:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+
+
+def command(pid: int) -> list[bytes]:
+    """Returns the arguments of its command line; none if it has ended, or is its parent's copy on the way to exec.
+
+    Between fork and execve a child has its parent's command line (with vfork(2), which subprocess uses, its memory).
+    """
+    line = _command_line(pid)
+    return line.split(b"\0") if line and line != _command_line(parent(pid) or 0) else []
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def _field(pid: int, place: int) -> int | None:
