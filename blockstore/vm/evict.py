@@ -7,6 +7,7 @@ Called from the command line's process, never from the daemon.
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,6 +24,15 @@ _STEP_BYTES: Final = 64 << 20
 _WRITE_BACK_BYTES: Final = 4 << 20
 """Written back at once: whoever stores into a page that is being written back waits for all that was sent with it.
 This much takes about 15 ms; all of a file's dirty pages at once held a VM up for 400 ms."""
+
+
+_ROUNDS: Final = 4
+"""How often what is left is tried again, while no more is left than the processors may hold in their batches."""
+
+_BATCHES: Final = 5
+_BATCH_PAGES: Final = 31
+"""A page whose folio is in one of a processor's five batches (mm/swap.c, PAGEVEC_SIZE) is on no list that
+MADV_PAGEOUT could take it from. posix_fadvise(2) drains the batches of all processors when it meets a mapped page."""
 
 
 class Evicted(NamedTuple):
@@ -43,14 +53,23 @@ def evict(path: Path, mappings: Iterable[Mapping]) -> Evicted:
         before = resident.of_descriptor(descriptor).resident
         inode = os.fstat(descriptor).st_ino
         rewritten_bytes = _write_back(descriptor)  # only clean pages can leave
-        for mapping in mappings:
-            if mapping.inode == inode:
+        own = [mapping for mapping in mappings if mapping.inode == inode]
+        for _ in range(_ROUNDS):
+            for mapping in own:
                 _page_out(mapping)
-        rewritten_bytes += _write_back(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        return Evicted(before, resident.of_descriptor(descriptor).resident, rewritten_bytes)
+            rewritten_bytes += _write_back(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            after = resident.of_descriptor(descriptor).resident
+            if not after or not own or after > _batched_bytes():
+                break
+        return Evicted(before, after, rewritten_bytes)
     finally:
         os.close(descriptor)
+
+
+def _batched_bytes() -> int:
+    """What the batches of all processors may hold."""
+    return (os.cpu_count() or 1) * _BATCHES * _BATCH_PAGES * mmap.PAGESIZE
 
 
 def _write_back(descriptor: int) -> int:

@@ -20,7 +20,8 @@ class _Iovec(ctypes.Structure):
 def page_out(pid: int, start: int, length: int) -> None:
     """Page out what is clean in [start, start + length) of the process; nothing if it has ended. Raises OSError.
 
-    The system call takes at most 2 GiB.
+    The system call takes at most 2 GiB. Where the process has unmapped a part meanwhile, the kernel pages out the rest
+    and answers ENOMEM (madvise_walk_vmas, mm/madvise.c).
     """
     try:
         process = os.pidfd_open(pid)
@@ -30,7 +31,7 @@ def page_out(pid: int, start: int, length: int) -> None:
         part = _Iovec(start, length)
         if _libc.syscall(_SYS_PROCESS_MADVISE, process, ctypes.byref(part), 1, _MADV_PAGEOUT, 0) < 0:
             code = ctypes.get_errno()
-            if code != errno.ESRCH:  # it has ended meanwhile
+            if code not in (errno.ESRCH, errno.ENOMEM):  # it has ended, or unmapped, meanwhile
                 raise OSError(code, f"process {pid}: {os.strerror(code)}")
     finally:
         os.close(process)
