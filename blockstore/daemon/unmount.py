@@ -28,7 +28,8 @@ def unmount(path: str, *, lazy: bool = False, timeout_s: float | None = None) ->
     A lazy unmount takes a mount out of the tree that is in use; it ends with its last user.
     """
     if os.geteuid() == 0:
-        command = ["umount", "--no-canonicalize", *(["--lazy"] if lazy else []), "--", path]
+        # No helper of this type of file system, either: it may look at the mount, and hang while nobody serves it.
+        command = ["umount", "--no-canonicalize", "--internal-only", *(["--lazy"] if lazy else []), "--", path]
     else:
         command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", path]
     result = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
