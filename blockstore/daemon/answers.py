@@ -195,25 +195,36 @@ class Answers:
         return {}
 
     async def control(self, request: Request) -> Answer:
-        """The controller's: `reports` by volume, `write_errors` as below; the answer is all that it has to know."""
+        """The controller's: `reports` by volume, `write_errors` as below; the answer is all that it has to know.
+
+        `volumes` are those that have a controller; `names` are those of all, if it wants them (`all`): to walk the tree
+        of 10,000 names takes the main thread long.
+        """
         session = self._session
         session.attachments.report(request.get("reports", {}))
         session.has_looked = session.has_looked or bool(request.get("has_looked"))
         session.heard_of_write_errors(request.get("write_errors", []))
-        names, nameless = session.names.files(), set(session.names.nameless())
+        volumes = [volume for volume in session.store.volumes.values() if volume.number in session.attachments]
         return {
             "attachments": session.attachments.all(),
             "stalled": session.stalled,
+            "is_fresh": session.is_fresh,
             "volumes": {
                 volume.number: {
-                    "name": None if volume.number in nameless else names.get(volume.number),
+                    "name": session.names.path_of(volume.number),
                     "refaults": volume.refaults,
                     "range_refaults": volume.range_refaults,
                     "range_requests": volume.range_requests,
                 }
-                for volume in session.store.volumes.values()
+                for volume in volumes
             },
+            "names": self._names_of_volumes() if request.get("all") else None,
         }
+
+    def _names_of_volumes(self) -> dict[int, str | None]:
+        """By number; None for a file that lost its last name while it was open."""
+        names, nameless = self._session.names.files(), set(self._session.names.nameless())
+        return {number: None if number in nameless else names.get(number) for number in self._session.store.volumes}
 
     async def write_errors(self, request: Request) -> Answer:
         """An evictor's: `found` are files whose write-back had failed (vm/write_errors.py, Found)."""

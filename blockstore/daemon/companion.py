@@ -44,6 +44,12 @@ class Companion:
         self._options = options
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._starts = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the controller that runs is the first one of this daemon."""
+        return self._starts <= 1
 
     @property
     def pid(self) -> int | None:
@@ -89,6 +95,7 @@ class Companion:
         log.error("the port of the metrics was not free within %.0f s: there are none", PORT_S)
 
     def _start(self) -> None:
+        self._starts += 1
         arguments = [self._options.state, self._options.mountpoint]
         if self._socket is None:
             command, environment = lean.command(CONTROLLER_MODULE, *arguments), lean.environment()

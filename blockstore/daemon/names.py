@@ -302,6 +302,17 @@ class Names:
         files = self._db.execute("SELECT inode FROM inodes WHERE mode & ? = ?", (0o170000, stat.S_IFREG))
         return {inode: paths.get(inode, f"(deleted {inode})") for (inode,) in files}
 
+    def path_of(self, inode: int) -> str | None:
+        """Returns the path below the root of one file, by its parents; None if it has no name any more."""
+        parts: list[bytes] = []
+        while inode != ROOT:
+            row = self._db.execute("SELECT parent, name FROM entries WHERE inode = ?", (inode,)).fetchone()
+            if row is None:
+                return None
+            inode = row[0]
+            parts.append(row[1])
+        return os.fsdecode(b"/".join(reversed(parts)))
+
     def count(self) -> int:
         """Number of inodes."""
         row = self._db.execute("SELECT count(*) FROM inodes").fetchone()

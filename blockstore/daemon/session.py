@@ -122,6 +122,11 @@ class Session:
         """The controller has looked for what the daemon before this one may have lost (vm/write_errors.py)."""
 
     @property
+    def is_fresh(self) -> bool:
+        """Whether no daemon or controller of this mount was there before: no page of it can have been lost."""
+        return not self._takes_over and self.companion.is_first
+
+    @property
     def supervisor_pid(self) -> int | None:
         """Who would start the next daemon, if anybody."""
         return self._service.manager_pid

@@ -13,6 +13,7 @@ import os
 import select
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,7 +50,7 @@ class Controller:
         while True:
             started = time.monotonic()
             try:
-                self._tick()
+                self.tick()
             except MountError as error:
                 self._complain(str(error))
             is_waited_for = self._write_watch.has_looked and not self._has_told_look
@@ -60,10 +61,12 @@ class Controller:
             if sys.stdin.fileno() in dict(poll.poll(left_s * 1000)):
                 return 0
 
-    def _tick(self) -> None:
+    def tick(self) -> None:
+        """Tells the daemon and asks it, and holds every VM down by a step. Raises MountError."""
         reports = {str(number): each.report() for number, each in self._controlled.items()}
+        is_due = self._is_first or self._write_watch.is_due()
         news, has_looked = self._write_watch.news(), self._write_watch.has_looked
-        request = {"do": "control", "reports": reports, "write_errors": news, "has_looked": has_looked}
+        request = {"do": "control", "reports": reports, "write_errors": news, "has_looked": has_looked, "all": is_due}
         answer = control.ask(self._state, request, ASK_S)
         self._write_watch.told(news)
         self._has_told_look = has_looked
@@ -73,18 +76,28 @@ class Controller:
             while self._controlled:
                 self._controlled.popitem()[1].close()
             return
+        names = {int(number): name for number, name in (answer["names"] or {}).items()}
         if self._is_first:
-            self._is_first = False
-            snapshot_file.clear_leftovers(mount)
+            self._begin(mount, names, is_fresh=answer["is_fresh"])
+        if is_due and self._write_watch.is_due():
+            self._write_watch.look(mount, names)
         wanted = {each["volume"]: Attachment(**each) for each in answer["attachments"]}
         volumes: dict[int, dict[str, Any]] = {int(number): counts for number, counts in answer["volumes"].items()}
-        self._write_watch.go_on(mount, {number: counts["name"] for number, counts in volumes.items()})
         may_write = self._write_watch.has_looked and not answer["stalled"]
         for number, attachment in wanted.items():
             self._attend(mount, number, attachment, volumes.get(number), may_write=may_write)
         for number in self._controlled.keys() - wanted.keys():
             self._controlled.pop(number).close()
         self._history.sample_if_due(mount)
+
+    def _begin(self, mount: mounts.Mount, names: Mapping[int, str | None], *, is_fresh: bool) -> None:
+        """Opens nothing of a fresh mount: umount(8) would find it busy, and scripts unmount at once."""
+        self._is_first = False
+        if any(snapshot_file.PARTIAL in name for name in names.values() if name is not None):
+            snapshot_file.clear_leftovers(mount)
+        if is_fresh:
+            self._write_watch.spare_first_look()
+            self._history.rest()
 
     def _attend(
         self,

@@ -38,6 +38,9 @@ MAXIMUM_LINE_BYTES: Final = 8 << 10
 
 FIRST_INTERVAL_S: Final = 5.0
 
+REST_S: Final = 1.5
+"""After a mount was made: a sample opens every file, and who mounts and unmounts at once shall not find it busy."""
+
 COST_FACTOR: Final = 100
 """An interval is at least so many times as long as taking the sample took: that costs under one per cent."""
 
@@ -93,6 +96,10 @@ class Recorder:
         self._path = state / NAME
         self._due_s = 0.0
         self._complaint = ""
+
+    def rest(self) -> None:
+        """Takes no sample for REST_S."""
+        self._due_s = time.monotonic() + REST_S
 
     def sample_if_due(self, mount: Mount) -> None:
         """Take a sample if it is time to. Never raises: what cannot be taken or written is missing, that is all."""

@@ -45,17 +45,25 @@ class WriteWatch:
         self._untold: list[Found] = []
         self._failures: dict[int, str] = {}
 
-    def go_on(self, mount: Mount, names: Mapping[int, str | None]) -> None:
-        """Look at these volumes, if it is time to."""
+    def spare_first_look(self) -> None:
+        """Begins later: no page can have been lost before."""
+        self.has_looked = True
+        self._at_failed_s = time.monotonic() + RETRY_S
+        self._at_all_s = time.monotonic() + EVERY_S
+
+    def is_due(self) -> bool:
+        """Takes in what a look has found that has ended; returns whether it is time for the next one."""
         self._collect()
+        return self._thread is None and time.monotonic() >= (self._at_failed_s if self.failed else self._at_all_s)
+
+    def look(self, mount: Mount, names: Mapping[int, str | None]) -> None:
+        """Looks at these volumes, which are all that there are; `is_due` has said so. Waits JOIN_S for that at most."""
         self.failed.intersection_update(names)  # not &=, which would make another set
-        due_s = self._at_failed_s if self.failed else self._at_all_s
-        if self._thread is None and time.monotonic() >= due_s:
-            arguments = (mount, dict(names), set(self.failed))
-            self._thread = threading.Thread(target=self._look, args=arguments, name="write-watch", daemon=True)
-            self._thread.start()
-            self._thread.join(JOIN_S)
-            self._collect()
+        arguments = (mount, dict(names), set(self.failed))
+        self._thread = threading.Thread(target=self._look, args=arguments, name="write-watch", daemon=True)
+        self._thread.start()
+        self._thread.join(JOIN_S)
+        self._collect()
 
     def news(self) -> list[Found]:
         """What is to be told to the daemon; `told` when that is done."""

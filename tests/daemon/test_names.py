@@ -82,6 +82,7 @@ def test_paths_of_files(names: Names) -> None:
     gone = file(names, one, b"gone")
     names.remove(one, b"gone", directory=False)
     assert names.files() == {**paths, gone: f"(deleted {gone})"}
+    assert {inode: names.path_of(inode) for inode in (*paths, gone)} == {**paths, gone: None}
     assert names.count() == 7
 
 

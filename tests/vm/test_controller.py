@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from blockstore.vm import cgroups
 from blockstore.vm.cgroups import Cgroup
+from blockstore.vm.controller import Controller
 from tests.daemon.lab import (
     Lab,
     Mounted,
@@ -33,6 +35,9 @@ from tests.daemon.lab import (
 )
 
 pytestmark = pytest.mark.mount
+
+IN_OPEN = 0x20  # linux/inotify.h
+_libc = ctypes.CDLL(None, use_errno=True)
 
 MIB = 1 << 20
 
@@ -241,6 +246,31 @@ def test_control_goes_on_with_the_next_daemon(lab: Lab) -> None:
         assert figures(mounted)["resident"] == 32 * MIB, "one that hangs hurts nobody"
         os.kill(stopped, signal.SIGCONT)
         until(lambda: figures(mounted)["resident"] <= 8 * MIB, "it goes on", 30)
+
+
+def opened_meanwhile(place: Path, action: Callable[[], None]) -> int:
+    """Returns how often this file or directory is opened during the action (inotify(7))."""
+    watch = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        assert _libc.inotify_add_watch(watch, os.fsencode(place), IN_OPEN) >= 0
+        action()
+        with contextlib.suppress(BlockingIOError):
+            return len(os.read(watch, 1 << 16)) // 16
+        return 0
+    finally:
+        os.close(watch)
+
+
+def test_a_fresh_mount_can_be_unmounted_at_once(lab: Lab) -> None:
+    """umount(8) finds a mount busy while the controller has one of its files open."""
+    mounted = lab.mount()
+    path = mounted.path / "memory"
+    put(path, noisy(MIB, 1))
+    os.kill(mounted.status()["total"]["controller_pid"], signal.SIGSTOP)  # ours is to be the only one that looks
+    assert opened_meanwhile(path, Controller(mounted.state, mounted.path).tick) == 0
+    mounted.kill_daemon()
+    until(lambda: mounted.serves(), "the next daemon serves")
+    assert opened_meanwhile(path, Controller(mounted.state, mounted.path).tick) > 0, "something may have been lost"
 
 
 def test_no_controller_works_against_a_full_pool(lab: Lab) -> None:

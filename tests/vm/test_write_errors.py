@@ -238,17 +238,22 @@ def test_the_controller_goes_on_while_the_pool_is_full(faulty: Faulty) -> None:
     place = str(faulty.mounted.path)
     with writing(faulty.path) as writer, writing(faulty.path) as other:
         assert blockstore("attach", str(other.pid), "--resident", "64M").returncode == 0
+        controller = faulty.mounted.total()["controller_pid"]
+        os.kill(controller, signal.SIGSTOP)  # it would find the error, too, sooner or later
         faulty.lose(writer)
         assert blockstore("set", place, "--pool-limit", "16M").returncode == 0
         filler = spawn(FILLER, f"{place}/filler")
         try:
             until(lambda: blockstore("status", place, "--check").returncode == 2, "the pool is full")
             faulty.mounted.kill_daemon()
+            os.kill(controller, signal.SIGKILL)
             until(lambda: faulty.mounted.total()["stalled"] > 0, "the next daemon's pool is full")
             until(lambda: faulty.mechanism() is not None, "the controller works")
             assert blockstore("set", place, "--pool-limit", "512M").returncode == 0
             faulty.await_mended()
         finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(controller, signal.SIGKILL)
             end(filler.pid)
             filler.wait(10)
         ask(writer, "cold")
