@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from tests import suite
 from tests.daemon.lab import Lab, Mounted, apart
 
 TEST_S = 120.0
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Whoever starts the tests in the background has these ignored, and so would all that the tests start."""
+    if suite.FOLDER:
+        config.pluginmanager.register(suite.Plugin(Path(suite.FOLDER), config))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

@@ -38,6 +38,7 @@ def surroundings() -> dict[str, object]:
     }
 
 
+@pytest.mark.nightly
 def test_everything_quick(tmp_path: Path) -> None:
     before = surroundings()
     environment = {"PYTHONPATH": f"{PROJECT / 'scripts'}"}

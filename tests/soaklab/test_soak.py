@@ -19,6 +19,7 @@ pytestmark = [
 KILLS = 12
 
 
+@pytest.mark.nightly
 def test_short_soak() -> None:
     try:
         verdict = soak(KILLS, 1.0, 64 << 20, seed=1, say=lambda text: None)

@@ -463,9 +463,25 @@ def survive(path: Path, line: Line, begun: int, done: int, states: list[Model]) 
     return ""
 
 
-@pytest.mark.parametrize(("life", "with_tier"), [(SHORT_LIFE, False), (LIFE_WITH_TIER, True)], ids=["", "tier"])
+LIVES = pytest.mark.parametrize(("life", "with_tier"), [(SHORT_LIFE, False), (LIFE_WITH_TIER, True)], ids=["", "tier"])
+
+
+@pytest.mark.nightly
+@LIVES
 def test_killed_at_every_line(state_path: Path, life: Life, with_tier: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each line of the store that this life comes by, the first, the last or some other time."""
+    die_at_lines(state_path, life, 1, monkeypatch, with_tier=with_tier)
+
+
+@LIVES
+def test_killed_at_every_tenth_line(
+    state_path: Path, life: Life, with_tier: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    die_at_lines(state_path, life, 10, monkeypatch, with_tier=with_tier)
+
+
+def die_at_lines(state_path: Path, life: Life, step: int, monkeypatch: pytest.MonkeyPatch, *, with_tier: bool) -> None:
+    """Lives and dies at one of `step` lines."""
     if sys.gettrace():
         pytest.skip("a debugger or coverage uses sys.settrace")
     times: Counter[Line] = Counter()
@@ -486,6 +502,7 @@ def test_killed_at_every_line(state_path: Path, life: Life, with_tier: bool, mon
         if file in READ_ONLY or (file in PAGING) != with_tier:
             continue
         due[line] = chance.choice((1, often, chance.randint(1, often)))
+    due = {line: due[line] for line in list(due)[::step]}
     deaths, copy = len(due), state_path.with_name("left")
 
     def die(line: Line, begun: int, done: int) -> None:

@@ -24,6 +24,10 @@ FLIPS_WHILE_RUNNING = {False: 10_000, True: 3_000}
 """As written, and dense, where each takes three times as long to look at."""
 
 FLIPS_AT_REST = 400
+LENGTHS = pytest.mark.parametrize(
+    "part", (pytest.param(1, id="all", marks=pytest.mark.nightly), pytest.param(12, id="a twelfth"))
+)
+"""How many of these flips: one of so many."""
 BLOCKS = {
     1: [bytes(BLOCK_BYTES), noise(1), *(text(seed) for seed in range(8)), noise(1), text(0)],
     2: [noise(1), *(near(text(seed), seed, 3 + 60 * (seed % 2)) for seed in range(8)), bytes(BLOCK_BYTES), text(3)],
@@ -86,14 +90,15 @@ def words(store: Store) -> Iterator[tuple[str, memoryview, int, int]]:
         yield from (("map", volume.map, block, 64) for block in range(volume.blocks))
 
 
+@LENGTHS
 @DENSIFIED
-def test_while_running(state_path: Path, dense: bool) -> None:
+def test_while_running(state_path: Path, dense: bool, part: int) -> None:
     """One bit at a time, of any word of the tables and of any record."""
     store, chance = fill(state_path, dense=dense), random.Random(1)
     tables = list(words(store))
     records = [word for word in store.rows.where.array.tolist() if word]
-    reported = 0
-    for number in range(FLIPS_WHILE_RUNNING[dense]):
+    reported, flips = 0, FLIPS_WHILE_RUNNING[dense] // part
+    for number in range(flips):
         if chance.random() < 0.7:
             what, column, place, bits = chance.choice(tables)
         else:
@@ -108,7 +113,7 @@ def test_while_running(state_path: Path, dense: bool) -> None:
             assert found if what != "record" or lost else True, f"a flip in {what} at {place} is not reported"
             reported += bool(found)
         column[place] = was
-    assert reported > FLIPS_WHILE_RUNNING[dense] // 4
+    assert reported > flips // 4
     assert not verified(store).found and not refused(store)
     store.close()
 
@@ -134,13 +139,14 @@ def test_repair_while_running(state_path: Path, seed: int, dense: bool) -> None:
     store.close()
 
 
+@LENGTHS
 @DENSIFIED
-def test_at_rest(state_path: Path, dense: bool) -> None:
+def test_at_rest(state_path: Path, dense: bool, part: int) -> None:
     """In any file of a state that nobody serves: it is refused, or what can be read is right; and verify tells."""
     fill(state_path, dense=dense).close()
     copy, chance = state_path.with_name("copy"), random.Random(2)
     files = [path for path in sorted(state_path.iterdir()) if path.stat().st_size and path.name != "content-index"]
-    for _ in range(FLIPS_AT_REST):
+    for _ in range(FLIPS_AT_REST // part):
         shutil.rmtree(copy, ignore_errors=True)
         run_cp(state_path, copy)
         path = copy / chance.choice(files).name

@@ -10,9 +10,17 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from blockstore.store import verify_pieces
 from blockstore.store.densify import Gain, encode
@@ -527,7 +535,7 @@ def touched(store: Store, volume: Volume) -> list[int]:
 
 
 SETTINGS = settings(
-    max_examples=45,
+    max_examples=12,
     stateful_step_count=40,
     deadline=None,
     print_blob=True,
@@ -539,4 +547,13 @@ TestStoreInMemory.settings = SETTINGS
 TestStoreInDirectory = DirectoryMachine.TestCase
 TestStoreInDirectory.settings = SETTINGS
 TestStoreWithTier = PagingMachine.TestCase
-TestStoreWithTier.settings = settings(SETTINGS, max_examples=25)
+TestStoreWithTier.settings = SETTINGS
+
+
+@pytest.mark.nightly
+class TestAtLength:
+    """The same with many more examples."""
+
+    @pytest.mark.parametrize("machine", (StoreMachine, DirectoryMachine, PagingMachine))
+    def test_store(self, machine: type[StoreMachine]) -> None:
+        run_state_machine_as_test(machine, settings=settings(SETTINGS, max_examples=150))

@@ -83,7 +83,7 @@ def test_a_full_history_gets_coarser(tmp_path: Path) -> None:
     assert not path.with_name(history.NAME + ".new").exists()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 300), st.sampled_from(["v", "a long name " * 30, "\udcff<" * 700])), min_size=1)
 )

@@ -211,6 +211,7 @@ def pieces_away(tier: Tier, pieces: range) -> set[int]:
     return away
 
 
+@pytest.mark.nightly
 def test_a_node_that_stands_still(cluster: list[Server]) -> None:
     tier = tier_at(*cluster)
     put_in_the_end(tier, range(30))
@@ -258,6 +259,7 @@ def test_a_slot_that_moves(cluster: list[Server]) -> None:
     tier.close()
 
 
+@pytest.mark.nightly
 def test_a_node_killed_and_started_again(cluster: list[Server]) -> None:
     tier = tier_at(*cluster)
     put_in_the_end(tier, range(30))
@@ -271,6 +273,7 @@ def test_a_node_killed_and_started_again(cluster: list[Server]) -> None:
     tier.close()
 
 
+@pytest.mark.nightly
 def test_a_whole_cluster_killed_and_started_again(cluster: list[Server]) -> None:
     tier = tier_at(cluster[0])
     put_in_the_end(tier, range(30))

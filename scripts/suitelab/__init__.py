@@ -1,0 +1,8 @@
+"""The test suite in three sizes: scripts/quick, scripts/test and scripts/nightly.
+
+cli           their options and help
+suites        which checks and tests each of them has
+run           one run of a suite
+notes         what the tests' processes tell the run
+steps         runs commands, and ends them when the run is interrupted
+"""

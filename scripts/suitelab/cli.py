@@ -1,0 +1,59 @@
+"""The command lines of scripts/quick, scripts/test and scripts/nightly."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from suitelab.run import Run
+from suitelab.suites import SUITES, Suite
+
+PREFIX = "blockstore-suite-"
+
+
+def command(suite: Suite) -> click.Command:
+    """Returns the command of this suite."""
+
+    @click.command(
+        name=suite.name,
+        help=f"{suite.promise}\n\nArguments go to pytest: scripts/{suite.name} tests/store -k crash",
+        context_settings={"help_option_names": ["-h", "--help"], "ignore_unknown_options": True},
+    )
+    @click.option("-m", "marked", default="", metavar="MARKERS", help="Of these tests only those with such markers.")
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    def run_suite(marked: str, arguments: tuple[str, ...]) -> int:
+        with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
+            run = Run(suite, arguments, marked, Path(folder))
+            run.all()
+            return run.report()
+
+    return run_suite
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Has a run that is to end remove what it made."""
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Runs the suite that the first argument names. Returns the exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+    try:
+        suite = SUITES[sys.argv[1]]
+        result = command(suite).main(sys.argv[2:], prog_name=f"scripts/{suite.name}", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Runs a suite: its checks beside its tests, then the tests that must run alone, then its programs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Thread
+
+from suitelab.notes import Notes
+from suitelab.steps import started
+from suitelab.suites import CHECKS, PYTEST, PYTEST_NOTHING, TOGETHER, Suite
+
+
+class Run:
+    """One run of a suite. `failed` has a line for each step that failed."""
+
+    def __init__(self, suite: Suite, chosen: Sequence[str], marked: str, folder: Path) -> None:
+        """`chosen` are arguments to pytest, `marked` is another condition on markers; logs go to `folder`."""
+        self.failed: list[str] = []
+        self._suite = suite
+        self._chosen = list(chosen)
+        self._marked = marked
+        self._folder = folder
+        self._notes = Notes(folder)
+        self._environment = self._notes.environment()
+        self._codes: list[int] = []
+        self._begun_s = time.monotonic()
+
+    def all(self) -> None:
+        """Runs everything."""
+        with ExitStack() as stack:
+            checks = None
+            if self._suite.checks:
+                checks = Thread(target=self._check, name="checks")
+                checks.start()
+                stack.callback(checks.join)
+            self._test("pytest", self._suite.together, TOGETHER)
+        if self._suite.alone:
+            self._test("pytest, one at a time", self._suite.alone, ())
+        if all(code == PYTEST_NOTHING for code in self._codes):
+            self.failed.append(f"no test was chosen; those of scripts/{self._suite.name} are: {self._suite.together}")
+        if not self._chosen and not self._marked:
+            for program in self._suite.programs:
+                self._step(program[0], program, quiet=False)
+
+    def report(self) -> int:
+        """Says what failed, or that nothing did. Returns the exit code."""
+        seconds = time.monotonic() - self._begun_s
+        left = self._notes.left_to_nightly()
+        if self._suite.name == "test" and left:
+            print(f"{left} tests are left to scripts/nightly")
+        if self.failed:
+            print("\n".join(f"failed: {line}" for line in self.failed), file=sys.stderr)
+            return 1
+        print(f"{self._suite.name}: all is well, {seconds:.0f} s")
+        return 0
+
+    def _check(self) -> None:
+        for name, arguments in CHECKS.items():
+            self._step(name, arguments, quiet=True)
+
+    def _test(self, name: str, expression: str, options: Sequence[str]) -> None:
+        if self._marked:
+            expression = f"({expression}) and ({self._marked})"
+        talk = ("--quiet",) if self._suite.quiet else ("--durations", "15", "--durations-min", "8")
+        arguments = (*PYTEST, *options, *talk, *self._chosen, "-m", expression)
+        self._codes.append(self._step(name, arguments, quiet=self._suite.quiet, fine=(0, PYTEST_NOTHING)))
+
+    def _step(self, name: str, arguments: Sequence[str], *, quiet: bool, fine: Sequence[int] = (0,)) -> int:
+        """Runs a command; a quiet one is heard only when it fails. Returns the exit code."""
+        log = self._folder / f"{name}.log" if quiet else None
+        if not quiet:
+            print(f"== {name}", flush=True)
+        with started(arguments, self._environment, log) as command:
+            code = command.code()
+            if code not in fine:
+                self.failed.append(name)
+                print(f"== {name}\n{command.said()}" if quiet else "", flush=True)
+        return code
