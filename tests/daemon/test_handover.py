@@ -487,7 +487,7 @@ def test_a_descriptor_of_another_mount_is_refused(lab: Lab) -> None:
 
 def test_two_mounts_of_one_state_at_once(lab: Lab) -> None:
     """One wins, and the other one takes nothing away from it."""
-    state, states = lab.path / "state", []
+    state = lab.path / "state"
     for number in range(3):
         places = [lab.mountpoint(f"one{number}"), lab.mountpoint(f"two{number}")]
         starts = [
@@ -504,12 +504,12 @@ def test_two_mounts_of_one_state_at_once(lab: Lab) -> None:
         assert sorted(codes) == [0, 3], words
         winner = places[codes.index(0)]
         assert mounts_below(lab.path) == [winner]
-        put(winner / "memory", CONTENT)
+        assert sorted(os.listdir(winner)) == [f"memory{each}" for each in range(number)]
+        put(winner / f"memory{number}", CONTENT)
         mounted = Mounted(winner, state, lane=True)
         mounted.kill_daemon()
-        assert cold(winner / "memory") == CONTENT
+        assert all(cold(winner / f"memory{each}") == CONTENT for each in range(number + 1))
         assert mounted.umount().returncode == 0
-        states.append(codes)
 
 
 def test_a_refused_mount_leaves_the_running_one_alone(lab: Lab) -> None:

@@ -154,11 +154,14 @@ def test_equals_status(lab: Lab, lane: bool) -> None:
 def test_histograms_count_faults_and_writes(lab: Lab) -> None:
     mounted, port = mount(lab)
     pages = 2048
+    writes = (b"part of a block", noisy(4096, 2), noisy(4096, 3), noisy(1 << 16, 4))
     put(mounted.path / "vm", noisy(pages * 4096, 1))
     drop(mounted.path / "vm")
     before = scrape(port)
     with reader(mounted, "vm") as process:
         ask(process, "read")
+    for number, data in enumerate(writes):
+        put(mounted.path / f"written{number}", data)
     after = scrape(port)
     for samples in (before, after):
         for name in ("fault_duration_seconds", "write_duration_seconds"):
@@ -166,15 +169,15 @@ def test_histograms_count_faults_and_writes(lab: Lab) -> None:
             counts = [value(samples, f"{name}_bucket", le=bound) for bound in bounds]
             assert counts == sorted(counts) and counts[-1] == value(samples, f"{name}_count")
             assert bool(counts[-1]) == bool(value(samples, f"{name}_sum"))
-    faults, seconds = (
-        value(after, f"fault_duration_seconds_{what}") - value(before, f"fault_duration_seconds_{what}")
-        for what in ("count", "sum")
+    faults, seconds, written = (
+        value(after, name) - value(before, name)
+        for name in ("fault_duration_seconds_count", "fault_duration_seconds_sum", "write_duration_seconds_count")
     )
     assert pages * 0.5 < faults < pages * 1.5, "one in 16 is timed, and stands for 16"
     assert 1e-6 < seconds / faults < 0.1
     refaults = "volume_refaults_total"
     assert value(after, refaults, volume="vm") - value(before, refaults, volume="vm") >= pages
-    assert 0 < value(after, "write_duration_seconds_count") <= pages
+    assert written == len(writes) and value(before, "write_duration_seconds_count") >= pages * 4096 >> 20
 
 
 def test_controlled_vm(lab: Lab) -> None:
