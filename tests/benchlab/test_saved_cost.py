@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from benchlab import ksm, saved, saved_cost, saved_systems
@@ -53,11 +54,16 @@ def test_guest_memory_that_is_not_one_mapping_is_refused() -> None:
         saved_cost.guest_memory(SMAPS + SMAPS, 512 * MIB)
 
 
-def test_page_tables_and_swap_of_a_process() -> None:
+def test_page_tables_of_a_process() -> None:
     assert 0 < saved_cost.page_table_bytes(os.getpid()) < 64 * MIB
-    assert saved_cost.swapped_bytes(os.getpid()) >= 0
     with pytest.raises(BenchError, match="has no QEMU"):
         saved_cost.qemu_of(os.getpid())
+
+
+def test_swap_is_read_from_the_sum_of_all_mappings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saved_cost, "Path", lambda place: tmp_path / Path(place).name)
+    (tmp_path / "smaps_rollup").write_text(SMAPS)
+    assert saved_cost.swapped_bytes(1) == 10_000 << 10
 
 
 def test_saved_is_what_is_not_paid_for() -> None:

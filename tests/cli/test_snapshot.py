@@ -157,7 +157,7 @@ def test_snapshots_come_and_go(lab: Lab) -> None:
         fields = json.loads(blockstore("snapshots", "show", "second", *on(mounted), "--json").stdout)
         assert fields["vm"] == NAME and fields["memory"] == 64 * MIB and fields["qemu"]
         assert fields["device_state"] > 1000
-        assert fields["unique"] < MIB < fields["touched"] or fields["touched"] < MIB
+        assert fields["unique"] < fields["touched"] // 4, "the VM has done next to nothing between the two"
         table = blockstore("snapshots", *on(mounted)).stdout.splitlines()
         assert [line.split()[0] for line in table] == ["snapshot", "base", "second"] and "64.0 MiB" in table[1]
         assert blockstore("snapshots", "delete", "base", *on(mounted)).returncode == 0

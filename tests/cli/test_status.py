@@ -186,7 +186,8 @@ def test_nonsense_on_the_control_socket(lab: Lab) -> None:
     nonsense += [noisy(1 + 97 * seed, seed) for seed in range(30)]
     for data in nonsense:
         answer = say(mounted, data)
-        assert not answer or "error" in json.loads(answer), (data[:80], answer)
+        if answer or len(data) < 60_000:  # of what is too long no more may be taken, and then there is no answer
+            assert "error" in json.loads(answer), (data[:80], answer)
     assert mounted.total()["touched"] == 0
     assert "Traceback" not in mounted.log(), mounted.log()[-3000:]
 

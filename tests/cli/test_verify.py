@@ -101,7 +101,7 @@ def test_what_cannot_be_mended_stays_unreadable_until_it_is_written(lab: Lab) ->
     flip_record(mounted.state, 2, ALONE, bits=5)
     verify(mounted.path, "--repair", code=6)
     verify(mounted.path, code=6)
-    with pytest.raises(OSError), path.open("rb") as file:
+    with pytest.raises(OSError, match="Input/output"), path.open("rb") as file:
         file.seek(ALONE * BLOCK_BYTES)
         file.read(BLOCK_BYTES)
     checked = blockstore("status", str(mounted.path), "--check")

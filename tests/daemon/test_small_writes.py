@@ -101,8 +101,9 @@ def test_scattered_pages_of_several_files_and_domains(lab: Lab) -> None:
         if not (pid := os.fork()):
             try:
                 _scatter(mounted.path / name, scattered)
-            finally:
                 os._exit(0)
+            finally:
+                os._exit(1)
         children.append((pid, name, bytes(content)))
     (mounted.path / "large").write_bytes(noisy(16 << 20, "large"))
     for pid, name, wanted in children:
@@ -176,8 +177,9 @@ def out_of_room(lab: Lab) -> tuple[Mounted, int]:
                 for page, data in SCATTERED.items():
                     mapping[page * BLOCK_BYTES : (page + 1) * BLOCK_BYTES] = data
                 os.fdatasync(file.fileno())
-        finally:
             os._exit(0)
+        finally:
+            os._exit(1)
     return mounted, pid
 
 

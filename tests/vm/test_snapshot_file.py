@@ -104,7 +104,7 @@ def test_leftovers_of_the_dead_are_cleared_and_those_of_the_living_are_not(mount
 
 
 def test_no_device_state_is_no_snapshot(mount: Mount) -> None:
-    with pytest.raises(Exception, match="0 bytes"):
+    with pytest.raises(MountError, match="0 bytes"):
         make(mount, "base", b"")
     assert os.listdir(mount.path) == ["blue"]
 

@@ -72,5 +72,5 @@ def test_the_oldest_goes(tmp_path: Path) -> None:
 
 
 def test_a_state_that_cannot_be_written_to(tmp_path: Path) -> None:
-    with pytest.raises(OSError):
+    with pytest.raises(FileNotFoundError):
         working_set.save(tmp_path / "nothing", 5, RUNS)
