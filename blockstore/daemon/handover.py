@@ -1,7 +1,8 @@
 """What one daemon leaves to the next, beside the state: the file `daemon.handover` of the state directory.
 
 It belongs to one mount, and is written anew by each first start. A new daemon that gets the descriptor of /dev/fuse
-(notify.py) needs the kernel's INIT request, to tell libfuse what it told libfuse's predecessor (DESIGN.md 2.8).
+(notify.py) needs the kernel's INIT request, to tell libfuse what it told libfuse's predecessor
+(docs/decisions.md, "Who holds the device keeps the mount").
 """
 
 from __future__ import annotations

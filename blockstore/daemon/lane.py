@@ -1,4 +1,4 @@
-"""The lane: answers what touches data straight from /dev/fuse, in a thread of its own (DESIGN.md section 4).
+"""The lane: answers what touches data straight from /dev/fuse, in a thread of its own (docs/decisions.md, "The lane").
 
 READ is answered at once. What may take long (a WRITE of 1 MiB is 256 blocks, milliseconds) becomes a *job*: steps
 of the store, of which one is done at a time. Between two steps, and every tenth of a millisecond while a step still

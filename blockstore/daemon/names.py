@@ -1,7 +1,7 @@
 """Names and attributes of the mount's files, in SQLite. Sizes and times of last change are the volumes' own.
 
 The first level of directories is the sharing domain: an inode carries the key of its domain, which for
-everything below a top-level directory is that directory's inode, and for the rest the root's (DESIGN.md section 6).
+everything below a top-level directory is that directory's inode, and for the rest the root's (docs/glossary.md).
 A file never changes its domain: a rename that would is refused with EXDEV, and `mv` copies.
 
 Errors are `OSError` with the errno that the system call shall return.

@@ -1,7 +1,7 @@
 """The way between /dev/fuse and pyfuse3 for everything that the lane does not answer itself.
 
-pyfuse3 holds one end of a SOCK_SEQPACKET pair where it believes the device to be (DESIGN.md section 4). Requests
-are sent into it by the lane; a thread of this module takes the answers back to the device.
+pyfuse3 holds one end of a SOCK_SEQPACKET pair where it believes the device to be (docs/decisions.md, "The lane").
+Requests are sent into it by the lane; a thread of this module takes the answers back to the device.
 """
 
 from __future__ import annotations

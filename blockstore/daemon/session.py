@@ -239,7 +239,7 @@ class Session:
         self._service.mounted(device)
         self.handover = Handover(device, mounted_at=time.time()).save(self._state)
         if self.options.lane:
-            # pyfuse3 keeps one end of a socket pair in the place of the device (DESIGN.md section 4).
+            # pyfuse3 keeps one end of a socket pair in the place of the device (docs/decisions.md, "The lane").
             os.set_blocking(self._device_fd, True)
             self._relay = Relay(Device(self._device_fd), _die)
         else:

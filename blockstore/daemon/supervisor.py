@@ -2,7 +2,8 @@
 
     python -m blockstore.daemon.supervisor REPORT_FD OPTIONS
 
-While this process holds /dev/fuse the kernel keeps the mount and parks all requests (DESIGN.md 2.8). It speaks
+While this process holds /dev/fuse the kernel keeps the mount and parks all requests
+(docs/decisions.md, "Who holds the device keeps the mount"). It speaks
 systemd's service protocol (notify.py), of which the daemon knows nothing else. It does next to nothing itself, so
 that nothing in it can fail, and imports next to nothing, because its memory is on the bill.
 

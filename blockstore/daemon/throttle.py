@@ -1,4 +1,4 @@
-"""Lifts the kernel's limit on the dirty pages of a mount (DESIGN.md 2.11).
+"""Lifts the kernel's limit on the dirty pages of a mount (docs/decisions.md, "Dirty throttling").
 
 FUSE mounts start with `max_ratio` 1 and `strict_limit` 1: a process that dirties more than a hundredth of the
 memory is stopped until it was written back. A VM is such a process, and a stopped vCPU is a hung guest.

@@ -1,7 +1,7 @@
 """What turns a block into a record and back: digest, compression, patches. Pure functions, no state.
 
 LZ4 with a dictionary is the delta coder: a patch is the block compressed with its reference as the dictionary
-(DESIGN.md 2.3), so one decoder serves both encodings. The codec of what is cold is dense.py.
+(docs/decisions.md), so one decoder serves both encodings. The codec of what is cold is dense.py.
 """
 
 from __future__ import annotations

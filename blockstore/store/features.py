@@ -1,4 +1,4 @@
-"""Features: a few numbers a block, of which similar blocks are likely to share some (DESIGN.md 2.12).
+"""Features: a few numbers a block, of which similar blocks are likely to share some (docs/decisions.md).
 
 Every window of three words of the block, at each 16-byte step, is hashed with the domain's own multipliers. A
 feature is the largest of these hashes under one more permutation: a change in one place leaves most windows, and

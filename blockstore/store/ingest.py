@@ -1,4 +1,4 @@
-"""The write path: a slice of whole blocks becomes rows, records and map entries (DESIGN.md section 4).
+"""The write path: a slice of whole blocks becomes rows, records and map entries (docs/architecture.md).
 
 In three parts. *Find*: which contents are stored already. *Encode*: what the others shall be stored as. Both only
 read. Then room is made and the records are appended, and only then *commit* writes, which cannot fail: rows,

@@ -385,7 +385,9 @@ class Store:
                 self.volumes[number] = Volume(self._home, number, domain, create=False)
 
     def _adopt(self, *, mend: bool) -> None:
-        """Make what is rebuilt at start from what is kept: counts, free lists, the content index (DESIGN.md 5)."""
+        """Make what is rebuilt at start from what is kept: counts, free lists, the content index.
+
+        See docs/decisions.md, "The truth is small"."""
         self.domains.forget_empty()
         counts, places = np.zeros(self.rows.capacity, dtype=np.int64), self.pool.places(found=True)
         for volume in self.volumes.values():

@@ -1,4 +1,4 @@
-"""The controller: one process for each mount, which holds the VMs' resident parts down (DESIGN.md 7).
+"""The controller: one process for each mount, which holds the VMs' resident parts down (docs/resident.md).
 
     python -m blockstore.vm.controller STATE MOUNTPOINT [METRICS_FD]
 

@@ -1,6 +1,6 @@
 """Evicting: pages of VM memory are written back and leave the page cache, and are in the store alone then.
 
-Two ways out (DESIGN.md 2.5): pages that nobody has mapped are dropped with posix_fadvise(2); pages that a VM has
+Two ways out (docs/decisions.md): pages that nobody has mapped are dropped with posix_fadvise(2); pages that a VM has
 mapped are reclaimed from outside with process_madvise(2), MADV_PAGEOUT. The VM runs on and faults back what it needs.
 Called from the command line's process, never from the daemon.
 """

@@ -1,7 +1,7 @@
 """How much of a VM shall leave the page cache now: the fixed size, and `auto`. Pure: no clock, no kernel.
 
-`auto` (DESIGN.md 7) has a *budget* of time that a VM may wait for its refaults, which grows by the target share of the
-time that passes. While something is left of it, a part of what is resident is taken away; the part grows while that
+`auto` (docs/resident.md) has a *budget* of time that a VM may wait for its refaults, which grows by the target share of
+the time that passes. While something is left of it, a part of what is resident is taken away; the part grows while that
 costs little and is cut when the budget is overdrawn, which must be earned back first. So the waiting of the VM is
 the target share in the long run, whatever it does.
 """

@@ -41,7 +41,7 @@ from blockstore.vm.snapshot_file import (
 SUFFIX: Final = ".bsnap"
 
 LEVEL: Final = 3
-"""Of zstd: a core packs 200 MB/s with it; 6 saves 3 % more in three times the time (DESIGN.md 2.12)."""
+"""Of zstd: a core packs 200 MB/s with it; 6 saves 3 % more in three times the time (docs/decisions.md)."""
 
 _WINDOW_BLOCKS: Final = WINDOW_BYTES // BLOCK_BYTES
 

@@ -1,8 +1,8 @@
 """What a refault costs a VM, in time: the lane counts refaults, and how long one takes is tried out here.
 
 The daemon does not see how long a VM waits for it: the kernel's work and the wake-ups of two processes are most of it,
-and take 20 us on one machine and 300 on another (DESIGN.md 2.2). So now and then a few pages that are not resident are
-read, as a VM would fault them, and the median counts.
+and take 20 us on one machine and 300 on another (docs/decisions.md, "Where a wake-up costs least"). So now and then a
+few pages that are not resident are read, as a VM would fault them, and the median counts.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # asyncio, which a fork loads while QEMU starts
     from blockstore.vm.monitor import Monitor
 
 IGNORE_SHARED: Final = "x-ignore-shared"
-"""Leaves shared memory out of the device state (DESIGN.md 2.9)."""
+"""Leaves shared memory out of the device state (docs/decisions.md, "Devices without memory")."""
 
 UNDER_WAY: Final = ("setup", "active", "device", "pre-switchover", "cancelling")
 """What `query-migrate` says of a migration that has not come to its end."""

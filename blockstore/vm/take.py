@@ -1,4 +1,4 @@
-"""Taking a snapshot of a VM, which is afterwards as it was before (DESIGN.md 2.9).
+"""Taking a snapshot of a VM, which is afterwards as it was before (docs/snapshots.md).
 
 Most dirty pages are written back while it runs. Then it is stopped; QEMU saves its devices, the rest is written back,
 the memory is cloned inside the store, and it goes on: tens of milliseconds. Whatever fails, it goes on; should we be

@@ -1,4 +1,4 @@
-"""Faults while another file is written at full speed: what head-of-line blocking costs (DESIGN.md 2.14).
+"""Faults while another file is written at full speed: what head-of-line blocking costs (docs/decisions.md).
 
 One process fills a file over and over, through a mapping, with content that is new each time, and writes it back.
 Another evicts and faults pages of a second file on the other core; the daemon runs where the scheduler puts it, and

@@ -1,6 +1,6 @@
 """Dirtying: a process stores into random pages of a mapped 256 MiB file for ten seconds, as a busy vCPU does.
 
-Once as blockstore mounts, once with the kernel's own throttle on the same mount (DESIGN.md 2.11). In ten seconds the
+Once as blockstore mounts, once with the kernel's own throttle on the same mount (docs/decisions.md). In ten seconds the
 kernel need not write anything back; so for information twice more with write-back beside it: of everything at once,
 over and over, which is the worst that the kernel's flusher may do, and each second 4 MiB at a time, as `blockstore
 evict` does it. A hold-up is counted without the time in which the process was ready to run and others had the core:

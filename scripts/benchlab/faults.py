@@ -2,7 +2,7 @@
 
 Three servers of the same file at once: the lane, --no-lane, and the floor, a C server that answers from a constant.
 In turns, many rounds, a client evicts the file and touches pages at random. Client and servers share one core, where
-a wake-up costs least (DESIGN.md 2.2), and run with real-time priority, so that whoever else uses the machine takes
+a wake-up costs least (docs/decisions.md), and run with real-time priority, so that whoever else uses the machine takes
 no time from them; the same for all three.
 """
 

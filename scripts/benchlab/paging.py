@@ -1,8 +1,8 @@
 """Paging: faults on blocks in a file, beside 4 KiB reads of the same disk at random, and in Valkey, beside GETRANGE.
 
 The file of the mount is several times what the pool holds, and the pages are of its first part, which went out first.
-Client and daemon share one core, where a wake-up costs least (DESIGN.md 2.2). In turns, some rounds: faults, reads of
-the tier's own file with O_DIRECT, and through the page cache, from which the file is dropped before.
+Client and daemon share one core, where a wake-up costs least (docs/decisions.md). In turns, some rounds: faults, reads
+of the tier's own file with O_DIRECT, and through the page cache, from which the file is dropped before.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What patches save: three guests with different services, with and without (DESIGN.md 2.12)."""
+"""What patches save: three guests with different services, with and without (docs/decisions.md)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """What the store is compared with: each peer keeps the same file, and is one function here and one line in PEERS.
 
 All FUSE mounts get what the store's own has: the kernel's throttle of dirty pages, which they start with, is lifted
-(DESIGN.md 2.11). A peer that cannot be had raises BenchError with the reason; what was begun is undone.
+(docs/decisions.md, "Dirty throttling"). A peer that cannot be had raises BenchError with the reason; what was begun is
+undone.
 """
 
 from __future__ import annotations

@@ -212,7 +212,7 @@ def test_modes_and_owners(here: Path) -> None:
 
 
 def test_new_files_are_not_for_others(here: Path) -> None:
-    """DESIGN.md section 8: the umask is the user's, the root of the mount is nobody else's to write to."""
+    """docs/architecture.md, Security: the umask is the user's, the root of the mount is nobody else's to write to."""
     assert not here.parent.stat().st_mode & 0o022
 
 

@@ -317,7 +317,7 @@ def test_a_patch_against_a_reference_that_is_damaged_later() -> None:
 
 
 def test_tables_stay_in_their_budget() -> None:
-    """DESIGN.md 5: all tables under 1.5 % of the logical memory stored."""
+    """docs/decisions.md, "The truth is small": all tables under 1.5 % of the logical memory stored."""
     store = Store(MemoryHome(), 256 << 20)
     volume = store.create_volume(1, 1)
     for first in range(0, 50_000, 1000):
