@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from blockstore.store.volume import clamp_time_ns
+
 ROOT: Final = 1
 MAXIMUM_NAME_BYTES: Final = 255
 
@@ -279,8 +281,9 @@ class Names:
         return None if replaced is None else self.get(replaced.inode)
 
     def set(self, inode: int, **columns: int) -> None:
-        """Set attributes of an inode (column names of the table) and its ctime."""
+        """Set attributes of an inode (column names of the table) and its ctime. Times are clamped."""
         columns.setdefault("ctime_ns", time.time_ns())
+        columns.update((name, clamp_time_ns(value)) for name, value in columns.items() if name.endswith("_ns"))
         assignments = ", ".join(f"{column} = :{column}" for column in columns)
         self._db.execute(f"UPDATE inodes SET {assignments} WHERE inode = :inode", {**columns, "inode": inode})
 

@@ -4,7 +4,7 @@ The file of a volume is one header page and then the map, a 64-bit entry (geomet
 given memory when the first of their entries is written (`prepare`), so a sparse volume of any size costs what it
 holds; entries of pages without memory are holes and must not be touched.
 
-Header page (little endian): offset 0 magic u64, 8 number u64, 16 domain key u64, 24 size u64, 32 mtime in ns u64,
+Header page (little endian): offset 0 magic u64, 8 number u64, 16 domain key u64, 24 size u64, 32 mtime in ns i64,
 40 digest of number and domain key u64. The size is stored after the map has changed when growing, before it when
 shrinking, together with its check in one word: bits 0..44 the size in bytes, 45..63 the check.
 """
@@ -28,6 +28,10 @@ from blockstore.store.home import Home, allocate, punch
 
 MAXIMUM_SIZE_BYTES: Final = 1 << 44
 """16 TiB, more than any VM has; a map of such a volume is 16 GiB of address space."""
+
+EARLIEST_S: Final = -(1 << 63) // 10**9 + 1
+LATEST_S: Final = (1 << 63) // 10**9
+"""Times of files in seconds since 1970: as signed 64-bit nanoseconds they reach from September 1677 to April 2262."""
 
 HEADER_BYTES: Final = 4096
 _MAGIC: Final = int.from_bytes(b"bsvolume", "little")
@@ -110,15 +114,15 @@ class Volume:
 
     @property
     def mtime_ns(self) -> int:
-        return self._header[_MTIME_AT]
+        return self._signed_header[_MTIME_AT]
 
     @mtime_ns.setter
     def mtime_ns(self, value: int) -> None:
-        self._header[_MTIME_AT] = value
+        self._signed_header[_MTIME_AT] = clamp_time_ns(value)
 
     def touch(self) -> None:
         """The content changed now."""
-        self._header[_MTIME_AT] = time.time_ns()
+        self._signed_header[_MTIME_AT] = time.time_ns()
 
     def set_size(self, size_bytes: int) -> None:
         """Store the size. Blocks beyond it must have been made holes by the caller."""
@@ -227,6 +231,7 @@ class Volume:
         self._mapping = mapping
         view = memoryview(mapping)
         self._header = view[:HEADER_BYTES].cast("Q")
+        self._signed_header = view[:HEADER_BYTES].cast("q")
         self.map = view[HEADER_BYTES:].cast("Q")
         self.map_array = np.frombuffer(mapping, dtype=np.uint64, offset=HEADER_BYTES)
         self._capacity = pages * PAGE_ENTRIES
@@ -258,6 +263,11 @@ class Volume:
 def ids_of(entries: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     """The block id in each map entry."""
     return (entries & _ID).astype(np.int64)
+
+
+def clamp_time_ns(time_ns: int) -> int:
+    """Returns the time that is stored for this one: the nearest there is, as the kernel does for other file systems."""
+    return min(max(time_ns, EARLIEST_S * 10**9), LATEST_S * 10**9)
 
 
 def pack_size(size_bytes: int) -> int:

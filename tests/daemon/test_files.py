@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from blockstore.store.volume import EARLIEST_S, LATEST_S
 from tests.daemon.lab import Lab, Mounted, cold, drop, noisy, put, run, tree, until
 
 pytestmark = pytest.mark.mount
@@ -232,6 +233,31 @@ def test_times(here: Path) -> None:
     assert here.stat().st_mtime_ns > moment
     os.utime(path, ns=(moment, moment))
     assert cold(path) == b"2" + bytes(9) and path.stat().st_mtime_ns == moment
+
+
+def test_any_time_is_kept_or_the_nearest_to_it(here: Path) -> None:
+    """`cp -p` and `rsync -t` bring times from other file systems, and look whether the call has worked."""
+    (here / "file").touch()
+    (here / "directory").mkdir()
+    (here / "link").symlink_to("x")
+    kept = {
+        -1: -1,
+        -(10**9): -(10**9),
+        EARLIEST_S: EARLIEST_S,
+        EARLIEST_S - 1: EARLIEST_S,
+        LATEST_S: LATEST_S,
+        LATEST_S + 1: LATEST_S,
+        20_000_000_000: LATEST_S,
+        -(1 << 63): EARLIEST_S,
+        (1 << 63) - 1: LATEST_S,
+    }
+    for path in tree(here):
+        for time_s, kept_s in kept.items():
+            os.utime(path, (time_s, time_s), follow_symlinks=False)
+            found = path.lstat()
+            assert (found.st_atime_ns, found.st_mtime_ns) == (kept_s * 10**9, kept_s * 10**9), (path, time_s)
+        os.utime(path, ns=(-1, -999_999_999), follow_symlinks=False)
+        assert (path.lstat().st_atime_ns, path.lstat().st_mtime_ns) == (-1, -999_999_999), path
 
 
 def test_mapped_writes_change_mtime(here: Path) -> None:

@@ -117,6 +117,19 @@ def test_maps_are_found_again(state_path: Path) -> None:
     store.close()
 
 
+def test_times_before_1970_are_found_again(state_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file, and of the machine's clock."""
+    store = Store(DirectoryHome(state_path), 64 << 20)
+    store.create_volume(5, 1).mtime_ns = -1
+    with monkeypatch.context() as patch:
+        patch.setattr("time.time_ns", lambda: -5)
+        store.create_volume(6, 1)
+    store.close()
+    store = Store(DirectoryHome(state_path), 64 << 20)
+    assert [store.volumes[number].mtime_ns for number in (5, 6)] == [-1, -5]
+    store.close()
+
+
 @pytest.mark.parametrize("offset", (0, 1, 4095, 4096, 4097, 10_000, 20_480))
 @pytest.mark.parametrize("length", (1, 100, 4095, 4096, 4097, 8192, 12_000))
 @pytest.mark.parametrize("holes", ((), (0,), (1,), (2, 4)))
