@@ -238,7 +238,9 @@ class Names:
     def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, *, ticket: int = 0
     ) -> Inode | None:
-        """rename(2) and its flags; the inode whose name was replaced, as it is then."""
+        """rename(2) and its flags; the inode whose name was replaced, as it is then. Raises EINVAL for other flags."""
+        if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
+            raise _error(errno.EINVAL)
         moved = self.lookup(parent, name)
         self._check_not_removed(self.get(new_parent))
         try:

@@ -231,7 +231,16 @@ class Operations(pyfuse3.Operations):
             if flags & os.O_TRUNC:  # libfuse asks the kernel to leave it to us (FUSE_ATOMIC_O_TRUNC)
                 self._check_not_cut_off(inode, 0)
                 await self._stepper.change(self._store.resize_steps(volume, 0))
+                self._drop_set_id(inode, ctx)
             return self._opened(inode, flags, ctx)
+
+    def _drop_set_id(self, inode: int, ctx: pyfuse3.RequestContext) -> None:
+        """Takes the set-user-ID and set-group-ID bits off a file that another user than root has emptied. The kernel
+        does so at each write(2) and truncate(2), but not where it leaves O_TRUNC to us."""
+        mode = self._names.get(inode).mode
+        kept = mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
+        if ctx.uid and kept != mode:
+            self._names.set(inode, mode=kept)
 
     async def release(self, fh: FileHandleT) -> None:
         inode, may_write = self._handles.pop(fh, (0, False))  # asked again of a new daemon, it may be done

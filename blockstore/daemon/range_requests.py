@@ -18,6 +18,17 @@ from blockstore.store.store import Steps, Store
 _LARGEST_COPY_BYTES: Final = 0x7FFF_F000
 """COPY_FILE_RANGE answers with 32 bits; more is asked for again by the caller."""
 
+_FALLOCATE_MODES: Final = frozenset(
+    (
+        0,
+        abi.FALLOC_KEEP_SIZE,
+        abi.FALLOC_PUNCH_HOLE | abi.FALLOC_KEEP_SIZE,
+        abi.FALLOC_ZERO_RANGE,
+        abi.FALLOC_ZERO_RANGE | abi.FALLOC_KEEP_SIZE,
+    )
+)
+"""All others are refused, as fallocate(2) says of a file system that does not have them."""
+
 
 class RangeRequests:
     """For the lane: `enter` takes a job, `answer` sends an answer; `writers_of(inode, fh)` says how many other handles
@@ -48,7 +59,7 @@ class RangeRequests:
         _, offset, length, mode, _ = abi.FALLOCATE_IN.unpack_from(arguments)
         volume = self._store.volumes[inode]
         freeing = mode & (abi.FALLOC_PUNCH_HOLE | abi.FALLOC_ZERO_RANGE)
-        if mode & ~(abi.FALLOC_KEEP_SIZE | abi.FALLOC_PUNCH_HOLE | abi.FALLOC_ZERO_RANGE):
+        if mode not in _FALLOCATE_MODES:
             self._fail(unique, errno.EOPNOTSUPP)
             return
 
@@ -62,7 +73,10 @@ class RangeRequests:
         self._enter(Job(unique, volume, steps(), lambda: answer))
 
     def _copy_file_range(self, unique: int, inode: int, arguments: bytes) -> None:
-        _, from_offset, to_inode, _, to_offset, length, _ = abi.COPY_FILE_RANGE_IN.unpack_from(arguments)
+        _, from_offset, to_inode, _, to_offset, length, flags = abi.COPY_FILE_RANGE_IN.unpack_from(arguments)
+        if flags:  # copy_file_range(2) knows none
+            self._fail(unique, errno.EINVAL)
+            return
         source, target = self._store.volumes[inode], self._store.volumes[to_inode]
         if source.domain is not target.domain:
             self._fail(unique, errno.EXDEV)  # the caller copies bytes instead
@@ -80,8 +94,11 @@ class RangeRequests:
         fh, offset, whence, _ = abi.LSEEK_IN.unpack_from(arguments)
         volume = self._store.volumes[inode]
         size = volume.size_bytes
-        if whence not in (os.SEEK_DATA, os.SEEK_HOLE) or offset >= size:
-            self._fail(unique, errno.EINVAL if offset < size else errno.ENXIO)
+        if whence not in (os.SEEK_DATA, os.SEEK_HOLE):  # the kernel answers the others itself
+            self._fail(unique, errno.EINVAL)
+            return
+        if offset >= size:
+            self._fail(unique, errno.ENXIO)
             return
         if self._writers_of(inode, fh):
             # Somebody else may have written to a mapping what is not here yet: nothing can be called a hole.

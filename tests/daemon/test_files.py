@@ -20,7 +20,7 @@ from tests.daemon.lab import Lab, Mounted, cold, drop, noisy, put, run, tree, un
 pytestmark = pytest.mark.mount
 
 KIB, MIB, TIB = 1 << 10, 1 << 20, 1 << 40
-AT_FDCWD, RENAME_NOREPLACE, RENAME_EXCHANGE = -100, 1, 2
+AT_FDCWD, RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = -100, 1, 2, 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _numbers = count(1)
@@ -115,6 +115,8 @@ def test_rename(here: Path) -> None:
     with (here / "b").open("rb") as replaced:
         (here / "d").rename(here / "b")
         assert replaced.read() == b"a" and (here / "b").read_bytes() == b"b"
+    for flags in (RENAME_WHITEOUT, RENAME_WHITEOUT | RENAME_NOREPLACE, RENAME_NOREPLACE | RENAME_EXCHANGE, 8):
+        fails(errno.EINVAL, lambda flags=flags: rename2(here / "b", here / "f", flags))  # type: ignore[misc]
     assert os.listdir(here) == ["b"]
     fails(errno.ENOENT, lambda: (here / "a").rename(here / "e"))
 

@@ -45,6 +45,15 @@ def file(names: Names, parent: int, name: bytes) -> int:
     return names.create(parent, name, FILE, 0, 0).inode
 
 
+@pytest.mark.parametrize("flags", (RENAME_NOREPLACE | RENAME_EXCHANGE, 4, 4 | RENAME_NOREPLACE, 8, 1 << 31))
+def test_flags_of_rename_that_are_not_known_change_nothing(names: Names, flags: int) -> None:
+    """RENAME_WHITEOUT (4) would have to leave a device node behind."""
+    moved = file(names, ROOT, b"old")
+    assert outcome(lambda: names.rename(ROOT, b"old", ROOT, b"new", flags)) == errno.EINVAL
+    assert outcome(lambda: names.rename(ROOT, b"none", ROOT, b"new", flags)) == errno.EINVAL
+    assert [(name, inode.inode) for _, name, inode in names.entries(ROOT, 0)] == [(b"old", moved)]
+
+
 def test_the_first_level_is_the_domain(names: Names) -> None:
     one, two = directory(names, ROOT, b"one"), directory(names, ROOT, b"two")
     below = directory(names, one, b"below")

@@ -1,10 +1,13 @@
-"""What the kernel is told when what serves names fails: an error for that request, and the mount goes on."""
+"""What the kernel is told, without a mount: also when what serves names fails, an error for that request alone."""
 
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
-from collections.abc import Awaitable, Callable
+import stat
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyfuse3
@@ -20,17 +23,38 @@ from blockstore.store.store import Store
 
 
 @pytest.fixture
-def broken(tmp_path: Path) -> Operations:
-    """Over names whose database is closed."""
+def names(tmp_path: Path) -> Iterator[Names]:
+    made = Names(tmp_path / "names.sqlite", 0, 0)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def operations(names: Names) -> Operations:
+    """Over a store in memory, without a mount."""
     store, door = Store(MemoryHome(), 16 << 20), Door()
-    names = Names(tmp_path / "names.sqlite", 0, 0)
-    operations = Operations(
+    return Operations(
         names, store, door, Stepper(store, door), lambda: 1 << 20, lambda inode: False, lambda inode: False
     )
+
+
+@pytest.fixture
+def broken(names: Names, operations: Operations) -> Operations:
+    """Over names whose database is closed."""
     names.close()
     with pytest.raises(sqlite3.ProgrammingError):
         names.count()
     return operations
+
+
+@dataclass
+class Context:
+    """Who asks."""
+
+    uid: int
+    gid: int = 0
+    pid: int = 0
+    umask: int = 0
 
 
 ROOT = pyfuse3.ROOT_INODE
@@ -60,3 +84,23 @@ def test_a_request_that_fails_is_an_error_for_it_alone(broken: Operations, name:
 def test_a_forget_that_fails_is_logged(broken: Operations, caplog: pytest.LogCaptureFixture) -> None:
     trio.run(broken.forget, [(pyfuse3.InodeT(7), 1)])
     assert "a request failed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("uid", "mode", "left"),
+    ((1000, 0o6777, 0o777), (1000, 0o2777, 0o777), (1000, 0o2767, 0o2767), (0, 0o6777, 0o6777)),
+)
+def test_a_user_who_empties_a_file_takes_its_set_id_bits(
+    names: Names, operations: Operations, uid: int, mode: int, left: int
+) -> None:
+    """As the kernel does it at write(2) and truncate(2); O_TRUNC it leaves to the daemon."""
+    context = Context(uid)
+
+    async def empty() -> None:
+        _, made = await operations.create(ROOT, pyfuse3.FileNameT(b"x"), mode, os.O_RDWR, Context(0))  # type: ignore[arg-type]
+        await operations.open(made.st_ino, os.O_WRONLY, context)  # type: ignore[arg-type]
+        assert stat.S_IMODE(names.get(made.st_ino).mode) == mode
+        await operations.open(made.st_ino, os.O_WRONLY | os.O_TRUNC, context)  # type: ignore[arg-type]
+        assert stat.S_IMODE(names.get(made.st_ino).mode) == left
+
+    trio.run(empty)
