@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import click
 
 from blockstore.cli.paths import DIRECTORY
-from blockstore.cli.sizes import format_size
+from blockstore.cli.sizes import counted, format_size
 from blockstore.daemon import control, mounts
 from blockstore.errors import InputError, MountError
 from blockstore.vm import write_errors
+from blockstore.vm.evict import Evicted
 from blockstore.vm.evict import evict as evict_file
+from blockstore.vm.open_files import open_volume
+
+NAMED: Final = 5
+"""Of the files that were left out, so many are named."""
+
+NAMED_LETTERS: Final = 80
+"""A longer name loses its middle there: it may be longer than all else that is said."""
 
 
 @click.command()
@@ -22,7 +34,8 @@ from blockstore.vm.evict import evict as evict_file
 def evict(mountpoint: Path, names: tuple[str, ...], as_json: bool) -> None:
     """Write back the memory of the VMs at MOUNTPOINT (all, or those with these NAMES) and drop it from the page cache.
 
-    Running VMs go on, and take back what they need. Until it is evicted, memory is kept uncompressed.
+    Running VMs go on, and take back what they need. Until it is evicted, memory is kept uncompressed. A file that
+    cannot be evicted does not keep the others from it; at the end a sentence names it, and the exit code is 1.
 
     \b
     Example:
@@ -38,15 +51,47 @@ def evict(mountpoint: Path, names: tuple[str, ...], as_json: bool) -> None:
                 f"{mount.path} has no file {name!r}; `blockstore status {mount.path}` lists them, as vm1 or blue/vm1"
             )
     mappings = list(mounts.mappings(mount))
-    result = {}
-    for name in names or [name for name in volumes if (mount.path / name).exists()]:
+    result, left_out = {}, {}
+    for name in names or volumes:
         try:
-            before, after, rewritten_bytes = evict_file(mount.path / name, mappings)
+            before, after, rewritten_bytes = _evict(mount, name, mappings)
+        except FileNotFoundError as error:
+            if names:  # else it has no name any more, and nobody asked for it
+                left_out[name] = str(error.strerror)
+            continue
         except OSError as error:
-            raise MountError(f"{mount.path / name} cannot be evicted: {error.strerror or error}") from None
+            left_out[name] = error.strerror or str(error)
+            continue
         write_errors.tell(mount.state, name, rewritten_bytes)
         result[name] = {"before": before, "after": after}
         if not as_json:
             click.echo(f"{name}: {format_size(before)} resident, now {format_size(after)}")
     if as_json:
         click.echo(json.dumps(result, indent=2))
+    if left_out:
+        raise MountError(_left_out(left_out))
+
+
+def _evict(mount: mounts.Mount, name: str, mappings: list[mounts.Mapping]) -> Evicted:
+    """Raises OSError."""
+    descriptor = open_volume(mount, name)
+    try:
+        return evict_file(descriptor, mappings)
+    finally:
+        os.close(descriptor)
+
+
+def _left_out(reasons: Mapping[str, str]) -> str:
+    """Which files were not evicted, and why not; at most NAMED of them."""
+    words = [f"{_short(name)} ({reason})" for name, reason in list(reasons.items())[:NAMED]]
+    if len(reasons) > NAMED:
+        words.append(f"{len(reasons) - NAMED} more")
+    hint = ""
+    if os.strerror(errno.EACCES) in reasons.values():
+        hint = "; without --allow-other only the user who made the mount may open its files"
+    return f"{counted(len(reasons), 'file')} could not be evicted: {', '.join(words)}{hint}"
+
+
+def _short(name: str) -> str:
+    half = NAMED_LETTERS // 2
+    return name if len(name) <= NAMED_LETTERS else f"{name[:half]}...{name[-half:]}"

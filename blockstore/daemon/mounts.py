@@ -6,6 +6,7 @@ directory percent-encoded; that is how the command line finds the daemon's contr
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -192,9 +193,13 @@ def open_files(mount: Mount) -> Iterator[tuple[int, int]]:
 def _links_into(mount: Mount) -> Iterator[tuple[int, str, str]]:
     """A process, what of it (cwd, root, or the number of a descriptor), and the path in the mount that it leads to."""
     prefix = str(mount.path)
+    numbers = {line.number for line in mount_lines() if line.device == mount.device}
     for process in processes():
         for name, link in _links(process):
-            if link == prefix or link.startswith(prefix + "/"):
+            if link is None:
+                if _mount_number(process, name) in numbers:
+                    yield int(process.name), name, f"{prefix}/... (a path that is longer than PATH_MAX)"
+            elif link == prefix or link.startswith(prefix + "/"):
                 yield int(process.name), name, link
 
 
@@ -205,21 +210,35 @@ def processes() -> Iterator[Path]:
             yield entry
 
 
-def _links(process: Path) -> Iterator[tuple[str, str]]:
-    for name in ("cwd", "root"):
-        try:
-            yield name, str((process / name).readlink())
-        except OSError:
-            continue
+def _links(process: Path) -> Iterator[tuple[str, str | None]]:
+    """With None for a path that is too long for readlink(2)."""
     try:
-        descriptors = list((process / "fd").iterdir())
+        descriptors = os.listdir(process / "fd")
     except OSError:
-        return
-    for descriptor in descriptors:
+        descriptors = []
+    for name in ("cwd", "root", *descriptors):
         try:
-            yield descriptor.name, str(descriptor.readlink())
-        except OSError:
-            continue
+            yield name, str((process / _place(name)).readlink())
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                yield name, None
+
+
+def _place(link: str) -> str:
+    return f"fd/{link}" if link.isdigit() else link
+
+
+def _mount_number(process: Path, link: str) -> int | None:
+    """That of the mount which the link leads to (proc_pid_fdinfo(5)). O_PATH asks no file system."""
+    try:
+        descriptor = os.open(process / _place(link), os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        found = re.search(r"^mnt_id:\s*(\d+)$", Path(f"/proc/self/fdinfo/{descriptor}").read_text(), re.MULTILINE)
+        return int(found[1]) if found else None
+    finally:
+        os.close(descriptor)
 
 
 def command_of(pid: int) -> str:

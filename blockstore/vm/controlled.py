@@ -22,7 +22,7 @@ from blockstore.daemon.process_stat import children, start_time
 from blockstore.vm import qmp_sockets, resident, working_set
 from blockstore.vm.cgroups import Cgroup
 from blockstore.vm.mechanism import ByCgroup, Clock, Mechanism
-from blockstore.vm.open_files import open_volume
+from blockstore.vm.open_files import folder_of, open_volume
 from blockstore.vm.policy import Auto, Fixed, Policy
 from blockstore.vm.read_ahead import ReadAhead
 from blockstore.vm.refault_cost import RefaultCost
@@ -218,13 +218,13 @@ def end(mount: Mount, name: str | None, attachment: Attachment) -> None:
         cgroup.remove()
     if name is None or attachment.kept:
         return
-    path = mount.path / name
-    with contextlib.suppress(FileNotFoundError):
-        if mount.has(path.lstat(), attachment.volume):
-            path.unlink()
-    if attachment.made_folder and path.parent != mount.path:
-        with contextlib.suppress(OSError):  # somebody else has a file there, or has taken it away
-            path.parent.rmdir()
+    with contextlib.suppress(FileNotFoundError), folder_of(mount, name) as (folder, last):
+        if mount.has(os.stat(last, dir_fd=folder, follow_symlinks=False), attachment.volume):
+            os.unlink(last, dir_fd=folder)
+    parent = name.rpartition("/")[0]
+    if attachment.made_folder and parent:
+        with contextlib.suppress(OSError), folder_of(mount, parent) as (folder, last):
+            os.rmdir(last, dir_fd=folder)  # unless somebody else has a file there
 
 
 def open_process(attachment: Attachment) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from blockstore.daemon.mounts import Mapping
@@ -43,28 +42,24 @@ class Evicted(NamedTuple):
     rewritten_bytes: int
 
 
-def evict(path: Path, mappings: Iterable[Mapping]) -> Evicted:
-    """Evict one file; `mappings` are the mappings of files of its mount.
+def evict(descriptor: int, mappings: Iterable[Mapping]) -> Evicted:
+    """Evict one open file; `mappings` are the mappings of files of its mount.
 
     Raises OSError: PermissionError where a mapping process is not ours. Where write-back fails nothing is evicted.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        before = resident.of_descriptor(descriptor).resident
-        inode = os.fstat(descriptor).st_ino
-        rewritten_bytes = _write_back(descriptor)  # only clean pages can leave
-        own = [mapping for mapping in mappings if mapping.inode == inode]
-        for _ in range(_ROUNDS):
-            for mapping in own:
-                _page_out(mapping)
-            rewritten_bytes += _write_back(descriptor)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            after = resident.of_descriptor(descriptor).resident
-            if not after or not own or after > _batched_bytes():
-                break
-        return Evicted(before, after, rewritten_bytes)
-    finally:
-        os.close(descriptor)
+    before = resident.of_descriptor(descriptor).resident
+    inode = os.fstat(descriptor).st_ino
+    rewritten_bytes = _write_back(descriptor)  # only clean pages can leave
+    own = [mapping for mapping in mappings if mapping.inode == inode]
+    for _ in range(_ROUNDS):
+        for mapping in own:
+            _page_out(mapping)
+        rewritten_bytes += _write_back(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        after = resident.of_descriptor(descriptor).resident
+        if not after or not own or after > _batched_bytes():
+            break
+    return Evicted(before, after, rewritten_bytes)
 
 
 def _batched_bytes() -> int:

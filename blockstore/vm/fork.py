@@ -19,6 +19,7 @@ from blockstore.daemon.mounts import Mount
 from blockstore.errors import BlockstoreError, MountError, VmError, error_of
 from blockstore.vm import apart, bring_up, ledger, overlays, qmp_sockets
 from blockstore.vm.ledger import Ledger
+from blockstore.vm.open_files import open_volume
 from blockstore.vm.overlays import Base
 from blockstore.vm.restore import Origin, Wish, start
 from blockstore.vm.runner import clone_memory
@@ -234,7 +235,7 @@ def _fill(mount: Mount, origin: Origin, clone: Clone) -> None:
     """Let the VM's memory be the origin's; its QEMU has mapped it, and has seen nothing of it yet."""
     failed = f"{clone.name} cannot have its memory"
     try:
-        target = os.open(mount.path / clone.name, os.O_RDWR | os.O_CLOEXEC)
+        target = open_volume(mount, clone.name, clone.volume, os.O_RDWR)
     except OSError as error:
         raise MountError(f"{failed}: {error.strerror}") from None
     try:

@@ -5,8 +5,8 @@ For `status`, `top`, the metrics and the history alike; in docs/status.md's word
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from blockstore.daemon import control
@@ -14,6 +14,7 @@ from blockstore.daemon.bill import PARTS
 from blockstore.daemon.mounts import Mount
 from blockstore.store.report import Report, complete
 from blockstore.vm import resident
+from blockstore.vm.open_files import open_volume
 
 KEPT: Final = (
     *("daemon_pid", "supervisor_pid", "controller_pid", "restarts", "pool_limit", "mounted_at"),
@@ -27,9 +28,11 @@ def observe(mount: Mount, timeout_s: float = control.CLIENT_S) -> tuple[Report, 
     """The report, and the daemon's answer that it was made of. Raises MountError."""
     answer = control.ask(mount.state, {"do": "status"}, timeout_s)
     figures: Report = answer["report"]
-    residents = {name: _resident_bytes(mount.path / name) for name in figures["volumes"]}
+    unseen: list[str] = []
+    residents = {name: _resident_bytes(mount, name, unseen) for name in figures["volumes"]}
     report = complete(figures, residents, sum(answer["memory"][part] for part in PARTS))
     total = report["total"]
+    total["unseen"] = {"files": len(unseen), "reason": unseen[0]} if unseen else None
     total["state"] = str(mount.state)
     total["daemon_memory_parts"] = answer["memory"]
     total["pool_full"] = full_share(answer)
@@ -46,8 +49,16 @@ def full_share(answer: Mapping[str, Any]) -> float:
     return float(used / (used + room)) if used + room else 1.0
 
 
-def _resident_bytes(path: Path) -> int:
+def _resident_bytes(mount: Mount, name: str, unseen: list[str]) -> int:
+    """0 for a file that has no name any more, and for one that cannot be opened: why not is appended to `unseen`."""
     try:
-        return resident.of_file(path).resident
-    except OSError:
-        return 0  # deleted, or no longer there
+        descriptor = open_volume(mount, name)
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        unseen.append(error.strerror or str(error))
+        return 0
+    try:
+        return resident.of_descriptor(descriptor).resident
+    finally:
+        os.close(descriptor)

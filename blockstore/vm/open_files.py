@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,16 +20,38 @@ _SYS_PIDFD_GETFD: Final = 438  # Linux 5.6, the same number on all machines
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
-_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_FILE_FLAGS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_FOLDER_FLAGS: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
-def open_volume(mount: Mount, name: str, volume: int) -> int:
-    """Opens the file with this number, and no other that may have its name, or may lie over the mount. Raises
-    OSError."""
-    descriptor = os.open(mount.path / name, _FLAGS)
-    if not mount.has(os.fstat(descriptor), volume):
+@contextlib.contextmanager
+def folder_of(mount: Mount, name: str) -> Iterator[tuple[int, str]]:
+    """The folder of the mount's file `name` (vm1, blue/vm1) as a descriptor, and the file's name in that folder.
+
+    One folder after the other is opened by the descriptor of the one above it: a path may be longer than PATH_MAX, and
+    no symbolic link that takes a folder's place leads out of the mount. Raises OSError.
+    """
+    *folders, last = name.split("/")
+    descriptor = os.open(mount.path, _FOLDER_FLAGS)
+    try:
+        for each in folders:
+            inner = os.open(each, _FOLDER_FLAGS, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+        yield descriptor, last
+    finally:
         os.close(descriptor)
-        raise OSError(f"{name} is another file by now")
+
+
+def open_volume(mount: Mount, name: str, volume: int | None = None, flags: int = os.O_RDONLY) -> int:
+    """Opens the mount's file `name`, and no file that lies over the mount; with `volume` only the file with this
+    number, which may have lost its name to another one. Raises OSError."""
+    with folder_of(mount, name) as (folder, last):
+        descriptor = os.open(last, flags | _FILE_FLAGS, dir_fd=folder)
+    found = os.fstat(descriptor)
+    if not mount.has(found, found.st_ino if volume is None else volume):
+        os.close(descriptor)
+        raise OSError(errno.ESTALE, f"{name} is another file by now")
     return descriptor
 
 

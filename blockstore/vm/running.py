@@ -10,6 +10,7 @@ from blockstore.daemon import mounts
 from blockstore.daemon.mounts import Mount
 from blockstore.errors import InputError, MountError, VmError
 from blockstore.vm import qmp_sockets
+from blockstore.vm.open_files import folder_of
 
 if TYPE_CHECKING:  # asyncio, which a fork loads while QEMU starts
     from blockstore.vm.monitor import Monitor
@@ -72,9 +73,9 @@ class Ability(NamedTuple):
 def find(mount: Mount, name: str, qmp: Path | None) -> Running:
     """The VM whose memory is this file; `qmp` is a socket of it, for a VM that we have not started. Raises a
     sentence."""
-    path = mount.path / name
     try:
-        found = path.lstat()
+        with folder_of(mount, name) as (folder, last):
+            found = os.stat(last, dir_fd=folder, follow_symlinks=False)
     except OSError as error:
         raise InputError(
             f"{mount.path} has no file {name!r}: {error.strerror}; `blockstore status {mount.path}` lists them, as vm1 "
@@ -86,8 +87,9 @@ def find(mount: Mount, name: str, qmp: Path | None) -> Running:
         qmp = qmp_sockets.path_of(mount.state, qmp_sockets.QMP, found.st_ino)
         if not qmp.exists():
             raise InputError(f"{name} was not started by `blockstore run`; say where its QMP socket is: --qmp PATH")
-    command, program, folder = _command(pid)
-    return Running(name, path, found.st_ino, found.st_size, pid, qmp.absolute(), is_own, command, program, folder)
+    command, program, home = _command(pid)
+    path = mount.path / name
+    return Running(name, path, found.st_ino, found.st_size, pid, qmp.absolute(), is_own, command, program, home)
 
 
 def ability(monitor: Monitor, vm: Running) -> Ability:
@@ -140,10 +142,17 @@ def _process(mount: Mount, name: str, file: os.stat_result) -> int:
     found = [pid for pid, size in mapped.items() if size >= file.st_size]
     if not found:
         raise InputError(f"no VM runs on {name}; start it with `blockstore run`, or with share=on")
-    qemus = [pid for pid in found if b"qemu" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]]
+    qemus = [pid for pid in found if _is_qemu(pid)]
     if len(qemus or found) > 1:
         raise InputError(f"several processes have the memory of {name} mapped: {', '.join(map(str, qemus or found))}")
     return (qemus or found)[0]
+
+
+def _is_qemu(pid: int) -> bool:
+    try:
+        return b"qemu" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
+    except OSError:  # it has ended meanwhile
+        return False
 
 
 def _check_is_its_own(monitor: Monitor, vm: Running, backend: str) -> None:

@@ -25,6 +25,7 @@ from blockstore.vm.disks import Moving
 from blockstore.vm.file_work import FileWork
 from blockstore.vm.guard import RESCUE_S, Guard
 from blockstore.vm.monitor import LET_GO_ON, STOPPED_BY_ITSELF, Command, Monitor
+from blockstore.vm.open_files import open_volume
 from blockstore.vm.overlays import Base
 from blockstore.vm.running import Ability, Running, ability, is_to_go_on, without_memory
 from blockstore.vm.snapshot_file import Facts
@@ -87,7 +88,7 @@ def _taken(
     monitor = undo.enter_context(Monitor(vm.socket, vm.name))
     able = ability(monitor, vm)
     try:
-        source = os.open(vm.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        source = open_volume(mount, vm.name, vm.volume)
     except OSError as error:
         raise MountError(f"{vm.path} cannot be read: {error.strerror}") from None
     undo.callback(os.close, source)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 
 import pytest
 
 from tests.daemon.lab import (
     KILL_S,
+    Lab,
     Mounted,
     ask,
     blockstore,
@@ -95,3 +97,83 @@ def test_nothing_to_evict(mounted: Mounted) -> None:
     (mounted.path / "empty").touch()
     os.truncate(mounted.path / "empty", 1 << 30)
     assert mounted.evict().stdout == "empty: 0 B resident, now 0 B\n"
+
+
+def below_path_max(mounted: Mounted) -> tuple[str, int]:
+    """Makes a file whose path is longer than PATH_MAX; its name below the mount, and a descriptor of it."""
+    names, folder = ["f" * 250] * 17 + ["memory"], os.open(mounted.path, os.O_PATH)
+    for name in names[:-1]:
+        os.mkdir(name, dir_fd=folder)
+        inner = os.open(name, os.O_PATH, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    file = os.open(names[-1], os.O_RDWR | os.O_CREAT, 0o600, dir_fd=folder)
+    os.write(file, noisy(1 << 20, 1))
+    os.close(folder)
+    return "/".join(names), file
+
+
+def test_a_path_longer_than_the_kernel_takes(lab: Lab) -> None:
+    mounted = lab.mount()
+    name, file = below_path_max(mounted)
+    put(mounted.path / "vm1", noisy(1 << 20, 2))
+    assert len(name) > os.pathconf("/", "PC_PATH_MAX")
+    with pytest.raises(OSError, match="too long"):
+        os.stat(mounted.path / name)
+    volumes = mounted.status()["volumes"]
+    assert volumes[name]["resident"] == volumes["vm1"]["resident"] == 1 << 20
+    figures = json.loads(mounted.evict("--json").stdout)
+    assert figures == {each: {"before": 1 << 20, "after": 0} for each in (name, "vm1")}
+    one_line(mounted.umount(), 3, f"(process {os.getpid()}, {mounted.path}/...")
+    os.close(file)
+
+
+def test_what_cannot_be_opened_is_named_and_the_rest_is_done(lab: Lab) -> None:
+    """What a file system that lies over a folder has is not the mount's."""
+    mounted = lab.mount()
+    (mounted.path / "blue").mkdir()
+    for name in ("a", "blue/b", "c"):
+        put(mounted.path / name, noisy(1 << 20, name))
+    run(["mount", "-t", "tmpfs", "none", str(mounted.path / "blue")])
+    try:
+        (mounted.path / "blue/b").write_bytes(b"not the mount's")
+        result = blockstore("evict", str(mounted.path))
+        assert result.returncode == 1
+        assert result.stdout == "".join(f"{name}: 1.0 MiB resident, now 0 B\n" for name in "ac")
+        assert result.stderr.startswith("blockstore: 1 file could not be evicted: blue/b (")
+        total = mounted.total()
+        assert total["unseen"]["files"] == 1 and total["resident"] == 0
+        (mounted.path / "blue/b").unlink()
+        assert blockstore("evict", str(mounted.path), "--json").returncode == 0
+        one_line(blockstore("evict", str(mounted.path), "blue/b"), 1, "blue/b", "No such file")
+    finally:
+        run(["umount", str(mounted.path / "blue")])
+    assert mounted.total()["unseen"] is None
+
+
+def test_root_is_told_that_it_may_not_open_the_files_of_another_user(lab: Lab) -> None:
+    """Without --allow-other the kernel lets nobody in but the user who made the mount, not even root."""
+    user = ["--reuid=65534", "--regid=65534", "--clear-groups"]
+    may_read = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]  # this Python may be in root's home
+    as_nobody = ["setpriv", *user, *may_read, sys.executable]
+    own = lab.path / "own"
+    own.mkdir()
+    (own / "mnt").mkdir()
+    lab.path.chmod(0o755)
+    for path in (own, own / "mnt"):
+        os.chown(path, 65534, 65534)
+    options = ["--state", str(own / "state"), "--pool-limit", "64M"]
+    result = run([*as_nobody, "-m", "blockstore", "mount", str(own / "mnt"), *options], HOME=str(own))
+    assert result.returncode == 0, result
+    mounted = Mounted(own / "mnt", own / "state", lane=True)
+    script = "import sys; open(sys.argv[1], 'wb').write(b'a' * 4096)"
+    for name in ("vm1", "vm2"):
+        assert run([*as_nobody, "-c", script, str(mounted.path / name)]).returncode == 0
+    result = blockstore("evict", str(mounted.path))
+    one_line(
+        result, 1, "2 files could not be evicted: vm1 (Permission denied), vm2 (Permission denied)", "--allow-other"
+    )
+    result = blockstore("status", str(mounted.path))
+    assert result.returncode == 0 and "resident memory of 2 files cannot be seen" in result.stderr, result
+    result = run([*as_nobody, "-m", "blockstore", "evict", str(mounted.path)])
+    assert result.stdout.count("resident, now 0 B") == 2 and result.returncode == 0, result

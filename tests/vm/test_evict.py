@@ -54,10 +54,10 @@ def test_pages_in_the_batches_of_another_processor_leave_too(lab: Lab) -> None:
         assert said(process) == "ready"
         mappings = list(mounts.mappings(mounts.find(mounted.path)))
         assert len(mappings) == 1
-        with on_processor(here):
+        with on_processor(here), path.open("rb") as file:
             for _ in range(60):
                 assert ask(process, "dirty") == "done"
-                assert evict(path, mappings) == Evicted(MIB, 0, 0)
+                assert evict(file.fileno(), mappings) == Evicted(MIB, 0, 0)
     finally:
         end(process.pid)
         process.wait(10)

@@ -36,6 +36,10 @@ def test_an_empty_file(tmp_path: Path) -> None:
 def test_evict_keeps_the_bytes(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(range(256)) * 4096)
-    before, after, _ = evict(path, [])
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        before, after, _ = evict(descriptor, [])
+    finally:
+        os.close(descriptor)
     assert before == 1 << 20 and after == resident.of_file(path).resident
     assert path.read_bytes() == bytes(range(256)) * 4096
