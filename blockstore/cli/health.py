@@ -13,6 +13,9 @@ WARNING_SHARE: Final = 0.80
 CRITICAL_SHARE: Final = 0.95
 """Of the pool's room in use: time to look at it, and time to act."""
 
+FEW_INODES: Final = 32
+"""Of the file system under the state: each file of the mount takes one, and a `reload` and the history a few more."""
+
 OK, WARNING, CRITICAL, UNKNOWN = range(4)
 """Exit codes of `status --check`, as monitoring systems want them (Monitoring Plugins Development Guidelines)."""
 
@@ -30,18 +33,10 @@ class Health:
 def judge(answer: Mapping[str, Any]) -> Health:
     """What the answer to `status` says."""
     found: list[tuple[int, str]] = []
-    share, tier = full_share(answer), answer.get("tier")
+    tier = answer.get("tier")
     if loss := answer.get("state_loss"):
         found.append((CRITICAL, loss))
-    if tier and not tier["failing_since"]:  # a pool that is nearly full is as it should be
-        if answer["stalled"]:
-            found.append((WARNING, f"writes wait until the tier has taken cold memory ({answer['stalled']})"))
-    elif answer["stalled"]:
-        found.append((CRITICAL, f"the pool is full, and writes wait ({answer['stalled']}); {_MAKE_ROOM}"))
-    elif share >= WARNING_SHARE:
-        level = CRITICAL if share >= CRITICAL_SHARE else WARNING
-        room = format_size(answer["pool_room"])
-        found.append((level, f"the pool is {share:.0%} full, with room for {room}; {_MAKE_ROOM}"))
+    found += _room(answer)
     if answer.get("refused_writes"):  # a daemon that was not reloaded yet may know less
         found.append((CRITICAL, f"writes failed for want of room ({answer['refused_writes']}); {_WAIT}"))
     if complaint := answer.get("pool_limit_complaint"):
@@ -54,9 +49,7 @@ def judge(answer: Mapping[str, Any]) -> Health:
     if written["errors"]:
         found.append(_write_back(written))
     if tier and tier["failing_since"]:
-        waiting = tier["reads_waiting"]
-        who = f"VMs wait for what is in it ({waiting})" if waiting else "VMs that need what is in it wait"
-        found.append((CRITICAL if waiting else WARNING, f"{tier['reason']}; {who} until it is back"))
+        found.append(_failing_tier(tier))
     if tier and tier["missing_pieces"]:
         found.append((CRITICAL, f"the tier {tier['place']} has lost pieces ({tier['missing_pieces']}); {_VERIFY}"))
     arriving = answer.get("arriving") or {"lost_blocks": 0, "sources": []}
@@ -72,6 +65,47 @@ def judge(answer: Mapping[str, Any]) -> Health:
     return Health(max((level for level, _ in found), default=OK), [sentence for _, sentence in found])
 
 
+def _room(answer: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """What is said of the pool's room: its limit ends it, or the file system under the state, which no tier relieves
+    and no other limit enlarges."""
+    share, stalled, tier, space = full_share(answer), answer["stalled"], answer.get("tier"), answer.get("state_space")
+    found: list[tuple[int, str]] = []
+    if space and space["inodes"] and space["free_inodes"] < FEW_INODES:  # an older daemon does not tell
+        left = f"{space['free_inodes'] or 'no'} inodes left of {space['inodes']}"
+        when = " when these are used" if space["free_inodes"] else ""
+        sentence = f"the file system under {space['place']} has {left}: no file can be made{when}; {_MORE_INODES}"
+        found.append((WARNING if space["free_inodes"] else CRITICAL, sentence))
+    if space and space["free_bytes"] < answer["pool_left"]:
+        free, size = format_size(space["free_bytes"]), format_size(space["size_bytes"])
+        which = f"the file system under {space['place']}"
+        if stalled:
+            found.append((CRITICAL, f"{which} is full ({free} of {size} free), and writes wait ({stalled}); {_FREE}"))
+        elif share >= WARNING_SHARE:
+            left = f"has {free} of {size} free, less than the pool limit leaves ({format_size(answer['pool_left'])})"
+            found.append((_level_of(share), f"{which} {left}; {_FREE}"))
+    elif tier and not tier["failing_since"]:  # a pool that is nearly full is as it should be
+        if stalled:
+            found.append((WARNING, f"writes wait until the tier has taken cold memory ({stalled})"))
+    elif stalled:
+        found.append((CRITICAL, f"the pool is full, and writes wait ({stalled}); {_MAKE_ROOM}"))
+    elif share >= WARNING_SHARE:
+        room = format_size(answer["pool_room"])
+        found.append((_level_of(share), f"the pool is {share:.0%} full, with room for {room}; {_MAKE_ROOM}"))
+    return found
+
+
+def _level_of(share: float) -> int:
+    return CRITICAL if share >= CRITICAL_SHARE else WARNING
+
+
+def _failing_tier(tier: Mapping[str, Any]) -> tuple[int, str]:
+    if not tier.get("reads_fail", True):
+        return WARNING, f"{tier['reason']}; nothing more goes there, and what is in it is read as before"
+    waiting = tier["reads_waiting"]
+    who = f"VMs wait for what is in it ({waiting})" if waiting else "VMs that need what is in it wait"
+    return CRITICAL if waiting else WARNING, f"{tier['reason']}; {who} until it is back"
+
+
 def _write_back(figures: Mapping[str, Any]) -> tuple[int, str]:
     if figures["lost"]:
         return CRITICAL, f"write-back failed, and memory could not be written again ({figures['lost']}); {_LOST}"
@@ -85,6 +119,8 @@ _LOST: Final = (
 )
 _WRITTEN: Final = "daemon.log in the state directory names the files, and `blockstore verify` ends this warning"
 _MAKE_ROOM: Final = "delete files, punch memory, or raise the limit with `blockstore set`"
+_FREE: Final = "delete files there or in the mount, punch memory, or make that file system larger"
+_MORE_INODES: Final = "delete files there or in the mount, or give that file system more inodes"
 _PUSH: Final = "delete what was pulled, and push and pull it again"
 _WAIT: Final = "no more data can wait until the pool has room; `blockstore reload` ends this warning"
 _VERIFY: Final = "`blockstore verify` tells which, and ends this warning when all is well"

@@ -18,6 +18,7 @@ from blockstore.daemon.sources import Place
 from blockstore.daemon.verification import OnlineVerification
 from blockstore.errors import BlockstoreError, StateLost
 from blockstore.store import census
+from blockstore.store.home import space_under
 from blockstore.store.report import describe
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Answers:
         await session.stepper.take(census.steps(session.store, counted))
         names = session.names.files()
         report = describe(counted, names)
+        left_bytes, space = pool.free_bytes + pool.garbage_bytes, space_under(Path(session.options.state))
         for number, figures in zip(counted.volumes, report["volumes"].values(), strict=True):
             volume = session.store.volumes.get(number)
             figures["refaults"] = volume.refaults + volume.range_refaults if volume is not None else 0
@@ -82,7 +84,9 @@ class Answers:
             "restarts": session.handover.restarts,
             "pool_limit": pool.limit_bytes,
             "pool_limit_complaint": memory_limit.complaint(pool.limit_bytes, memory_limit.of_process()),
-            "pool_room": min(pool.free_bytes + pool.garbage_bytes, session.state_free_bytes()),
+            "pool_room": min(left_bytes, space.free_bytes),
+            "pool_left": left_bytes,
+            "state_space": {"place": session.options.state, **space._asdict()},
             "pool_used": pool.allocated_bytes - pool.garbage_bytes,
             "lost_blocks": session.store.lost_blocks,
             "can_be_replaced": session.can_be_replaced,

@@ -248,7 +248,7 @@ class Jobs:
 
     def _stall(self, job: Job) -> None:
         if not self._was_stalled and not self._makes_room():
-            log.error("the pool has no room: writes wait until memory is freed or the limit is raised")
+            log.error("there is no room for more: writes wait; `blockstore status --check` says what is full")
             self._was_stalled = True
         self.stalled += not job.is_stalled
         job.is_stalled = True

@@ -118,6 +118,7 @@ class Pager:
                 retry_s = FIRST_RETRY_S
             except (TierAway, InputError) as error:
                 self.health.failed(error)
+                self._find_out_whether_it_is_read()
                 pause_s, retry_s = retry_s, min(2 * retry_s, LONGEST_RETRY_S)
             except Exception as error:
                 log.exception("the pager")
@@ -140,6 +141,18 @@ class Pager:
         if now_s >= self._warm_at_s:
             self._warm_at_s = now_s + WARM_S
             self._bring_back()
+
+    def _find_out_whether_it_is_read(self) -> None:
+        """Asks for one byte after a failure: a tier that is full still gives what is in it, and one that is away keeps
+        VMs waiting although none of them needs it at the moment."""
+        piece = next(iter(self._pieces.numbers()), None)
+        try:
+            if piece is not None:
+                self._tier.read(piece, 0, 1)
+        except TierAway as error:
+            self._fetches.health.failed(error)
+        except PieceMissing:
+            return
 
     def _probe(self) -> None:
         """Somebody met a tier that was away, and has not waited for it. Nobody else would find out that it is back."""

@@ -184,14 +184,16 @@ class Session:
             for health in (self.fetches.health, self.pager.health)
             if health.failing_since
         ]
+        reads_fail = bool(self.fetches.health.failing_since)
         if not failing and not self.arriving.is_source_away and (waits_s := self.fetches.waits_long_s):
-            failing = [(time.time() - waits_s, f"{self.tier.describe()} does not answer")]
+            reads_fail, failing = True, [(time.time() - waits_s, f"{self.tier.describe()} does not answer")]
         with self.door:
             figures = self.pager.figures()
         return {
             "place": self.tier.describe(),
             **figures,
             "reads_waiting": self.fetches.waiting,
+            "reads_fail": reads_fail,
             "failing_since": min((since for since, _ in failing), default=None),
             "reason": failing[0][1] if failing else "",
         }

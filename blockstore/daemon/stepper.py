@@ -81,7 +81,9 @@ class Stepper:
                     waits = True
                     self.stalled += 1
                     if not self._makes_room():
-                        log.error("the pool has no room: a request waits until memory is freed or the limit is raised")
+                        log.error(
+                            "there is no room for more: a request waits; `blockstore status --check` says what is full"
+                        )
                 await (trio.lowlevel.checkpoint() if went_on else trio.sleep(RETRY_S))
         finally:
             self.stalled -= waits

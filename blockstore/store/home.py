@@ -13,7 +13,7 @@ import errno
 import fcntl
 import os
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from blockstore.errors import OutOfRoom, StateError, state_in_use
 
@@ -183,10 +183,24 @@ def write_in_place(path: Path, data: bytes) -> None:
         raise lack_of_room(error, str(path.parent)) from None
 
 
+class Space(NamedTuple):
+    """A file system's, as far as it is for us; `inodes` is 0 where their number has no limit."""
+
+    free_bytes: int
+    size_bytes: int
+    free_inodes: int
+    inodes: int
+
+
+def space_under(place: Path) -> Space:
+    """Returns that of the file system there. Raises OSError."""
+    found = os.statvfs(place)
+    return Space(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize, found.f_favail, found.f_files)
+
+
 def free_bytes_under(place: Path) -> int:
     """What the file system there has left for us."""
-    space = os.statvfs(place)
-    return space.f_bavail * space.f_frsize
+    return space_under(place).free_bytes
 
 
 def no_room_under(place: str) -> str:

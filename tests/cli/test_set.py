@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from typing import Any
 
 import pytest
 
@@ -98,6 +99,16 @@ ANSWER = {
     "is_orphaned": False,
 }
 
+SPACE = {"place": "/state", "free_bytes": 1000, "size_bytes": 4096, "free_inodes": 50, "inodes": 100}
+TIER = {
+    "place": "file:/tier",
+    "failing_since": None,
+    "reads_fail": False,
+    "reads_waiting": 0,
+    "missing_pieces": 0,
+    "reason": "it is full",
+}
+
 
 @pytest.mark.parametrize(
     ("changed", "level", "word"),
@@ -112,9 +123,28 @@ ANSWER = {
         ({"corrupt_reads": 2}, CRITICAL, "verify"),
         ({"lost_blocks": 1}, CRITICAL, "lost"),
         ({"is_orphaned": True}, WARNING, "supervisor"),
+        ({"state_space": SPACE, "pool_left": 90}, OK, ""),
+        (
+            {"state_space": SPACE | {"free_bytes": 0}, "pool_left": 90, "stalled": 2},
+            CRITICAL,
+            "under /state is full (0 B",
+        ),
+        ({"state_space": SPACE | {"free_bytes": 1}, "pool_left": 90, "pool_room": 1}, WARNING, "1 B of 4.0 KiB free"),
+        ({"state_space": SPACE | {"free_bytes": 0}, "pool_left": 90, "stalled": 2, "tier": TIER}, CRITICAL, "/state"),
+        ({"stalled": 2, "tier": TIER}, WARNING, "until the tier has taken"),
+        (
+            {"state_space": SPACE | {"free_inodes": 0}, "pool_left": 90},
+            CRITICAL,
+            "no inodes left of 100: no file can be",
+        ),
+        ({"state_space": SPACE | {"free_inodes": 9}, "pool_left": 90}, WARNING, "9 inodes left"),
+        ({"state_space": SPACE | {"free_inodes": 0, "inodes": 0}, "pool_left": 90}, OK, ""),
+        ({"tier": TIER | {"failing_since": 1.0, "reads_waiting": 1}}, WARNING, "is read as before"),
+        ({"tier": TIER | {"failing_since": 1.0, "reads_fail": True}}, WARNING, "VMs that need what is in it wait"),
+        ({"tier": TIER | {"failing_since": 1.0, "reads_fail": True, "reads_waiting": 3}}, CRITICAL, "VMs wait for"),
     ],
 )
-def test_judge(changed: dict[str, int], level: int, word: str) -> None:
+def test_judge(changed: dict[str, Any], level: int, word: str) -> None:
     health = judge({**ANSWER, **changed})
     assert health.level == level and word in " ".join(health.sentences)
     assert bool(health.sentences) == (level != OK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -15,7 +16,21 @@ import pytest
 from blockstore.daemon import control
 from blockstore.errors import MountError
 from tests.cli.words import CLASSES
-from tests.daemon.lab import Lab, Mounted, append, blockstore, make_resident, mixed_blocks, noisy, one_line, put, run
+from tests.daemon.lab import (
+    Lab,
+    Mounted,
+    append,
+    blockstore,
+    end,
+    make_resident,
+    mixed_blocks,
+    noisy,
+    one_line,
+    put,
+    run,
+    spawn,
+    until,
+)
 
 pytestmark = pytest.mark.mount
 
@@ -140,6 +155,33 @@ def test_what_is_no_mount(lab: Lab) -> None:
     for path in (lab.path, lab.path / "missing", Path("/")):
         one_line(blockstore("status", str(path)), 1, path)
         one_line(blockstore("evict", str(path)), 1, path)
+
+
+def test_a_full_file_system_under_the_state_is_said_so(lab: Lab) -> None:
+    """Another pool limit would not help; and without inodes nothing is well, however much room there is."""
+    small = lab.path / "small"
+    small.mkdir()
+    assert run(["mount", "-t", "tmpfs", "-o", "size=40m,nr_inodes=60", "none", str(small)]).returncode == 0
+    assert blockstore("mount", str(lab.mountpoint()), "--state", f"{small}/state", "--pool-limit", "1G").returncode == 0
+    check = ["status", "--check", str(lab.path / "mnt")]
+    for number in range(60):
+        with contextlib.suppress(OSError):
+            (lab.path / f"mnt/{number}").touch()
+    found = blockstore(*check)
+    assert found.returncode == 2 and f"{small}/state has no inodes left of 60" in found.stdout, found
+    for number in range(40):
+        (lab.path / f"mnt/{number}").unlink(missing_ok=True)
+    writer = spawn("import os, sys\nopen(sys.argv[1], 'wb').write(os.urandom(64 << 20))", str(lab.path / "mnt/0"))
+    try:
+        until(lambda: "writes wait" in (small / "state/daemon.log").read_text(), "the writer is held up")
+        found = blockstore(*check)
+        assert found.returncode == 2 and f"the file system under {small}/state is full (" in found.stdout, found
+        assert "of 40.0 MiB free), and writes wait" in found.stdout and "pool limit" not in found.stdout, found
+        assert "raise the limit" not in found.stdout and "inodes" not in found.stdout, found
+    finally:
+        end(writer.pid)
+        assert blockstore("umount", "--force", str(lab.path / "mnt")).returncode == 0
+        until(lambda: run(["umount", str(small)]).returncode == 0, "nobody has the state open")
 
 
 def test_dead_daemon(lab: Lab) -> None:

@@ -12,6 +12,7 @@ from blockstore.daemon.door import Door
 from blockstore.daemon.fetches import Fetches
 from blockstore.daemon.pager import Pager
 from blockstore.daemon.sources import Sources
+from blockstore.store.codec import Buffer
 from blockstore.store.fetch import Blocks
 from blockstore.store.home import MemoryHome
 from blockstore.store.store import Store, run
@@ -82,3 +83,21 @@ def test_reads_that_failed_are_no_reason_to_warn_for_ever(paged: Paged) -> None:
     until(lambda: bool(paged.fetches.health.failing_since) and bool(paged.pager.health.failing_since))
     paged.tier.chance = 0.0
     until(lambda: not paged.fetches.health.failing_since and not paged.pager.health.failing_since)
+
+
+def test_whether_a_tier_that_takes_nothing_is_read_is_found_out(paged: Paged, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full one is read as before; nobody needs to read from one that is away for that to be known."""
+
+    def full(piece: int, data: Buffer) -> None:
+        raise TierAway("it is full")
+
+    paged.pager.start()
+    until(lambda: paged.store.pool.pieces.count > 0)
+    monkeypatch.setattr(paged.tier, "put", full)
+    with paged.door:
+        volume = paged.store.create_volume(2, 1)
+        put(paged.store, volume, 0, b"".join(map(noise, range(2000, 2500))))
+    until(lambda: bool(paged.pager.health.failing_since))
+    assert not paged.fetches.health.failing_since
+    paged.tier.chance = 1.0
+    until(lambda: bool(paged.fetches.health.failing_since))

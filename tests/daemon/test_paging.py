@@ -253,7 +253,9 @@ def test_writes_wait_for_a_full_disk(lab: Lab, tmp_path: Path) -> None:
             until(lambda: "no room" in mounted.log(), "the writer is held up")
             found = blockstore("status", str(mounted.path))
             assert "is full" in found.stderr and "writes wait" in found.stderr, found
-            assert blockstore("status", str(mounted.path), "--check").returncode == 2
+            check = blockstore("status", str(mounted.path), "--check")
+            assert check.returncode == 2 and "what is in it is read as before" in check.stdout, check
+            assert "VMs" not in check.stdout and mounted.total()["tier"]["reads_fail"] is False, check
             enlarge("100M")
             while (line := said(writer)) != "synced":
                 assert line
@@ -262,6 +264,22 @@ def test_writes_wait_for_a_full_disk(lab: Lab, tmp_path: Path) -> None:
             end(writer.pid)
             writer.wait(10)
         assert mounted.umount("--discard").returncode == 0 and not (tmp_path / "disk/tier").exists()
+
+
+def test_a_read_only_disk_is_told_of_before_a_vm_waits_for_it(lab: Lab, tmp_path: Path) -> None:
+    def check() -> str:
+        return blockstore("status", str(mounted.path), "--check").stdout
+
+    with small_file_system(tmp_path / "disk", "200M"):
+        mounted = lab.mount("--spill", f"file:{tmp_path}/disk/tier", pool_limit=POOL)
+        put(mounted.path / "vm", content(24))
+        assert mounted.total()["tier"]["pieces"] and mounted.umount().returncode == 0
+        assert run(["mount", "-o", "remount,ro", str(tmp_path / "disk")]).returncode == 0
+        again = blockstore("mount", str(mounted.path), "--state", str(mounted.state), "--pool-limit", POOL)
+        assert again.returncode == 0 and "Read-only file system" in again.stderr, again
+        until(lambda: "VMs that need what is in it wait" in check(), "what cannot be read is told of")
+        assert "read as before" not in check()
+        assert mounted.umount().returncode == 0
 
 
 def test_mounted_again_without_its_tier_and_with(lab: Lab, disk: str, tmp_path: Path) -> None:

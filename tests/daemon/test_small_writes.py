@@ -193,7 +193,7 @@ def goes_on(mounted: Mounted, pid: int) -> None:
 @pytest.mark.mount
 def test_scattered_pages_wait_for_room_and_none_is_lost(lab: Lab) -> None:
     mounted, pid = out_of_room(lab)
-    until(lambda: "writes wait until" in mounted.log(), "there is no room")
+    until(lambda: "writes wait" in mounted.log(), "there is no room")
     os.unlink(mounted.path / "ballast")
     goes_on(mounted, pid)
 
