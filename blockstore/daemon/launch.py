@@ -76,9 +76,10 @@ def start(options: MountOptions) -> list[str]:
         return _await_report(process, report_fd, state)
     except BusyError:
         raise  # somebody else has come to use the directory that we made
-    except BaseException:
+    except BaseException as error:
         if made and not mounts_with(state):
-            _forget_new_state(state)
+            log = state / "daemon.log"
+            _forget_new_state(state, {log} if str(log) in str(error) else set())
         raise
 
 
@@ -190,11 +191,13 @@ def _make_state(state: Path) -> bool:
     return True
 
 
-def _forget_new_state(state: Path) -> None:
-    """Take back a state directory that this start has made and that holds nothing of anybody's."""
+def _forget_new_state(state: Path, told: set[Path]) -> None:
+    """Take back a state directory that this start has made and that holds nothing of anybody's; files that the user is
+    `told` to look at stay, and do not keep the directory from being mounted with."""
     try:
-        for entry in state.iterdir():
+        for entry in set(state.iterdir()) - told:
             entry.unlink()
-        state.rmdir()
+        if not told:
+            state.rmdir()
     except OSError:
         return

@@ -112,6 +112,17 @@ def test_full_file_system_under_the_state(lab: Lab, size_kib: int) -> None:
     assert mounts_below(lab.path) == [tiny] and not os.listdir(tiny) and not daemons_of(lab.path)
 
 
+def test_the_log_that_a_failed_start_names_is_there(lab: Lab) -> None:
+    """The state directory is taken back but for that, and the next start uses it."""
+    state = lab.path / "state"
+    mount = [sys.executable, "-m", "blockstore", "mount", str(lab.mountpoint()), "--state", str(state)]
+    failed = run(["sh", "-c", 'ulimit -n 14; exec "$@"', "sh", *mount])
+    one_line(failed, 1, "Too many open files", state / "daemon.log")
+    assert os.listdir(state) == ["daemon.log"] and "Too many open files" in (state / "daemon.log").read_text()
+    lab.mount(state=state).umount("--discard")
+    assert not state.exists()
+
+
 def test_state_of_another_version_geometry_or_none(lab: Lab) -> None:
     mounted = lab.mount()
     put(mounted.path / "file", noisy(100_000, 1))
