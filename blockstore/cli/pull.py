@@ -16,12 +16,15 @@ from blockstore.vm import snapshot_file
 @click.command()
 @click.argument("name")
 @click.option("--from", "url", required=True, metavar="URL", help="Where it was pushed to.")
-@click.option("--as", "own_name", help="Its name here (booted, blue/booted). Default: the one there, at the top.")
+@click.option("--as", "own_name", help="Its name here (booted, blue/booted). Default: NAME.")
 @click.option("--wait", is_flag=True, help="Return when all of its blocks have come.")
 @click.option("--mount", "mountpoint", type=DIRECTORY, help="The mount. Default: the only one there is.")
 @click.option("-v", "--verbose", is_flag=True, help="Say how many blocks the store had already.")
 def pull(name: str, url: str, own_name: str | None, wait: bool, mountpoint: Path | None, verbose: bool) -> None:
     """Make a snapshot here of the one that was pushed to URL as NAME, without moving its memory first.
+
+    NAME may have the domain that it is to be in here, as `blockstore snapshots` prints it where it was pushed
+    (blue/booted); in URL it is called the same without.
 
     It can be restored at once: blocks come when a VM uses them, and all others in the background. Those that this
     store has already, in the same sharing domain, are not fetched. `blockstore status` shows how many are to come.
@@ -37,15 +40,16 @@ def pull(name: str, url: str, own_name: str | None, wait: bool, mountpoint: Path
     from blockstore.store import pushed
     from blockstore.vm import push as pushing
 
+    own_name, name = own_name or name, name.split("/", 1)[-1]
     snapshot_file.check_name(name)
     mount = mounts.find(mountpoint)
-    domain, place = new_place(mount, own_name or name)
+    domain, place = new_place(mount, own_name)
     tier = pushing.open_place(url, name)
     try:
         head = pushed.read_head(tier, name)
         with snapshot_file.making(mount, domain) as (path, descriptor), progress("pulling") as report:
             blocks, here = pushing.pull(mount, descriptor, tier, head, url, report)
-            snapshot_file.publish(path, place)
+            snapshot_file.publish(mount, path, place)
     finally:
         tier.close()
     if verbose:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.progress import progress
+from blockstore.cli.sizes import counted, format_size
 from blockstore.daemon import mounts
 from blockstore.errors import InputError
 from blockstore.vm import snapshot_file
@@ -19,7 +21,8 @@ from blockstore.vm import snapshot_file
 @click.option("--as", "name", help="Its name there. Default: that of SNAPSHOT, without the domain.")
 @click.option("--delete", is_flag=True, help="Take the one of this name away from there; no mount is needed.")
 @click.option("--mount", "mountpoint", type=DIRECTORY, help="The mount. Default: the only one there is.")
-def push(snapshot: str, url: str, name: str | None, delete: bool, mountpoint: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print what was sent as JSON, bytes as integers.")
+def push(snapshot: str, url: str, name: str | None, delete: bool, mountpoint: Path | None, as_json: bool) -> None:
     """Put SNAPSHOT, with all its memory, into a Valkey or Redis server, for `blockstore pull` on another host.
 
     It stays there until it is deleted with --delete; not before all blocks have come to whoever pulled it
@@ -33,6 +36,8 @@ def push(snapshot: str, url: str, name: str | None, delete: bool, mountpoint: Pa
     """
     from blockstore.vm import push as pushing
 
+    if delete and as_json:
+        raise InputError("--json tells what was sent; leave it out with --delete")
     name = name or snapshot.rsplit("/", 1)[-1]
     snapshot_file.check_name(name)
     tier = pushing.open_place(url, name)
@@ -44,6 +49,13 @@ def push(snapshot: str, url: str, name: str | None, delete: bool, mountpoint: Pa
             return
         found = snapshot_file.find(mounts.find(mountpoint), snapshot)
         with progress("pushing") as report:
-            pushing.push(found, tier, name, report)
+            sent = pushing.push(found, tier, name, report)
+        place = tier.describe()
     finally:
         tier.close()
+    if as_json:
+        told = {"snapshot": found.name, "name": name, "to": place, "blocks": sent.blocks, "bytes": sent.size_bytes}
+        click.echo(json.dumps(told, indent=2))
+    else:
+        size = format_size(sent.size_bytes)
+        click.echo(f"{found.name} is in {place} as {name}: {counted(sent.blocks, 'block')}, {size} sent")

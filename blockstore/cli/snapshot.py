@@ -35,17 +35,17 @@ def snapshot(
       blockstore snapshot blue/vm1 booted
       blockstore restore blue/booted --as blue/vm2
     """
-    snapshot_file.check_name(name)
-    mount = mounts.find(mountpoint)
     domain = snapshot_file.domain_of(vm)
+    name = snapshot_file.name_within(domain, name, vm)
+    mount = mounts.find(mountpoint)
     place = snapshot_file.place_of(mount, domain, name)
     found = running.find(mount, vm, qmp)
     if place.exists():
-        raise snapshot_file.taken(place)
+        raise snapshot_file.taken(mount, place)
     moving = moving_disks(found, disks_folder)
     with snapshot_file.making(mount, domain) as (path, descriptor), told_where_disks_are(moving):
         taken = take.take(mount, found, descriptor, path, moving)
-        snapshot_file.publish(path, place)
+        snapshot_file.publish(mount, path, place)
     if verbose:
         parts = {"devices": taken.save_s, "dirty pages": taken.flush_s, "clone": taken.clone_s}
         words = ", ".join(f"{what} {seconds * 1000:.1f} ms" for what, seconds in parts.items())

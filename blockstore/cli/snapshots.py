@@ -124,7 +124,7 @@ def import_(source: Path, name: str | None, mountpoint: Path | None) -> None:
     domain, place = new_place(mount, name or portable.read_header(source)[0])
     with snapshot_file.making(mount, domain) as (path, descriptor), progress("importing") as report:
         portable.import_into(source, descriptor, report)
-        snapshot_file.publish(path, place)
+        snapshot_file.publish(mount, path, place)
 
 
 def new_place(mount: mounts.Mount, name: str) -> tuple[str, Path]:
@@ -135,7 +135,7 @@ def new_place(mount: mounts.Mount, name: str) -> tuple[str, Path]:
         raise InputError(f"there is no folder {mount.path / domain}; make it first: mkdir {mount.path / domain}")
     place = snapshot_file.place_of(mount, domain, short)
     if place.exists():
-        raise snapshot_file.taken(place)
+        raise snapshot_file.taken(mount, place)
     return domain, place
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,13 @@ WRITE_S: Final = 30.0
 Report = Callable[[int, int], None]
 
 
+class Sent(NamedTuple):
+    """What a push has put there: blocks that differ from each other and from zeros, and bytes of all pieces."""
+
+    blocks: int
+    size_bytes: int
+
+
 def open_place(url: str, name: str) -> Tier:
     """Where a snapshot of this name is, or will be. Raises InputError."""
     if url.startswith("file:"):  # which one process at a time may have open
@@ -61,8 +68,8 @@ def _is_there(tier: Tier) -> bool:
     return True
 
 
-def push(snapshot: Snapshot, tier: Tier, name: str, report: Report) -> int:
-    """Put it there; how many blocks that was. What is begun and not done is taken away again.
+def push(snapshot: Snapshot, tier: Tier, name: str, report: Report) -> Sent:
+    """Put it there; what was sent. What is begun and not done is taken away again.
 
     Raises BusyError when there is one of this name, InputError for a place that cannot be used, TierAway."""
     tier.check()
@@ -89,13 +96,15 @@ class _Overtaken(Exception):
     """Somebody else pushes to the same name, and the pieces there are not ours any more."""
 
 
-def _push(snapshot: Snapshot, tier: Tier, name: str, report: Report) -> int:
-    packer, claim = Packer(snapshot.memory_bytes), os.urandom(16)
+def _push(snapshot: Snapshot, tier: Tier, name: str, report: Report) -> Sent:
+    packer, claim, sent_bytes = Packer(snapshot.memory_bytes), os.urandom(16), 0
     tier.put(pushed.CLAIM, claim)
 
     def put(piece: tuple[int, bytes] | None) -> None:
+        nonlocal sent_bytes
         if piece is not None:
             tier.put(*piece)
+            sent_bytes += len(piece[1])
 
     try:
         with snapshot.path.open("rb", buffering=0) as memory:
@@ -116,9 +125,9 @@ def _push(snapshot: Snapshot, tier: Tier, name: str, report: Report) -> int:
         is_ours = False
     if not is_ours:
         raise _Overtaken
-    tier.put(pushed.HEAD, pushed.packed_head(head))
+    put((pushed.HEAD, pushed.packed_head(head)))
     tier.delete(pushed.CLAIM)
-    return packer.blocks
+    return Sent(packer.blocks, sent_bytes)
 
 
 def pull(mount: Mount, descriptor: int, tier: Tier, head: Head, url: str, report: Report) -> tuple[int, int]:

@@ -84,6 +84,19 @@ def check_name(name: str) -> None:
         )
 
 
+def name_within(domain: str, name: str, vm: str) -> str:
+    """Returns what the snapshot `name` of the VM `vm` is called in its domain: it may be given with that, as it is
+    listed. Raises InputError."""
+    short = name.removeprefix(f"{domain}/") if domain else name
+    if "/" in short:
+        wanted = f"{domain}/{short.rsplit('/', 1)[-1]}" if domain else short.rsplit("/", 1)[-1]
+        raise InputError(
+            f"a snapshot of {vm} is in the sharing domain of that VM and cannot be {name}; call it {wanted}"
+        )
+    check_name(short)
+    return short
+
+
 def domain_of(name: str) -> str:
     """The top-level folder of a file of the mount, its sharing domain; empty for files at the top."""
     return name.split("/", 1)[0] if "/" in name else ""
@@ -128,12 +141,12 @@ def complete(tail: int, memory_bytes: int, facts: Facts) -> None:
     os.pwrite(tail, told + footer, device_bytes)
 
 
-def publish(path: Path, place: Path) -> None:
+def publish(mount: Mount, path: Path, place: Path) -> None:
     """Give a finished one its name, unless that is taken. Raises BusyError, MountError."""
     try:
         rename_to_new(path, place)
     except FileExistsError:
-        raise taken(place) from None
+        raise taken(mount, place) from None
     except OSError as error:
         raise _cannot(place, "made", error) from None
 
@@ -145,11 +158,12 @@ def rename_to_new(path: Path, place: Path) -> None:
         raise OSError(code, os.strerror(code))
 
 
-def taken(place: Path) -> BusyError:
+def taken(mount: Mount, place: Path) -> BusyError:
     """The name is."""
+    name = listed_name(mount, place)
     return BusyError(
-        f"there is a snapshot {shown_name(place)!r} already; take another name, or delete that one with "
-        f"`blockstore snapshots delete {shown_name(place)}`"
+        f"there is a snapshot {name!r} already; take another name, or delete that one with "
+        f"`blockstore snapshots delete {name}`"
     )
 
 
@@ -157,13 +171,16 @@ def shown_name(place: Path) -> str:
     return place.name.removeprefix(PREFIX).removesuffix(SUFFIX)
 
 
+def listed_name(mount: Mount, place: Path) -> str:
+    """Returns it with its domain, as `snapshots` lists it."""
+    return str(place.relative_to(mount.path).with_name(shown_name(place)))
+
+
 def load(mount: Mount, path: Path) -> Snapshot:
     """Read what stands behind the memory, and check it. Raises MountError, StateError."""
     with _reading(path) as descriptor:
         memory_bytes, device_state, facts = _tail(descriptor, path)
-    domain = str(path.parent.relative_to(mount.path))
-    name = shown_name(path) if domain == "." else f"{domain}/{shown_name(path)}"
-    return Snapshot(name, path, memory_bytes, len(device_state), facts)
+    return Snapshot(listed_name(mount, path), path, memory_bytes, len(device_state), facts)
 
 
 def all_paths(mount: Mount) -> list[Path]:

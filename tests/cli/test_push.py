@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -80,7 +81,7 @@ def keep(mounted: Mounted, name: str, content: bytes) -> None:
     with snapshot_file.making(mount, snapshot_file.domain_of(name)) as (path, descriptor):
         os.pwrite(descriptor, content + os.pread(tail, MIB, 0), 0)
         place = snapshot_file.place_of(mount, snapshot_file.domain_of(name), name.rsplit("/", 1)[-1])
-        snapshot_file.publish(path, place)
+        snapshot_file.publish(mount, path, place)
     os.close(tail)
 
 
@@ -88,9 +89,10 @@ def place_of(mounted: Mounted, name: str) -> Path:
     return mounted.path / f".{name}.snapshot"
 
 
-def push(mounted: Mounted, server: Server, *arguments: str) -> None:
+def push(mounted: Mounted, server: Server, *arguments: str) -> str:
     result = blockstore("push", *arguments, "--to", url_of(server), *on(mounted))
-    assert result.returncode == 0 and not result.stdout, result
+    assert result.returncode == 0 and not result.stderr, result
+    return result.stdout
 
 
 def pull(mounted: Mounted, server: Server, *arguments: str) -> str:
@@ -137,6 +139,39 @@ def a_snapshot_moves(lab: Lab, server: Server) -> None:
     assert found.device_state() == DEVICE and found.facts.vm == "vm"
     assert is_whole(there) and not (there.state / "sources").exists()
     assert (there.state / "arrivals").stat().st_size <= 64 << 10
+
+
+def test_a_name_with_its_domain_is_used_as_it_is_listed(lab: Lab, tmp_path: Path) -> None:
+    with server_at(tmp_path) as server:
+        a_name_with_its_domain(lab, server)
+
+
+def a_name_with_its_domain(lab: Lab, server: Server) -> None:
+    mounted = lab.mount()
+    (mounted.path / "blue").mkdir()
+    content = memory(9)
+    keep(mounted, "blue/base", content)
+    (name,) = json.loads(blockstore("snapshots", "--json", *on(mounted)).stdout)
+    blocks = len({content[at : at + BLOCK] for at in range(0, len(content), BLOCK)}) - 1
+    assert push(mounted, server, name).startswith(f"blue/base is in {url_of(server)} as base: {blocks} blocks, ")
+    told = json.loads(push(mounted, server, name, "--as", "again", "--json"))
+    assert told | {"bytes": 0} == {
+        "snapshot": "blue/base",
+        "name": "again",
+        "to": url_of(server),
+        "blocks": blocks,
+        "bytes": 0,
+    }
+    with Valkey(port=server.port) as client:
+        key = f"blockstore:{pushed.id_of('again').hex()}:piece:*"
+        assert told["bytes"] == sum(client.strlen(each) for each in client.scan_iter(match=key))
+    one_line(blockstore("pull", name, "--from", url_of(server), *on(mounted)), 3, "'blue/base' already")
+    assert blockstore("snapshots", "delete", name, *on(mounted)).returncode == 0
+    pull(mounted, server, name, "--wait")
+    assert cold(mounted.path / "blue/.base.snapshot")[:MEMORY_BYTES] == content
+    one_line(blockstore("pull", "red/base", "--from", url_of(server), *on(mounted)), 2, "mkdir", "red")
+    assert blockstore("push", name, "--to", url_of(server), "--delete").returncode == 0
+    one_line(blockstore("pull", name, "--from", url_of(server), "--as", "copy", *on(mounted)), 2, "no snapshot 'base'")
 
 
 @pytest.mark.parametrize("lane", [True, False], ids=["lane", "no-lane"])
@@ -277,7 +312,7 @@ def two_push_at_once(lab: Lab, server: Server) -> None:
     keep(mounted, "base", memory(8))
     snapshot = snapshot_file.find(mounts.find(mounted.path), "base")
     first, second = (pushing.open_place(url_of(server), "base") for _ in range(2))
-    others: list[int] = []
+    others: list[pushing.Sent] = []
 
     def report(done: int, total: int) -> None:
         if not others:
@@ -285,8 +320,8 @@ def two_push_at_once(lab: Lab, server: Server) -> None:
 
     with pytest.raises(BusyError, match="base"):
         pushing.push(snapshot, first, "base", report)
-    assert pushed.read_head(second, "base").blocks == others[0]
-    assert len(pushed.read_index(second, pushed.read_head(second, "base")).where) == others[0]
+    assert pushed.read_head(second, "base").blocks == others[0].blocks
+    assert len(pushed.read_index(second, pushed.read_head(second, "base")).where) == others[0].blocks
     for tier in (first, second):
         tier.close()
 
@@ -303,7 +338,8 @@ def bad_input(lab: Lab, server: Server) -> None:
     one_line(blockstore("push", "base", *on(mounted), "--to", "ftp://x"), 2, "ftp://x", "valkey://HOST")
     one_line(blockstore("push", "base", *on(mounted), "--to", "file:/tmp/x"), 2, "file:/tmp/x", "snapshots export")
     one_line(blockstore("push", "none", *on(mounted), "--to", url), 2, "none", "no snapshot")
-    one_line(blockstore("push", "base", *on(mounted), "--to", nowhere), 1, "127.0.0.1:1", "away")
+    refused = blockstore("push", "base", *on(mounted), "--to", nowhere)
+    one_line(refused, 1, "valkey://127.0.0.1:1 is away: no connection to 127.0.0.1:1 (Connection refused)")
     one_line(blockstore("pull", "base", *on(mounted), "--from", url, "--as", "copy"), 2, "base", "push it there first")
     push(mounted, server, "base")
     one_line(blockstore("push", "base", *on(mounted), "--to", url), 3, "base", "--as", "--delete")

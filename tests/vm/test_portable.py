@@ -34,7 +34,7 @@ def exported(mount: Mount, tmp_path: Path) -> Path:
         for place in (0, 1, 2, 5, 255):
             os.pwrite(descriptor, text(place) if place % 2 else noise(place), place * 4096)
         fill(descriptor, noise(9) * 3)
-        snapshot_file.publish(path, snapshot_file.place_of(mount, "", "base"))
+        snapshot_file.publish(mount, path, snapshot_file.place_of(mount, "", "base"))
     target = tmp_path / "base.bsnap"
     portable.export(snapshot_file.find(mount, "base"), target, nothing)
     return target
@@ -44,7 +44,7 @@ def take_in(mount: Mount, source: Path) -> snapshot_file.Snapshot:
     place = snapshot_file.place_of(mount, "", "again")
     with snapshot_file.making(mount, "") as (path, descriptor):
         portable.import_into(source, descriptor, nothing)
-        snapshot_file.publish(path, place)
+        snapshot_file.publish(mount, path, place)
     return snapshot_file.find(mount, "again")
 
 

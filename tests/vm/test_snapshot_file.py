@@ -31,7 +31,7 @@ def make(mount: Mount, name: str, device_state: bytes = b"devices") -> Path:
         os.pwrite(descriptor, b"memory", 4096)
         fill(descriptor, device_state)
         assert path not in snapshot_file.all_paths(mount), "it is no snapshot yet"
-        snapshot_file.publish(path, place)
+        snapshot_file.publish(mount, path, place)
     return place
 
 
@@ -65,6 +65,8 @@ def test_names(mount: Mount) -> None:
         snapshot_file.find(mount, "nothing")
     with pytest.raises(BusyError, match="snapshots delete base"):
         make(mount, "base")
+    with pytest.raises(BusyError, match="snapshots delete blue/base"):
+        make(mount, "blue/base")
     assert len(os.listdir(mount.path)) == 2, "the one that was refused has left nothing"
     for name in ("", ".hidden", "a/b", "x" * 101, "a b", "-x"):
         with pytest.raises(InputError, match="cannot be the name"):
@@ -140,3 +142,14 @@ def test_a_clone_of_what_is_not_there_is_an_error(tmp_path: Path) -> None:
         work.close()
         os.close(source)
         os.close(target)
+
+
+def test_a_snapshot_may_be_called_with_the_domain_of_its_vm() -> None:
+    within = snapshot_file.name_within
+    assert within("blue", "booted", "blue/vm1") == within("blue", "blue/booted", "blue/vm1") == "booted"
+    assert within("", "booted", "vm1") == "booted"
+    for domain, name, vm, advice in (("blue", "red/base", "blue/vm1", "call it blue/base"), ("", "a/b", "vm1", "it b")):
+        with pytest.raises(InputError, match=advice):
+            within(domain, name, vm)
+    with pytest.raises(InputError, match="cannot be the name"):
+        within("blue", "blue/ base", "blue/vm1")

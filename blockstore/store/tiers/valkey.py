@@ -11,6 +11,7 @@ changed. What may come late all the same is a piece that nobody knows, which `pi
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,9 @@ CONNECTIONS_MAX: Final = 16
 
 _SCAN_KEYS: Final = 1000
 """Looked at by the server at a time; others wait for about a millisecond."""
+
+_NOT_CONNECTED: Final = re.compile(r"Error -?\d+ connecting to (\S+)\. ([^.]+)\.?")
+"""How the client says it, with the number of the error (errno, or of getaddrinfo(3)), which tells nobody anything."""
 
 _MARK: Final = b"blockstore tier 1"
 
@@ -168,7 +172,8 @@ class ValkeyTier:
     def _away(self, error: Exception, servers: Servers | None) -> TierAway:
         if isinstance(error, ValkeyClusterException):  # no node of the map answers: begin again from the URL
             self._forget(servers)
-        return TierAway(f"{self.describe()} is {'full' if isinstance(error, OutOfMemoryError) else 'away'}: {error}")
+        state = "full" if isinstance(error, OutOfMemoryError) else "away"
+        return TierAway(f"{self.describe()} is {state}: {_NOT_CONNECTED.sub(_no_connection, str(error))}")
 
     def _connect(self) -> Servers:
         if not self._connecting.acquire(timeout=SOCKET_WAIT_S):
@@ -216,3 +221,7 @@ class ValkeyTier:
         """For what only a later call would need."""
         key = f"{self._prefix}probe"
         servers.ask(key, command("WATCH", key), transaction("UNLINK", key))
+
+
+def _no_connection(found: re.Match[str]) -> str:
+    return f"no connection to {found[1]} ({found[2]})"
