@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Final
@@ -15,7 +14,7 @@ from blockstore.cli.percent import Percent
 from blockstore.cli.sizes import SIZE, format_size
 from blockstore.daemon import launch, memory_limit, mounts
 from blockstore.daemon.options import DEFAULT_BACKGROUND_CPU, DEFAULT_COLD_AFTER_S, MountOptions
-from blockstore.daemon.states import default_states
+from blockstore.daemon.states import default_state
 from blockstore.store.home import SECTOR_BYTES, free_bytes_under
 from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES, check_limit
 
@@ -115,7 +114,7 @@ def mount(
       blockstore mount /run/vm-memory --pool-limit 8G --spill file:/var/lib/blockstore/vm-memory
     """
     target = _absolute(mountpoint)
-    place = (state or _default_state(target)).absolute()
+    place = (state or default_state(target)).absolute()
     options = MountOptions(
         mountpoint=str(target),
         state=str(place),
@@ -157,13 +156,6 @@ def _absolute(mountpoint: Path) -> Path:
         return mountpoint.resolve()
     except (OSError, RuntimeError):
         return Path(os.path.abspath(mountpoint))
-
-
-def _default_state(target: Path) -> Path:
-    """A name that tells the place, and tells places apart that look alike in it."""
-    readable = str(target).strip("/").replace("/", "-") or "root"
-    mark = hashlib.sha256(os.fsencode(target)).hexdigest()[:8]
-    return default_states() / f"{readable[:64]}-{mark}"
 
 
 def _default_limit_bytes(state: Path) -> int:

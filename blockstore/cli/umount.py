@@ -13,10 +13,12 @@ from typing import Final
 import click
 
 from blockstore.cli.paths import DIRECTORY
-from blockstore.daemon import control, mounts, phase, spill, state_loss
-from blockstore.daemon.states import remove_state
+from blockstore.daemon import control, mounts, phase, state_loss
+from blockstore.daemon.discard import check_unserved
+from blockstore.daemon.discard import discard as discard_state
+from blockstore.daemon.states import default_state
 from blockstore.daemon.unmount import unmount, unmount_unused
-from blockstore.errors import BlockstoreError, BusyError, MountError, StateLost
+from blockstore.errors import BusyError, InputError, MountError, StateLost
 from blockstore.vm import write_errors
 
 DAEMON_END_S: Final = 120.0
@@ -27,7 +29,7 @@ _START_LOOK_S: Final = 0.05
 
 
 @click.command()
-@click.argument("mountpoint", type=DIRECTORY)
+@click.argument("mountpoint", type=DIRECTORY, required=False)
 @click.option(
     "--force",
     is_flag=True,
@@ -35,7 +37,8 @@ _START_LOOK_S: Final = 0.05
     "user.",
 )
 @click.option("--discard", is_flag=True, help="Delete the state as well, and what it has in a tier: all is gone.")
-def umount(mountpoint: Path, force: bool, discard: bool) -> None:
+@click.option("--state", type=DIRECTORY, help="With --discard: a state that is not mounted.")
+def umount(mountpoint: Path | None, force: bool, discard: bool, state: Path | None) -> None:
     """End the mount at MOUNTPOINT when everything is written back.
 
     Refused while a process has a file open or mapped, because a VM would lose its memory, and while it is mounted
@@ -43,11 +46,25 @@ def umount(mountpoint: Path, force: bool, discard: bool) -> None:
     deleted or renamed under the mount, because all files would be lost, unless --force or --discard. The state stays in
     its directory, and a later mount of the same place shows the same files, unless --discard.
 
+    --discard also deletes the state of a MOUNTPOINT where nothing is mounted any more, or the one in --state; never
+    one that a daemon serves, and nothing that is no state of blockstore.
+
     \b
     Example:
       blockstore umount /run/vm-memory
+      blockstore umount --discard /run/vm-memory
+      blockstore umount --discard --state /var/lib/vm-state
     """
+    if mountpoint is None and state is None:
+        raise InputError("say which mount: blockstore umount MOUNTPOINT")
+    if state is not None and not discard:
+        raise InputError("--state is for --discard; without it name the mountpoint only")
+    if discard and (mountpoint is None or mounts.lookup(mountpoint) is None):
+        _discard_unmounted(mountpoint, state)
+        return
     mount = mounts.find(mountpoint)
+    if state is not None and os.path.realpath(state) != os.path.realpath(mount.state):
+        raise InputError(f"the mount at {mount.path} has the state {mount.state}, not {state}; leave --state out")
     if loss := state_loss.find_served(mount.state):
         if not (force or discard):
             raise StateLost(f"{mount.path} stays mounted: {loss}")
@@ -86,7 +103,7 @@ def umount(mountpoint: Path, force: bool, discard: bool) -> None:
             f"look at {mount.state}/daemon.log"
         )
     if discard and mount.state.is_dir():
-        _discard(mount.state)
+        discard_state(mount.state)
 
 
 def _serving(state: Path) -> tuple[int, int]:
@@ -119,15 +136,19 @@ def _await_look(mount: mounts.Mount, *, force: bool) -> None:
         pass  # a dead or deaf daemon must not keep its mount alive
 
 
-def _discard(state: Path) -> None:
-    left = ""
-    try:
-        spill.discard(state)
-    except BlockstoreError as error:
-        left = str(error)
-    remove_state(state)
-    if left:
-        raise MountError(f"the state is deleted, but not what it had in its tier, which you may delete: {left}")
+def _discard_unmounted(mountpoint: Path | None, state: Path | None) -> None:
+    """Deletes the state in the directory `state`, or the one that `mount` would use for `mountpoint` by default."""
+    if state is None:
+        assert mountpoint is not None
+        state = default_state(Path(os.path.realpath(mountpoint)))
+        if not state.is_dir():
+            raise InputError(
+                f"{mountpoint} is not a blockstore mount, and no mount of it has left a state in {state}; if its state "
+                "is elsewhere, name that with --state"
+            )
+    state = Path(os.path.realpath(state))
+    check_unserved(state)
+    discard_state(state)
 
 
 def _ended(pid: int) -> bool:

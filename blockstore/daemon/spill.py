@@ -61,17 +61,13 @@ def open_for_mount(state: Path, store: Store, url: str, *, takes_over: bool) -> 
     return tier, warnings
 
 
-def discard(state: Path) -> None:
+def discard(home: DirectoryHome) -> None:
     """Delete all that a state has in its tier: nobody serves it, and it is about to be deleted. Raises InputError for a
     tier that cannot be used, TierAway."""
-    url = _remembered(state)
+    url = _remembered(home.path)
     if not url:
         return
-    home = DirectoryHome(state)
-    try:
-        tier = open_tier(url, superblock.read_id(home))
-    finally:
-        home.close()
+    tier = open_tier(url, superblock.read_id(home))
     try:
         tier.remove()
     finally:

@@ -273,7 +273,9 @@ def test_default_state_outlives_the_mount_only_with_files(lab: Lab) -> None:
         assert blockstore("umount", str(mountpoint)).returncode == 0 and state.exists()
         assert blockstore("mount", str(mountpoint), "--pool-limit", "16M").returncode == 0
         assert cold(mountpoint / "file") == b"data"
+        assert blockstore("umount", str(mountpoint)).returncode == 0 and state.exists()
         assert blockstore("umount", str(mountpoint), "--discard").returncode == 0 and not state.exists()
+        one_line(blockstore("umount", str(mountpoint), "--discard"), 2, mountpoint, state, "--state")
     finally:
         if mounts_below(lab.path):
             blockstore("umount", str(mountpoint), "--discard")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from blockstore.store import superblock
+from blockstore.store.home import DirectoryHome
 from tests.daemon.lab import (
     KILL_S,
     Lab,
@@ -157,6 +159,46 @@ def test_discard_removes_the_state(lab: Lab) -> None:
     assert mounted.umount("--discard").returncode == 0
     assert not mounted.state.exists() and not mounts_below(lab.path) and not daemons_of(lab.path)
     one_line(mounted.umount(), 1, mounted.path)
+
+
+def test_discard_of_a_state_that_is_not_mounted(lab: Lab) -> None:
+    """Its tier is deleted with it; what is served, or no state of ours, is refused as it is."""
+    mounted = lab.mount("--spill", f"file:{lab.path}/tier", pool_limit="8M")
+    put(mounted.path / "file", noisy(10 << 20, 6))
+    state = str(mounted.state)
+    one_line(
+        blockstore("umount", "--discard", "--state", state), 3, state, f"blockstore umount --discard {mounted.path}"
+    )
+    one_line(blockstore("umount", "--discard", str(mounted.path), "--state", "/x"), 2, mounted.path, state)
+    assert mounted.status()["total"]["touched"] == 10 << 20 and (lab.path / "tier").exists()
+    assert mounted.umount().returncode == 0
+    (lab.path / "link").symlink_to(state)
+    done = blockstore("umount", "--discard", str(mounted.path), "--state", str(lab.path / "link"))
+    assert done.returncode == 0 and not done.stderr, done
+    assert not mounted.state.exists() and not (lab.path / "tier").exists()
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "foreign", "damaged", "served"])
+def test_discard_deletes_nothing_else(tmp_path: Path, kind: str) -> None:
+    state, data = tmp_path / "state", b"blockstore state"
+    if kind != "missing":
+        state.mkdir()
+    if kind in ("foreign", "damaged"):
+        (state / ("superblock" if kind == "damaged" else "file")).write_bytes(data)
+    homes = []
+    if kind == "served":  # in another name space: its mount cannot be seen, and its lock can
+        homes = [DirectoryHome(state)]
+        superblock.check_or_create(homes[0])
+    before = sorted(os.listdir(state)) if state.exists() else None
+    one_line(blockstore("umount", "--discard", "--state", str(state)), {"missing": 2, "served": 3}.get(kind, 4), state)
+    assert (sorted(os.listdir(state)) if state.exists() else None) == before
+    for home in homes:
+        home.close()
+
+
+def test_which_mount_is_meant_must_be_said() -> None:
+    one_line(blockstore("umount"), 2, "MOUNTPOINT")
+    one_line(blockstore("umount", "--state", "/x"), 2, "--discard")
 
 
 def test_what_is_no_mount(lab: Lab) -> None:

@@ -48,11 +48,19 @@ def page_out(state: Path, store: Store) -> None:
     assert store.pool.pieces.count == 1
 
 
+def discard(state: Path) -> None:
+    home = DirectoryHome(state)
+    try:
+        spill.discard(home)
+    finally:
+        home.close()
+
+
 def test_none(state: Path, store: Store) -> None:
     assert spill.open_for_mount(state, store, "", takes_over=False) == (None, [])
     assert spill.open_remembered(state, store) is None and not (state / spill.NAME).exists()
     store.close()
-    spill.discard(state)
+    discard(state)
 
 
 def test_it_is_remembered(state: Path, store: Store, tmp_path: Path) -> None:
@@ -124,7 +132,7 @@ def test_discard(state: Path, store: Store, tmp_path: Path) -> None:
     mount(state, store, f"file:{tmp_path}/tier")
     page_out(state, store)
     store.close()
-    spill.discard(state)
+    discard(state)
     assert not os.path.exists(tmp_path / "tier")
     with pytest.raises(TierAway, match="is not there"):
-        spill.discard(state)
+        discard(state)
