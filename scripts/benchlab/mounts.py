@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from suitelab.identity import RUN
+
 from benchlab import processes, programs, undo
 from benchlab.errors import BenchError
 
@@ -156,7 +158,7 @@ def workspace() -> Iterator[Workspace]:
     with contextlib.ExitStack() as stack:
         folders = []
         for parent in (Path(tempfile.gettempdir()), _STATES):
-            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+            folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=RUN, dir=parent))
             stack.callback(_remove, folder)
             folders.append(folder)
         yield Workspace(*folders)

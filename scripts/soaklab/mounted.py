@@ -15,7 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from suitelab.identity import RUN
+
 from blockstore.daemon import phase, process_stat
+
+PREFIX: Final = f"blockstore-soak-{RUN}"
+"""Of the folder of a soak."""
 
 COMMAND_S: Final = 120.0
 """How long a command on the mount may take at most, restarts included."""
@@ -30,7 +35,7 @@ class SoakError(Exception):
 @contextlib.contextmanager
 def mounted(stored_bytes: int) -> Iterator[tuple[Path, Path]]:
     """A mount whose pool holds so much and a GiB more, and its state; nothing of either is left. Raises SoakError."""
-    workspace = Path(tempfile.mkdtemp(prefix="blockstore-soak-", dir="/dev/shm"))
+    workspace = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/dev/shm"))
     mount, state = workspace / "mount", workspace / "state"
     mount.mkdir()
     try:

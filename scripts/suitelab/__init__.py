@@ -4,5 +4,7 @@ cli           their options and help
 suites        which checks and tests each of them has
 run           one run of a suite
 notes         what the tests' processes tell the run
+identity      the word that tells runs apart
+leftovers     mounts, processes, folders and cgroups of this run, which are reported and removed
 steps         runs commands, and ends them when the run is interrupted
 """

@@ -14,6 +14,7 @@ from suitelab.run import Run
 from suitelab.suites import SUITES, Suite
 
 PREFIX = "blockstore-suite-"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def command(suite: Suite) -> click.Command:
@@ -36,13 +37,15 @@ def command(suite: Suite) -> click.Command:
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """Has a run that is to end remove what it made."""
+    """Has a run that is to end remove what it made; a second signal does not keep it from that."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def main() -> int:
     """Runs the suite that the first argument names. Returns the exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, interrupt)
     try:
         suite = SUITES[sys.argv[1]]

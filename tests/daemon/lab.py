@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from suitelab.identity import WORKSPACE_PREFIX
 
 from blockstore.daemon import process_stat
 from tests.store.material import near, noise, text
@@ -55,7 +56,7 @@ class Lab:
     def open(self) -> None:
         """Make the folder; done at first, and needed again only after `close`."""
         # The path is resolved, as it stands in mountinfo and in the command lines of daemons.
-        folder = tempfile.mkdtemp(prefix="blockstore-test-", dir=SHM if SHM.is_dir() else None)
+        folder = tempfile.mkdtemp(prefix=WORKSPACE_PREFIX, dir=SHM if SHM.is_dir() else None)
         self.path = Path(folder).resolve()
         self.mounted = None
         _workspaces.add(self.path)
@@ -337,7 +338,7 @@ def abort_below(folder: Path) -> None:
     control = Path("/sys/fs/fuse/connections")
     mounted_here = not os.listdir(control)
     if mounted_here:
-        control = Path(tempfile.mkdtemp(prefix="blockstore-test-fusectl-"))
+        control = Path(tempfile.mkdtemp(prefix=f"{WORKSPACE_PREFIX}fusectl-"))
         subprocess.run(["mount", "-t", "fusectl", "none", str(control)], check=True)
     try:
         for minor in minors:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from suitelab.identity import WORKSPACE_PREFIX
 
 from blockstore.daemon.names import RENAME_EXCHANGE, RENAME_NOREPLACE, ROOT, Inode, Names
 
@@ -202,7 +203,9 @@ class Both:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_random_operations_beside_a_real_directory(names: Names, tmp_path: Path, seed: int) -> None:
-    folder = Path("/dev/shm" if os.path.isdir("/dev/shm") else tmp_path) / f"blockstore-test-names-{os.getpid()}-{seed}"
+    folder = (
+        Path("/dev/shm" if os.path.isdir("/dev/shm") else tmp_path) / f"{WORKSPACE_PREFIX}names-{os.getpid()}-{seed}"
+    )
     folder.mkdir()
     both, chance = Both(names, folder), random.Random(seed)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from soaklab.kill_loop import Losses, kill_loop
+from soaklab.mounted import PREFIX
 
 from tests.daemon.lab import end_daemons_with
 
@@ -15,7 +16,7 @@ def test_nothing_is_lost_with_daemons_that_are_killed() -> None:
     try:
         losses = kill_loop(KILLS, seed=3, say=lambda text: None)
     finally:
-        end_daemons_with("blockstore-soak-")
+        end_daemons_with(PREFIX)
     assert losses.is_none, losses
     assert losses.kills == KILLS and losses.rounds > 0 and losses.reads > 0
 

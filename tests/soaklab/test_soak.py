@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from soaklab.mounted import PREFIX
 from soaklab.soak import Verdict, soak
 
 from tests.daemon.lab import NEEDS_QEMU, end_daemons_with
@@ -24,7 +25,7 @@ def test_short_soak() -> None:
     try:
         verdict = soak(KILLS, 1.0, 64 << 20, seed=1, say=lambda text: None)
     finally:
-        end_daemons_with("blockstore-soak-")
+        end_daemons_with(PREFIX)
     assert verdict.kills == KILLS and 0 < verdict.restarts <= KILLS
     assert len(verdict.stalls_s) == KILLS and verdict.stall_s(0.5) > 0, "the kills were not felt: they hit nothing"
     assert verdict.done["mapped"]["writes"] > 500 and verdict.done["names"]["calls"] > 50

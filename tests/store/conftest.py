@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from suitelab.identity import WORKSPACE_PREFIX
 
 from blockstore.store.store import Store
 
@@ -36,6 +37,6 @@ def state_path(tmp_path: Path) -> Iterator[Path]:
     if not shm.is_dir():
         yield tmp_path / "state"
         return
-    folder = Path(tempfile.mkdtemp(prefix="blockstore-test-", dir=shm))
+    folder = Path(tempfile.mkdtemp(prefix=WORKSPACE_PREFIX, dir=shm))
     yield folder / "state"
     shutil.rmtree(folder)

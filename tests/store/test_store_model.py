@@ -21,6 +21,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from suitelab.identity import WORKSPACE_PREFIX
 
 from blockstore.store import verify_pieces
 from blockstore.store.densify import Gain, encode
@@ -374,7 +375,7 @@ class DirectoryMachine(StoreMachine):
     """The same on a state directory, which is closed and opened again now and then."""
 
     def __init__(self) -> None:
-        self.folder = tempfile.mkdtemp(prefix="blockstore-test-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+        self.folder = tempfile.mkdtemp(prefix=WORKSPACE_PREFIX, dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
         super().__init__()
 
     def home(self) -> Home:
