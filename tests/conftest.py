@@ -6,16 +6,30 @@ Whatever touches a mount may hang in the kernel when the daemon does. So a test 
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import suite
 from tests.daemon.lab import Lab, Mounted, apart
 
 TEST_S = 120.0
+
+# For all hypothesis tests: how fast the machine is, and what failed on it before, decides nothing. In CI the examples
+# are the same in each run.
+settings.register_profile(
+    "suite",
+    deadline=None,
+    database=None,
+    derandomize=bool(os.environ.get("CI")),
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("suite")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -538,8 +538,6 @@ def touched(store: Store, volume: Volume) -> list[int]:
 SETTINGS = settings(
     max_examples=12,
     stateful_step_count=40,
-    deadline=None,
-    print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
