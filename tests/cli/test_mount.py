@@ -18,6 +18,7 @@ from tests.daemon.lab import (
     blockstore,
     cold,
     daemons_of,
+    inside,
     mounts_below,
     noisy,
     one_line,
@@ -356,5 +357,5 @@ def test_more_files_than_descriptors(lab: Lab, limit: str, files: int) -> None:
         blockstore("status", str(path))  # whatever it says, the mount must not end by it
         for number in range(20):
             (path / f"file{number}").unlink()
-    until(lambda: blockstore("status", str(path)).returncode == 0, "the daemon answers")
+    until(lambda: inside("status", str(path)).returncode == 0, "the daemon answers")
     assert (path / f"file{made - 1}").read_bytes() == b"content"

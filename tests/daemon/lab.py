@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -29,6 +30,7 @@ from typing import Any, Final
 import pytest
 from suitelab.identity import WORKSPACE_PREFIX
 
+from blockstore.cli.main import main
 from blockstore.daemon import process_stat
 from tests.store.material import near, noise, text
 
@@ -110,7 +112,7 @@ class Mounted:
 
     def status(self) -> dict[str, Any]:
         """`status --json`."""
-        result = blockstore("status", str(self.path), "--json")
+        result = inside("status", str(self.path), "--json")
         assert result.returncode == 0, result
         report: dict[str, Any] = json.loads(result.stdout)
         return report
@@ -119,6 +121,11 @@ class Mounted:
         """The total of `status --json`."""
         total: dict[str, Any] = self.status()["total"]
         return total
+
+    def controller_ticks(self, count: int = 3) -> None:
+        """Wait until the controller has looked at the VMs so many times more; `count - 1` looks are over then."""
+        enough = self.total()["controller_ticks"] + count
+        until(lambda: bool(self.total()["controller_ticks"] >= enough), f"the controller looks {count} times")
 
     def evict(self, *names: str) -> subprocess.CompletedProcess[str]:
         """`evict`, which must work."""
@@ -132,8 +139,14 @@ class Mounted:
 
     def daemon_pid(self) -> int:
         """From its command line; the only daemon with this state. What it is about to start still has that, too."""
-        until(lambda: len(daemons_of(self.state)) == 1, "there is one daemon")
-        return daemons_of(self.state)[0]
+        pids: list[int] = []
+
+        def is_one() -> bool:
+            pids[:] = daemons_of(self.state)
+            return len(pids) == 1
+
+        until(is_one, "there is one daemon")
+        return pids[0]
 
     def serves(self) -> bool:
         """Is it there, and does it answer?"""
@@ -168,6 +181,15 @@ class Mounted:
 def blockstore(*arguments: str, timeout_s: float = COMMAND_S, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line."""
     return run([sys.executable, "-m", "blockstore", *arguments], timeout_s, **environment)
+
+
+def inside(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that ends soon in this process: a new Python takes a second where the machine is busy. For one
+    thread at a time, because sys.stdout and sys.stderr are replaced meanwhile."""
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        code = main(arguments)
+    return subprocess.CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
 
 
 def run(command: Sequence[str], timeout_s: float = COMMAND_S, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -220,6 +242,17 @@ def said(process: subprocess.Popen[str], timeout_s: float = COMMAND_S) -> str:
             break
         line += byte
     return line.decode().strip()
+
+
+@contextlib.contextmanager
+def ready(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """A program of `spawn` that has said "ready"; it is ended afterwards, whatever happened."""
+    try:
+        assert said(process) == "ready"
+        yield process
+    finally:
+        end(process.pid)
+        process.wait(KILL_S)
 
 
 def ask(process: subprocess.Popen[str], line: str) -> str:

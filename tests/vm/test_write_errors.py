@@ -16,7 +16,22 @@ from typing import Any, Final
 import pytest
 
 from blockstore.vm.file_work import FileWork
-from tests.daemon.lab import Lab, Mounted, ask, blockstore, daemons_of, drop, end, ended, noisy, put, said, spawn, until
+from tests.daemon.lab import (
+    Lab,
+    Mounted,
+    ask,
+    blockstore,
+    daemons_of,
+    drop,
+    end,
+    ended,
+    inside,
+    noisy,
+    put,
+    said,
+    spawn,
+    until,
+)
 from tests.vm.test_controller import own_cgroup
 
 pytestmark = pytest.mark.mount
@@ -153,11 +168,11 @@ def test_what_a_killed_daemon_has_lost_is_written_again(faulty: Faulty) -> None:
     faulty.mounted.kill_daemon()
     until(lambda: faulty.mounted.total()["restarts"] == 2, "another daemon")
     assert faulty.figures()["errors"] == 1, "the next daemon still knows"
-    told = blockstore("status", str(faulty.mounted.path), "--check")
+    told = inside("status", str(faulty.mounted.path), "--check")
     assert told.returncode == 1 and "write-back failed (1)" in told.stdout
-    assert "8.0 MiB were written again" in blockstore("status", str(faulty.mounted.path)).stderr
+    assert "8.0 MiB were written again" in inside("status", str(faulty.mounted.path)).stderr
     assert blockstore("verify", str(faulty.mounted.path)).returncode == 0
-    assert blockstore("status", str(faulty.mounted.path), "--check").returncode == 0
+    assert inside("status", str(faulty.mounted.path), "--check").returncode == 0
 
 
 def test_an_error_that_another_process_was_told_of_is_found(faulty: Faulty) -> None:
@@ -244,7 +259,7 @@ def test_the_controller_goes_on_while_the_pool_is_full(faulty: Faulty) -> None:
         assert blockstore("set", place, "--pool-limit", "16M").returncode == 0
         filler = spawn(FILLER, f"{place}/filler")
         try:
-            until(lambda: blockstore("status", place, "--check").returncode == 2, "the pool is full")
+            until(lambda: inside("status", place, "--check").returncode == 2, "the pool is full")
             faulty.mounted.kill_daemon()
             os.kill(controller, signal.SIGKILL)
             until(lambda: faulty.mounted.total()["stalled"] > 0, "the next daemon's pool is full")
