@@ -80,6 +80,7 @@ class Answers:
             "daemon_pid": os.getpid(),
             "supervisor_pid": session.supervisor_pid,
             "controller_pid": session.companion.pid,
+            "controller_ticks": session.controller_ticks,
             "mounted_at": session.handover.mounted_at,
             "restarts": session.handover.restarts,
             "pool_limit": pool.limit_bytes,
@@ -205,6 +206,7 @@ class Answers:
         of 10,000 names takes the main thread long.
         """
         session = self._session
+        session.controller_ticks += 1
         session.attachments.report(request.get("reports", {}))
         session.has_looked = session.has_looked or bool(request.get("has_looked"))
         session.heard_of_write_errors(request.get("write_errors", []))

@@ -120,6 +120,8 @@ class Session:
         self._takes_over = bool(inherited)
         self.has_looked = not self._takes_over
         """The controller has looked for what the daemon before this one may have lost (vm/write_errors.py)."""
+        self.controller_ticks = 0
+        """How often the controller has looked at the VMs, that is: has asked."""
 
     @property
     def is_fresh(self) -> bool:

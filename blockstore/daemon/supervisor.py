@@ -170,8 +170,7 @@ class Supervisor:
         killed_for = ""
         try:
             while True:
-                deadline = self._beat_at + self._watchdog_s if self._ready_at else started_at + START_S
-                left_s = None if killed_for else max(deadline - time.monotonic(), 0)
+                left_s = None if killed_for else self._left_s(started_at)
                 found, _, _ = select.select([notify_fd, pidfd, self._wake_fd], [], [], left_s)
                 if notify_fd in found:
                     self._listen()
@@ -189,6 +188,11 @@ class Supervisor:
                     os.kill(self._pid, signal.SIGKILL)
         finally:
             os.close(pidfd)
+
+    def _left_s(self, started_at: float) -> float:
+        """How long the daemon that was started then may be silent from now on."""
+        deadline = self._beat_at + self._watchdog_s if self._ready_at else started_at + START_S
+        return max(deadline - time.monotonic(), 0)
 
     def _listen(self) -> None:
         space = socket.CMSG_SPACE(MAXIMUM_KEPT * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)

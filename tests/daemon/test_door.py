@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import threading
 import time
 from contextlib import AbstractContextManager
@@ -10,8 +9,8 @@ from contextlib import AbstractContextManager
 import pytest
 
 from blockstore.daemon.door import Door
+from tests.daemon.lab import until
 
-VISIT_S = 0.002
 VISITS = 40
 
 
@@ -21,30 +20,22 @@ def way(door: Door, quick: bool) -> AbstractContextManager[object]:
 
 
 @pytest.mark.parametrize("quick", [False, True])
-def test_a_hammering_thread_does_not_starve_another(quick: bool) -> None:
-    door, ending, hammered = Door(), threading.Event(), 0
+def test_who_waits_is_next_though_the_one_inside_comes_again_at_once(quick: bool) -> None:
+    door, order = Door(), list[str]()
 
-    def hammer() -> None:
-        nonlocal hammered
-        while not ending.is_set():
-            with way(door, quick):
-                hammered += 1
-                time.sleep(VISIT_S)
+    def wait() -> None:
+        with door:
+            order.append("waited")
 
-    thread = threading.Thread(target=hammer, daemon=True)
-    thread.start()
-    try:
-        waited = []
-        for _ in range(VISITS):
-            before = hammered
-            with door:
-                waited.append(hammered - before)
-            time.sleep(0)
-    finally:
-        ending.set()
+    for _ in range(VISITS):
+        thread = threading.Thread(target=wait)
+        with door:
+            thread.start()
+            until(door.somebody_waits, "the other one waits")
+        with way(door, quick):
+            order.append("came again")
         thread.join()
-    # How many visits of the other we waited for: the one under way, and perhaps one that began before we asked.
-    assert statistics.median(waited) <= 2, waited
+    assert order == ["waited", "came again"] * VISITS
 
 
 def test_one_inside_at_a_time() -> None:

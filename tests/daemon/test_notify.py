@@ -43,6 +43,19 @@ def test_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service.beat()  # nobody is there any more: no error
 
 
+def test_a_queue_that_is_full_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a beat: the daemon would stand still with whoever watches it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler:
+            filler.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                while True:
+                    filler.sendto(b"", str(tmp_path / "notify"))
+        Service().beat()
+
+
 @pytest.mark.parametrize("message", [b"", b"\xff\xfe", b"READY", b"X_ERROR={", b"X_WARNINGS=\n==\n", os.urandom(500)])
 def test_nonsense_is_left_out(message: bytes) -> None:
     assert not {"READY", "X_ERROR", "X_WARNINGS"} & set(parse(message))
