@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import suite
-from tests.daemon.lab import Lab, Mounted, apart
+from tests.daemon.lab import Lab, Mounted, apart, run
 
 TEST_S = 120.0
 
@@ -76,13 +76,33 @@ def mounted(lab: Lab, lane: bool) -> Mounted:
 @pytest.fixture(scope="module", params=["lane", "no-lane"])
 def standing(request: pytest.FixtureRequest) -> Iterator[Callable[[], Mounted]]:
     """A mount for all tests of a file, in either mode; a dead one is replaced, so that one failure stays one."""
+    yield from _standing(lane=request.param == "lane")
+
+
+@pytest.fixture(scope="module")
+def _standing_lane() -> Iterator[Callable[[], Mounted]]:
+    yield from _standing(lane=True)
+
+
+@pytest.fixture
+def shared(_standing_lane: Callable[[], Mounted]) -> Iterator[Mounted]:
+    """The mount of a file's tests that neither end its daemon, nor change its limits, nor look at the log or at figures
+    of all of it but what is there now. Each finds it without files, and the lane serves it."""
+    mounted = _standing_lane()
+    yield mounted
+    if mounted.serves():
+        cleared = run(["find", str(mounted.path), "-mindepth", "1", "-delete"])
+        assert cleared.returncode == 0, cleared
+
+
+def _standing(lane: bool) -> Iterator[Callable[[], Mounted]]:
     workspace = Lab()
 
     def get() -> Mounted:
         if workspace.mounted is None or not workspace.mounted.serves():
             workspace.close()
             workspace.open()
-            workspace.mount(lane=request.param == "lane")
+            workspace.mount(lane=lane)
         assert workspace.mounted is not None
         return workspace.mounted
 

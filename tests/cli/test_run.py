@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from blockstore.vm import cgroups
+from tests.cli.runner import invoke
 from tests.daemon.lab import (
     NEEDS_QEMU,
     PROJECT,
@@ -50,6 +51,12 @@ NAME = f"vm{os.getpid()}"
 """Of all VMs here; others on this machine may have VMs too."""
 
 
+@pytest.fixture
+def mounted(shared: Mounted) -> Mounted:
+    """The mount of the tests that need none of their own."""
+    return shared
+
+
 def on(mounted: Mounted) -> tuple[str, str]:
     """Options: other mounts may be there too."""
     return "--mount", str(mounted.path)
@@ -81,8 +88,7 @@ def nothing_is_left(mounted: Mounted) -> None:
     until(lambda: not os.listdir(mounted.path), "no folder is left", 10)
     until(lambda: not processes_with(str(mounted.path)), "no process is left", 10)
     until(lambda: not cgroups_left(), f"no cgroup is left: {cgroups_left()}", 10)
-    assert mounted.total()["logical"] == 0
-    assert mounted.umount().returncode == 0
+    until(lambda: mounted.total()["logical"] == 0, "no memory is left", 10)
 
 
 @contextlib.contextmanager
@@ -142,11 +148,11 @@ def test_a_vm_comes_and_goes(lab: Lab, name: str) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0, "QEMU ends in order at SIGTERM"
     nothing_is_left(mounted)
+    assert mounted.umount().returncode == 0
 
 
-def test_terminal_and_exit_code_are_passed_on(lab: Lab) -> None:
-    mounted = lab.mount()
-    program = lab.path / "qemu-of-the-test"
+def test_terminal_and_exit_code_are_passed_on(mounted: Mounted, tmp_path: Path) -> None:
+    program = tmp_path / "qemu-of-the-test"
     program.write_text('#!/bin/sh\nread line\necho "got $line" "$#"\necho error >&2\nexit 42\n')
     program.chmod(0o755)
     command = [
@@ -173,8 +179,7 @@ def test_terminal_and_exit_code_are_passed_on(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
-def test_signals_are_passed_on(lab: Lab, number: signal.Signals) -> None:
-    mounted = lab.mount()
+def test_signals_are_passed_on(mounted: Mounted, number: signal.Signals) -> None:
     with running(mounted) as process:
         # QEMU may not have come to its handlers yet: until then a shell's background process ignores SIGINT.
         until(lambda: signalled(process, number), "QEMU ends", 20)
@@ -198,11 +203,11 @@ def test_killed(lab: Lab, victim: str) -> None:
         assert process.wait(20) == (128 + 9 if victim == "qemu" else -9)
         assert ended(qemu, 20), "the VM ends with the one who started it"
     nothing_is_left(mounted)
+    assert mounted.umount().returncode == 0
 
 
 @pytest.mark.parametrize("name", [f"({NAME})", f"({NAME} 1)", f"-{NAME} a,b'"], ids=["()", "( )", "- ,'"])
-def test_strange_names(lab: Lab, name: str) -> None:
-    mounted = lab.mount()
+def test_strange_names(mounted: Mounted, name: str) -> None:
     with running(mounted, name=name) as process:
         time.sleep(2.5)
         assert process.poll() is None and (mounted.path / name).exists(), "the controller leaves it alone"
@@ -211,8 +216,7 @@ def test_strange_names(lab: Lab, name: str) -> None:
     nothing_is_left(mounted)
 
 
-def test_a_file_that_is_renamed_or_deleted_is_no_end_of_its_vm(lab: Lab) -> None:
-    mounted = lab.mount()
+def test_a_file_that_is_renamed_or_deleted_is_no_end_of_its_vm(mounted: Mounted) -> None:
     with running(mounted) as first:
         (first_qemu,) = qemu_of(mounted)
         (mounted.path / NAME).rename(mounted.path / "elsewhere")
@@ -231,8 +235,7 @@ def test_a_file_that_is_renamed_or_deleted_is_no_end_of_its_vm(lab: Lab) -> None
     nothing_is_left(mounted)
 
 
-def test_whoever_else_looks_at_the_memory_lives_on(lab: Lab) -> None:
-    mounted = lab.mount()
+def test_whoever_else_looks_at_the_memory_lives_on(mounted: Mounted) -> None:
     with running(mounted) as process:
         looker = spawn(LOOKER, str(mounted.path / NAME))
         try:
@@ -247,8 +250,7 @@ def test_whoever_else_looks_at_the_memory_lives_on(lab: Lab) -> None:
     nothing_is_left(mounted)
 
 
-def test_attach_changes_how_much_stays_of_a_vm_of_run(lab: Lab) -> None:
-    mounted = lab.mount()
+def test_attach_changes_how_much_stays_of_a_vm_of_run(mounted: Mounted) -> None:
     with running(mounted) as process:
         (qemu,) = qemu_of(mounted)
         for options, wanted in ((("--resident", "32M"), 32 * MIB), (("--off",), 64 * MIB)):
@@ -260,21 +262,19 @@ def test_attach_changes_how_much_stays_of_a_vm_of_run(lab: Lab) -> None:
     nothing_is_left(mounted)
 
 
-def test_without_stdin(lab: Lab) -> None:
-    mounted = lab.mount()
+def test_without_stdin(mounted: Mounted) -> None:
     command = f"{sys.executable} -m blockstore run {' '.join(on(mounted))} {NAME} --memory 8M -- true <&-"
     result = run(["sh", "-c", command])
     assert result.returncode == 0 and "descriptor" not in result.stderr, result
     nothing_is_left(mounted)
 
 
-def test_keep(lab: Lab) -> None:
-    mounted = lab.mount()
+def test_keep(mounted: Mounted) -> None:
     with running(mounted, "--keep") as process:
         process.terminate()
         assert process.wait(20) in (0, 128 + signal.SIGTERM)
     assert (mounted.path / NAME).stat().st_size == 64 * MIB and not cgroups_left()
-    again = blockstore("run", *on(mounted), NAME, "--memory", "64M", "--", *QEMU)
+    again = invoke("run", *on(mounted), NAME, "--memory", "64M", "--", *QEMU)
     one_line(again, 3, mounted.path / NAME, "is there already")
     assert (mounted.path / NAME).exists()
 
@@ -313,14 +313,12 @@ def test_a_daemon_that_dies_meanwhile_hurts_nobody(lab: Lab) -> None:
         (["x" * 300, "--memory", "64M", "--", *QEMU], 1, "cannot be made"),
     ],
 )
-def test_bad_input(lab: Lab, arguments: list[str], code: int, words: str) -> None:
-    mounted = lab.mount()
-    one_line(blockstore("run", *on(mounted), *arguments), code, words)
-    nothing_is_left(mounted)
+def test_bad_input(mounted: Mounted, arguments: list[str], code: int, words: str) -> None:
+    one_line(invoke("run", *on(mounted), *arguments), code, words)
+    assert not os.listdir(mounted.path) and not cgroups_left()
 
 
-def test_a_qemu_that_dies_at_once(lab: Lab) -> None:
-    mounted = lab.mount()
+def test_a_qemu_that_dies_at_once(mounted: Mounted) -> None:
     result = blockstore("run", *on(mounted), NAME, "--memory", "64M", "--", *QEMU, "-device", "no-such-device")
     first, *_, last = result.stderr.splitlines()
     assert result.returncode == 1 and "no-such-device" in first, result
@@ -328,9 +326,8 @@ def test_a_qemu_that_dies_at_once(lab: Lab) -> None:
     nothing_is_left(mounted)
 
 
-def test_without_permission_for_cgroups(lab: Lab) -> None:
+def test_without_permission_for_cgroups(mounted: Mounted) -> None:
     """Falls back to madvise, and says so. The cgroups are made read-only in a mount name space of its own."""
-    mounted = lab.mount()
     places = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if "cgroup" in line.split()[2]]
     hide = " && ".join(f"mount -o remount,bind,ro {place}" for place in places)
     arguments = " ".join((*on(mounted), NAME, "--memory", "64M", "--", *QEMU))
@@ -355,9 +352,8 @@ def test_without_permission_for_cgroups(lab: Lab) -> None:
     nothing_is_left(mounted)
 
 
-def test_the_name_is_taken(lab: Lab) -> None:
-    mounted = lab.mount()
+def test_the_name_is_taken(mounted: Mounted) -> None:
     with running(mounted):
-        one_line(blockstore("run", *on(mounted), NAME, "--memory", "64M", "--", *QEMU), 3, mounted.path / NAME)
+        one_line(invoke("run", *on(mounted), NAME, "--memory", "64M", "--", *QEMU), 3, mounted.path / NAME)
         assert mounted.status()["volumes"][NAME]["controller"] is not None
     nothing_is_left(mounted)
