@@ -1,4 +1,4 @@
-"""The errors that a user may see.
+"""The errors that a user may see, and the root of the signals that no user sees.
 
 BlockstoreError
 ├── InputError      what the user gave cannot be used (a path, a size, an image)      exit code 2
@@ -12,6 +12,11 @@ BlockstoreError
 
 Each message is one sentence for the user: what is wrong with which thing, and what to do. The command line
 prints the message and ends with `exit_code`; nothing else of the error is shown.
+
+InternalSignal
+├── NotHere         a record is in the tier or at another host (store/decode.py)
+├── TierAway        a tier does not answer (store/tiers/)
+└── PieceMissing    a tier answers, and has not got the piece (store/tiers/)
 """
 
 
@@ -57,6 +62,14 @@ class CorruptBlock(BlockstoreError):
     def __init__(self, block_id: int, reason: str) -> None:
         super().__init__(f"block {block_id} cannot be decoded: {reason}")
         self.block_id = block_id
+
+
+class InternalSignal(Exception):
+    """Root of what one part of the code tells another, which must act on it: fetch, wait, or look elsewhere.
+
+    Not a BlockstoreError, so that no handler of errors for users takes one for an answer. One that nobody acts on is a
+    fault of the code: the request that it ends is answered with EIO, and the log has its traceback.
+    """
 
 
 def error_of(exit_code: int) -> type[BlockstoreError]:

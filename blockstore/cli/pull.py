@@ -44,14 +44,11 @@ def pull(name: str, url: str, own_name: str | None, wait: bool, mountpoint: Path
     snapshot_file.check_name(name)
     mount = mounts.find(mountpoint)
     domain, place = new_place(mount, own_name)
-    tier = pushing.open_place(url, name)
-    try:
+    with pushing.place(url, name) as tier:
         head = pushed.read_head(tier, name)
         with snapshot_file.making(mount, domain) as (path, descriptor), progress("pulling") as report:
             blocks, here = pushing.pull(mount, descriptor, tier, head, url, report)
             snapshot_file.publish(mount, path, place)
-    finally:
-        tier.close()
     if verbose:
         click.echo(f"{here:,} of {blocks:,} blocks that differ were here already", err=True)
     if wait:

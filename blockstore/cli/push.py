@@ -40,8 +40,7 @@ def push(snapshot: str, url: str, name: str | None, delete: bool, mountpoint: Pa
         raise InputError("--json tells what was sent; leave it out with --delete")
     name = name or snapshot.rsplit("/", 1)[-1]
     snapshot_file.check_name(name)
-    tier = pushing.open_place(url, name)
-    try:
+    with pushing.place(url, name) as tier:
         if delete:
             if not tier.pieces():  # of a push that was killed, too
                 raise InputError(f"{tier.describe()} has no snapshot {name!r}")
@@ -51,8 +50,6 @@ def push(snapshot: str, url: str, name: str | None, delete: bool, mountpoint: Pa
         with progress("pushing") as report:
             sent = pushing.push(found, tier, name, report)
         place = tier.describe()
-    finally:
-        tier.close()
     if as_json:
         told = {"snapshot": found.name, "name": name, "to": place, "blocks": sent.blocks, "bytes": sent.size_bytes}
         click.echo(json.dumps(told, indent=2))

@@ -18,13 +18,14 @@ import numpy.typing as npt
 from blockstore.daemon.door import Door
 from blockstore.daemon.fetches import END_S
 from blockstore.daemon.sources import Place, Sources
-from blockstore.errors import BlockstoreError, CorruptBlock, InputError
+from blockstore.errors import BlockstoreError, CorruptBlock, InputError, MountError
 from blockstore.store import pushed
 from blockstore.store.arrivals import content_digest
 from blockstore.store.decode import NotHere
 from blockstore.store.geometry import CHECK_MASK, FIRST_ROW
 from blockstore.store.pushed import Head, Index
 from blockstore.store.store import Store
+from blockstore.store.tiers import TierAway
 from blockstore.store.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,8 @@ class Pull:
             outcome: dict[str, Any] = {"running": False, "blocks": self._blocks, "here": self._here}
         except BlockstoreError as error:
             outcome = {"error": str(error), "code": error.exit_code}
+        except TierAway as error:
+            outcome = {"error": str(error), "code": MountError.exit_code}
         except Exception as error:
             log.exception("pulling %s", place.name)
             outcome = {"error": f"{place.name} cannot be pulled: {error!r}", "code": BlockstoreError.exit_code}

@@ -25,7 +25,7 @@ from blockstore.daemon.states import remove_state
 from blockstore.errors import BlockstoreError, MountError, OutOfRoom, StateError
 from blockstore.store.home import DirectoryHome, no_room_under
 from blockstore.store.store import Store, run
-from blockstore.store.tiers import Tier
+from blockstore.store.tiers import Tier, TierAway
 from blockstore.store.volume import file_name, read_header
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def _remove(tier: Tier) -> None:
     """Nothing that is needed is in there."""
     try:
         tier.remove()
-    except BlockstoreError as error:
+    except (BlockstoreError, TierAway) as error:
         log.warning("what is left of the state in its tier is not deleted: %s", error)
 
 

@@ -10,7 +10,7 @@ from blockstore.errors import InputError, StateError
 from blockstore.store import superblock
 from blockstore.store.home import DirectoryHome, write_in_place
 from blockstore.store.store import Store
-from blockstore.store.tiers import Tier, TierAway, open_tier
+from blockstore.store.tiers import Tier, TierAway, away_is_an_error, open_tier
 
 NAME: Final = "spill"
 
@@ -63,13 +63,14 @@ def open_for_mount(state: Path, store: Store, url: str, *, takes_over: bool) -> 
 
 def discard(home: DirectoryHome) -> None:
     """Delete all that a state has in its tier: nobody serves it, and it is about to be deleted. Raises InputError for a
-    tier that cannot be used, TierAway."""
+    tier that cannot be used, MountError for one that is away."""
     url = _remembered(home.path)
     if not url:
         return
     tier = open_tier(url, superblock.read_id(home))
     try:
-        tier.remove()
+        with away_is_an_error():
+            tier.remove()
     finally:
         tier.close()
 

@@ -22,7 +22,7 @@ from blockstore.store.home import CopiedHome, DirectoryHome, Home
 from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
 from blockstore.store.store import Store
 from blockstore.store.superblock import check_version
-from blockstore.store.tiers import TierAway
+from blockstore.store.tiers import TierAway, away_is_an_error
 from blockstore.store.verify import Finding, Verification
 from blockstore.store.verify_pieces import PieceCheck
 
@@ -104,7 +104,7 @@ class OnlineVerification:
 
 def verify_state(state: Path, *, repair: bool, progress: Callable[[int, int], None]) -> Result:
     """Verify a directory that nobody serves, and what it has in a tier. Raises StateError if it is none or cannot be
-    looked at, BusyError, TierAway.
+    looked at, BusyError, MountError if its tier is away.
 
     Without `repair` nothing is changed.
     """
@@ -124,7 +124,8 @@ def verify_state(state: Path, *, repair: bool, progress: Callable[[int, int], No
         check, tier = PieceCheck(store, result), spill.open_remembered(state, store)
         if tier is not None:
             stack.callback(tier.close)
-            verify_pieces.run(check.steps(), tier)
+            with away_is_an_error():
+                verify_pieces.run(check.steps(), tier)
         for _ in verify.steps(store, result, repair=repair, unreadable=check.unreadable):
             progress(result.done, result.total)
         names = stack.enter_context(copied_names(state))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from blockstore.errors import BlockstoreError, CorruptBlock
+from blockstore.errors import CorruptBlock, InternalSignal
 from blockstore.store.arrivals import content_digest
 from blockstore.store.codec import DecodeError, decode, decompress, digest
 from blockstore.store.geometry import (
@@ -41,7 +41,7 @@ from blockstore.store.volume import Volume
 _ZEROS: Final = frozenset((HOLE, ZERO_ENTRY))
 
 
-class NotHere(BlockstoreError):
+class NotHere(InternalSignal):
     """A record is in the tier: have it fetched (fetch.py), and try again."""
 
     def __init__(self) -> None:

@@ -404,7 +404,7 @@ class Store:
         self.pool.adopt(self.rows.where.array)
         self.content.rebuild(self.rows)
         for volume in self.volumes.values():
-            self._cut_tail(volume)
+            volume.has_paged_tail = not self._cut_tail(volume)
 
     def _mend(self, volume: Volume, blocks: npt.NDArray[np.int64], *, mend: bool) -> None:
         """Map entries that are damaged, or point at rows that are."""
@@ -421,23 +421,26 @@ class Store:
                 before = entry_before(self.rows, places, volume.lookup(block), volume.domain.index)
                 volume.map[block] = LOST_ENTRY if before is None else before
 
-    def _cut_tail(self, volume: Volume) -> None:
+    def _cut_tail(self, volume: Volume) -> bool:
         """A write killed before it could store the new size has left bytes in the last block behind the old one.
 
-        So has a clone, and that may be of a block in the tier, which is not waited for now."""
+        So has a clone, and that may be of a block that has to be fetched: returns False then, and nothing is cut.
+        """
         block, used = volume.size_bytes >> BLOCK_SHIFT, volume.size_bytes & (BLOCK_BYTES - 1)
         if not used or volume.lookup(block) in (HOLE, ZERO_ENTRY):
-            return
+            return True
         if missing(self.rows, self.decoder.cache, self.pool.arrivals, Blocks(volume, block, block + 1)):
-            volume.has_paged_tail = True
-            return
-        with suppress(CorruptBlock):  # whoever reads it is told
+            return False
+        try:
             content = self.decoder.read_block(volume, block)
-            if any(content[used:]):
-                cut = memoryview(content[:used].ljust(BLOCK_BYTES, b"\0"))
-                self._ingest.write(
-                    volume.domain, [Extent(volume, block, cut)], reserved_segments=0
-                )  # the pool may be full
+        except CorruptBlock:
+            return True  # whoever reads it is told
+        except NotHere:  # a block that is due was known to be here, and is no more: now it is missing
+            return False
+        if any(content[used:]):
+            cut = memoryview(content[:used].ljust(BLOCK_BYTES, b"\0"))
+            self._ingest.write(volume.domain, [Extent(volume, block, cut)], reserved_segments=0)  # the pool may be full
+        return True
 
     def _cut_paged_tail(self, volume: Volume) -> Steps:
         """What could not be done at the start, before anything may grow the volume or take its last block."""
@@ -447,11 +450,9 @@ class Store:
                 yield tail
                 continue
             try:
-                self._cut_tail(volume)
+                volume.has_paged_tail = not self._cut_tail(volume)
             except OutOfRoom:
                 yield self.upkeep.step()
-                continue
-            volume.has_paged_tail = False
 
     def _damaged(self, what: str) -> StateError:
         return StateError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from blockstore.errors import BlockstoreError, BusyError, InputError, MountError
 from blockstore.store import pushed
 from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.pushed import Head, Packer
-from blockstore.store.tiers import PieceMissing, Tier, open_tier
+from blockstore.store.tiers import PieceMissing, Tier, TierAway, away_is_an_error, open_tier
 from blockstore.store.tiers.valkey_address import PASSWORD_VARIABLE
 from blockstore.vm.deadline import deadline
 from blockstore.vm.file_work import append
@@ -50,6 +50,17 @@ def open_place(url: str, name: str) -> Tier:
         return open_tier(url, pushed.id_of(name))
     except InputError as error:
         raise InputError(str(error).replace("--spill", "the URL").replace("the spill URL", "the URL")) from None
+
+
+@contextlib.contextmanager
+def place(url: str, name: str) -> Iterator[Tier]:
+    """`open_place` for as long as a command needs it. Raises MountError where the tier is away."""
+    tier = open_place(url, name)
+    try:
+        with away_is_an_error():
+            yield tier
+    finally:
+        tier.close()
 
 
 def absolute(url: str) -> str:
@@ -87,7 +98,7 @@ def push(snapshot: Snapshot, tier: Tier, name: str, report: Report) -> Sent:
             f"somebody else has pushed or deleted the snapshot {name!r} in {tier.describe()} meanwhile; push again"
         ) from None
     except BaseException:
-        with contextlib.suppress(BlockstoreError):
+        with contextlib.suppress(BlockstoreError, TierAway):
             tier.remove()
         raise
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 
 import pytest
 
+from blockstore.daemon import fuse_abi as abi
 from blockstore.daemon.door import Door
 from blockstore.daemon.jobs import MAXIMUM_JOBS, STALL_RETRY_MS, Job, Jobs
 from blockstore.daemon.latency import Latency
+from blockstore.store.decode import NotHere
 from blockstore.store.home import MemoryHome
 from blockstore.store.store import Store
+from blockstore.store.tiers import PieceMissing, TierAway
 
 
 def tries(failures: int) -> Iterator[bool]:
@@ -116,3 +120,21 @@ def test_one_that_is_behind_another_can_be_given_up() -> None:
         waiting.retry()
         waiting.advance()
     assert answers[1:] == [b"done"] * 2 and waiting.count == 0
+
+
+@pytest.mark.parametrize("signal", (NotHere(), TierAway("away"), PieceMissing("missing")))
+def test_a_signal_that_nobody_acts_on_is_logged_with_its_traceback(
+    signal: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    def signals() -> Iterator[bool]:
+        yield True
+        raise signal
+
+    answers: list[bytes] = []
+    jobs = Jobs(Door(), answers.append, lambda job: None, Latency())
+    jobs.enter(Job(7, Store(MemoryHome(), 16 << 20).create_volume(1, 1), signals(), lambda: b"done"))
+    for _ in range(2):
+        jobs.advance()
+    assert answers == [abi.failure(7, errno.EIO)] and jobs.count == 0
+    (record,) = caplog.records
+    assert record.levelname == "ERROR" and record.exc_info

@@ -18,8 +18,10 @@ from blockstore.daemon.door import Door
 from blockstore.daemon.names import Names
 from blockstore.daemon.operations import Operations
 from blockstore.daemon.stepper import Stepper
+from blockstore.store.decode import NotHere
 from blockstore.store.home import MemoryHome
 from blockstore.store.store import Store
+from blockstore.store.tiers import PieceMissing, TierAway
 
 
 @pytest.fixture
@@ -104,3 +106,22 @@ def test_a_user_who_empties_a_file_takes_its_set_id_bits(
         assert stat.S_IMODE(names.get(made.st_ino).mode) == left
 
     trio.run(empty)
+
+
+@pytest.mark.parametrize("signal", (NotHere(), TierAway("away"), PieceMissing("missing")))
+def test_a_signal_that_nobody_acts_on_is_logged_with_its_traceback(
+    operations: Operations, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, signal: Exception
+) -> None:
+    def read(*arguments: object) -> list[bytes]:
+        raise signal
+
+    async def ask() -> None:
+        info, _ = await operations.create(ROOT, pyfuse3.FileNameT(b"x"), 0o644, os.O_RDWR, Context(0))  # type: ignore[arg-type]
+        monkeypatch.setattr(Store, "read", read)
+        await operations.read(info.fh, 0, 1)
+
+    with pytest.raises(pyfuse3.FUSEError) as raised:
+        trio.run(ask)
+    assert raised.value.errno == errno.EIO
+    (record,) = caplog.records
+    assert record.levelname == "ERROR" and record.exc_info

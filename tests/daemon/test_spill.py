@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from blockstore.daemon import spill
-from blockstore.errors import InputError, StateError
+from blockstore.errors import InputError, MountError, StateError
 from blockstore.store.home import DirectoryHome
 from blockstore.store.mover import Mover
 from blockstore.store.store import Store
-from blockstore.store.tiers import TierAway
 from tests.store.material import noise, put
 
 
@@ -134,5 +133,5 @@ def test_discard(state: Path, store: Store, tmp_path: Path) -> None:
     store.close()
     discard(state)
     assert not os.path.exists(tmp_path / "tier")
-    with pytest.raises(TierAway, match="is not there"):
+    with pytest.raises(MountError, match="is not there"):
         discard(state)

@@ -140,6 +140,24 @@ def test_what_is_known_is_not_fetched(source: Tier) -> None:
     assert read(store, volume, source, 0) == text(0)
 
 
+def test_a_tail_that_was_known_and_is_not_here_any_more_is_fetched(source: Tier) -> None:
+    """A daemon that was killed has left bytes of a block that is due behind the end; growing the file must not show
+    them, nor fail because another file had the same block a moment ago."""
+    store = Store(MemoryHome(), LIMIT_BYTES)
+    volume, other = store.create_volume(1, 1), store.create_volume(2, 1)
+    put(store, other, 0, text(0))
+    pull(store, volume, source)
+    volume.set_size(100)
+    volume.has_paged_tail = True
+    place = place_of(volume.lookup(0))
+    assert place is not None
+    store.pool.arrivals.known[place] = other.lookup(0)
+    put(store, other, 0, text(99))
+    run(store.resize_steps(volume, BLOCK_BYTES), lambda blocks: fetch_to(store, source, blocks))
+    assert store.decoder.read_block(volume, 0) == text(0)[:100].ljust(BLOCK_BYTES, b"\0")
+    assert not volume.has_paged_tail
+
+
 def unreadable(store: Store) -> list[int | None]:
     """Where, as `verify` says."""
     result = Verification()

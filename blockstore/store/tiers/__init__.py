@@ -6,13 +6,15 @@ has the methods of `Tier`; `open_tier` chooses by the scheme of the URL.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
-from blockstore.errors import BlockstoreError, InputError
+from blockstore.errors import InputError, InternalSignal, MountError
 from blockstore.store.codec import Buffer
 
 
-class TierAway(BlockstoreError):
+class TierAway(InternalSignal):
     """The tier does not answer, is full, or answers with an error: try again later.
 
     Of a piece that was to be put or deleted nothing is known then: it may be as it was, as was asked for, or gone. So
@@ -20,7 +22,7 @@ class TierAway(BlockstoreError):
     """
 
 
-class PieceMissing(BlockstoreError):
+class PieceMissing(InternalSignal):
     """The tier answers, and has not got this piece, or not so much of it."""
 
 
@@ -56,6 +58,15 @@ class Tier(Protocol):
 
 WAIT_S = 10.0
 """After so long without an answer a tier is away. Others are served meanwhile; the one who asked asks again."""
+
+
+@contextmanager
+def away_is_an_error() -> Iterator[None]:
+    """Turns TierAway into a MountError with the same words, for commands: a user asks again, they do not wait."""
+    try:
+        yield
+    except TierAway as error:
+        raise MountError(str(error)) from None
 
 
 def open_tier(url: str, store_id: bytes) -> Tier:
