@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -34,8 +33,7 @@ settings.load_profile("suite")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Whoever starts the tests in the background has these ignored, and so would all that the tests start."""
-    if suite.FOLDER:
-        config.pluginmanager.register(suite.Plugin(Path(suite.FOLDER), config))
+    suite.register(config)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

@@ -6,5 +6,7 @@ run           one run of a suite
 notes         what the tests' processes tell the run
 identity      the word that tells runs apart
 leftovers     mounts, processes, folders and cgroups of this run, which are reported and removed
+reruns        runs what failed once more
+machine       how busy the machine is
 steps         runs commands, and ends them when the run is interrupted
 """

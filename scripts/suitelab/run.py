@@ -12,6 +12,7 @@ from pathlib import Path
 from suitelab.identity import VARIABLE
 from suitelab.leftovers import Leftovers
 from suitelab.notes import Notes
+from suitelab.reruns import run_again
 from suitelab.steps import Command, started
 from suitelab.suites import CHECKS, PYTEST, PYTEST_NOTHING, TOGETHER, Suite
 
@@ -55,6 +56,7 @@ class Run:
                 self._judge(name, command)
         if self._suite.alone:
             self._test("pytest, one at a time", self._suite.alone, ())
+        self._again()
         if all(code == PYTEST_NOTHING for code in self._codes):
             self.failed.append(f"no test was chosen; those of scripts/{self._suite.name} are: {self._suite.together}")
         if not self._chosen and not self._marked:
@@ -72,6 +74,14 @@ class Run:
             return 1
         print(f"{self._suite.name}: all is well, {seconds:.0f} s")
         return 0
+
+    def _again(self) -> None:
+        """Runs what failed once more. It has failed, whatever comes of that."""
+        if failed := self._notes.failed():
+            folder = self._folder / "again"
+            folder.mkdir()
+            print(f"== {len(failed)} failed; once more, one at a time", flush=True)
+            print("\n".join(run_again(failed, self._environment, folder)), flush=True)
 
     def _test(self, name: str, expression: str, options: Sequence[str]) -> None:
         if self._marked:

@@ -35,9 +35,9 @@ class Command:
                 start_new_session=True,
             )
 
-    def code(self) -> int:
-        """Waits for its end. Returns the exit code."""
-        return self._process.wait()
+    def code(self, timeout_s: float | None = None) -> int:
+        """Waits for its end. Returns the exit code. Raises subprocess.TimeoutExpired."""
+        return self._process.wait(timeout_s)
 
     def said(self) -> str:
         """Returns what it wrote to its log."""
