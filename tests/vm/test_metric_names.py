@@ -107,6 +107,13 @@ def test_dashboard() -> None:
             assert target["expr"].count("(") == target["expr"].count(")"), panel["title"]
 
 
+def test_all_that_may_fail_has_an_alert_and_a_panel() -> None:
+    """What holds VMs up: the store, its tier, and the places that pulled blocks are to come from."""
+    wanted = {"stalled_requests", "tier_failing", "tier_read_duration_seconds_bucket", "due_failing", "due_lost_blocks"}
+    for file in (DASHBOARD, ALERTS):
+        assert {f"blockstore_{name}" for name in (*wanted, "due_blocks")} <= set(NAME.findall(file.read_text())), file
+
+
 def test_alerts() -> None:
     groups = yaml.safe_load(ALERTS.read_text())["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
