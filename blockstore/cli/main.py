@@ -18,7 +18,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from blockstore import version
-from blockstore.errors import BlockstoreError
+from blockstore.errors import BlockstoreError, MountError
 
 INTERRUPTED_EXIT_CODE: Final = 130
 """128 + SIGINT, as shells have it."""
@@ -162,10 +162,18 @@ def run() -> NoReturn:
     """`main` for the shell. The process ends without taking down what Python has loaded, for which whoever waits for a
     fork would wait 40 ms."""
     code = main()
+    if code and holds_mount():
+        code = MountError.exit_code
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):  # `main` has said so
             stream.flush()
     os._exit(code)
+
+
+def holds_mount() -> bool:
+    """Returns whether systemd has kept a mount for this process (sd_listen_fds(3)). A start that fails, of whatever, is
+    to be tried again then: to give up would end the mount, and the VMs on it."""
+    return os.environ.get("LISTEN_PID") == str(os.getpid()) and bool(os.environ.get("LISTEN_FDS"))
 
 
 def _open_standard_streams() -> None:

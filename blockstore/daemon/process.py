@@ -19,7 +19,7 @@ from typing import Any, Final
 from blockstore.daemon.notify import Service
 from blockstore.daemon.options import MountOptions
 from blockstore.daemon.serve import serve
-from blockstore.errors import BlockstoreError
+from blockstore.errors import BlockstoreError, MountError
 from blockstore.store.superblock import check_version
 
 LOG_BYTES: Final = 1 << 20
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
         if not options.foreground:
             logging.critical("%s", error)
         service.failed(str(error), error.exit_code)
-        return error.exit_code
+        return MountError.exit_code if service.kept else error.exit_code  # to give up would end the mount
     except BaseException as error:
         logging.critical("the daemon ended by an error", exc_info=True)
         service.failed(f"the daemon failed ({error!r}); look at {options.state}/daemon.log", 1)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from blockstore.errors import InputError, StateError
+from blockstore.errors import InputError, MountError, StateError
 from blockstore.store import superblock
 from blockstore.store.home import DirectoryHome, write_in_place
 from blockstore.store.store import Store
@@ -51,7 +51,7 @@ def open_for_mount(state: Path, store: Store, url: str, *, takes_over: bool) -> 
     except TierAway as error:
         if not pieces:
             tier.close()
-            raise InputError(f"--spill {tier.describe()} cannot be used: {error}") from None
+            raise MountError(f"--spill {tier.describe()} cannot be used: {error}") from None  # and later perhaps
         warnings.append(f"{error}; what is in the tier is waited for")
     except BaseException:
         tier.close()

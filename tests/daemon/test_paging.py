@@ -343,13 +343,13 @@ def test_a_tier_that_has_lost_a_piece(lab: Lab, disk: str, tmp_path: Path) -> No
 def test_what_cannot_be_a_tier(lab: Lab, tmp_path: Path) -> None:
     """The other words for it: test_spill.py."""
     other = lab.mount("--spill", f"file:{tmp_path}/other", name="other", pool_limit=POOL)
-    for url, words in (
-        ("valkey://127.0.0.1:1", "--spill valkey://127.0.0.1:1 cannot be used"),
-        (f"file:{tmp_path}/other", "in use by another mount"),
-        (f"file:{other.path}/tier", "lies in the blockstore mount"),
+    for url, code, words in (
+        ("valkey://127.0.0.1:1", 1, "--spill valkey://127.0.0.1:1 cannot be used"),
+        (f"file:{tmp_path}/other", 2, "in use by another mount"),
+        (f"file:{other.path}/tier", 2, "lies in the blockstore mount"),
     ):
         result = blockstore("mount", str(lab.mountpoint()), "--state", str(lab.path / "state"), "--spill", url)
-        one_line(result, 2, words)
+        one_line(result, code, words)
         assert not (lab.path / "state").exists()
 
 
