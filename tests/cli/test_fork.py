@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 from blockstore.errors import VmError
 from blockstore.vm import qmp_sockets, resident, working_set
 from blockstore.vm.monitor import Monitor
-from blockstore.vm.prefetch import LOOKS_S
+from blockstore.vm.prefetch import Prefetch
 from tests.cli.test_run import NAME, on, processes_with, running
 from tests.cli.test_snapshot import KILLED, RUNS, is_running
 from tests.daemon.lab import NEEDS_QEMU, PROJECT, Lab, Mounted, blockstore, end, noisy, one_line, put, run, until
@@ -92,9 +91,12 @@ def test_a_qemu_with_other_devices_is_no_restored_vm(lab: Lab) -> None:
 
 @contextmanager
 def restored(mounted: Mounted, *options: str) -> Iterator[None]:
-    """`blockstore restore` of `base`; inside its VM runs."""
+    """`blockstore restore` of `base`, which waits for what is prefetched; inside its VM runs."""
+    (folder := mounted.state.parent / "patience").mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text("import blockstore.vm.prefetch as prefetch\nprefetch.WAIT_S = 60.0\n")
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
     command = [sys.executable, "-m", "blockstore", "restore", *on(mounted), "base", "--as", "vm2", *options]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=PROJECT, start_new_session=True)
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=PROJECT, env=environment, start_new_session=True)
     try:
         until(lambda: process.poll() is not None or runs(mounted, "vm2"), "the VM runs")
         assert process.poll() is None
@@ -121,9 +123,11 @@ def test_the_first_restored_vm_is_watched_and_the_next_ones_have_their_memory_re
     mounted = lab.mount()
     with running(mounted, command=RUNS):
         assert blockstore("snapshot", *on(mounted), NAME, "base").returncode == 0
-    place = working_set.path_of(mounted.state, (mounted.path / ".base.snapshot").stat().st_ino)
+    origin = (mounted.path / ".base.snapshot").stat().st_ino
+    place = working_set.path_of(mounted.state, origin)
     with restored(mounted, "--no-prefetch"):
-        time.sleep(LOOKS_S[-1] + 0.5)
+        Prefetch(lab.path, origin).follow(mounted.path / "vm2")
+        until(working_set.path_of(lab.path, origin).exists, "a look that begins now has ended")
         assert not place.exists(), "nobody looks"
     with restored(mounted):
         until(place.exists, "it is recorded", 10)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,10 +39,10 @@ QEMU = ("qemu-system-x86_64", "-nodefaults", "-display", "none", "-accel", "tcg"
 """A machine that does not start: QEMU has its memory and waits."""
 
 LOOKER = """
-import mmap, os, sys, time
+import mmap, os, sys
 mapping = mmap.mmap(os.open(sys.argv[1], os.O_RDONLY), 0, prot=mmap.PROT_READ)
 print("mapped", flush=True)
-time.sleep(60)
+sys.stdin.read()
 """
 """Maps the memory of a VM, as other servers of the VM or a dump do."""
 
@@ -209,7 +208,7 @@ def test_killed(lab: Lab, victim: str) -> None:
 @pytest.mark.parametrize("name", [f"({NAME})", f"({NAME} 1)", f"-{NAME} a,b'"], ids=["()", "( )", "- ,'"])
 def test_strange_names(mounted: Mounted, name: str) -> None:
     with running(mounted, name=name) as process:
-        time.sleep(2.5)
+        mounted.controller_ticks()
         assert process.poll() is None and (mounted.path / name).exists(), "the controller leaves it alone"
         process.terminate()
         assert process.wait(20) in (0, 128 + signal.SIGTERM)
@@ -228,7 +227,7 @@ def test_a_file_that_is_renamed_or_deleted_is_no_end_of_its_vm(mounted: Mounted)
             until(lambda: not (mounted.path / "elsewhere").exists(), "its own file is deleted, wherever it is", 10)
             assert (mounted.path / NAME).exists(), "and no other one"
             (mounted.path / NAME).unlink()
-            time.sleep(2.5)
+            mounted.controller_ticks()
             assert second.poll() is None, "a VM does not need the name of its memory"
             second.terminate()
             second.wait(20)
@@ -243,7 +242,7 @@ def test_whoever_else_looks_at_the_memory_lives_on(mounted: Mounted) -> None:
             os.kill(process.pid, signal.SIGKILL)
             process.wait(20)
             until(lambda: not qemu_of(mounted) and not cgroups_left(), "the VM has gone")
-            time.sleep(1.5)
+            mounted.controller_ticks()
             assert looker.poll() is None
         finally:
             end(looker.pid)
