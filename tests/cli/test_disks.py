@@ -16,6 +16,7 @@ import pytest
 from blockstore.vm import qmp_sockets
 from blockstore.vm.disks import used_by
 from blockstore.vm.monitor import Monitor
+from tests.cli.runner import invoke
 from tests.cli.test_run import NAME, on, running
 from tests.cli.test_snapshot import KILLED, RUNS, is_running, listed
 from tests.daemon.lab import NEEDS_QEMU, Lab, Mounted, blockstore, one_line, run, until
@@ -25,6 +26,12 @@ pytestmark = [
     NEEDS_QEMU,
     pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img (Debian: qemu-utils)"),
 ]
+
+
+@pytest.fixture
+def mounted(shared: Mounted) -> Mounted:
+    """The mount of the tests that need none of their own."""
+    return shared
 
 
 @pytest.fixture
@@ -58,8 +65,7 @@ def killed(mounted: Mounted, moment: str, *command: str) -> None:
     assert done.returncode == -signal.SIGKILL, (moment, done)
 
 
-def test_a_snapshot_that_is_killed(lab: Lab, folder: Path) -> None:
-    mounted = lab.mount()
+def test_a_snapshot_that_is_killed(mounted: Mounted, folder: Path) -> None:
     with running(mounted, command=with_disk(folder)):
         for moment in (
             "overlays._as_the_base:before",
@@ -75,8 +81,7 @@ def test_a_snapshot_that_is_killed(lab: Lab, folder: Path) -> None:
             assert not listed(mounted)
 
 
-def test_forks_that_are_killed_or_fail(lab: Lab, folder: Path) -> None:
-    mounted = lab.mount()
+def test_forks_that_are_killed_or_fail(mounted: Mounted, folder: Path) -> None:
     options = (NAME, "--count", "2", "--disks", str(folder))
     with running(mounted, command=with_disk(folder)):
         only_its_own: Callable[[], bool] = lambda: left(folder) == used(mounted)  # noqa: E731
@@ -91,8 +96,7 @@ def test_forks_that_are_killed_or_fail(lab: Lab, folder: Path) -> None:
         until(lambda: not list(mounted.path.glob(f"{NAME}-*")), "their memory is gone", 15)
 
 
-def test_a_restore_that_fails(lab: Lab, folder: Path) -> None:
-    mounted = lab.mount()
+def test_a_restore_that_fails(mounted: Mounted, folder: Path) -> None:
     with running(mounted, command=with_disk(folder)):
         assert blockstore("snapshot", *on(mounted), NAME, "base", "--disks", str(folder)).returncode == 0
         restore = ("restore", *on(mounted), "base", "--as", "vm2")
@@ -100,31 +104,26 @@ def test_a_restore_that_fails(lab: Lab, folder: Path) -> None:
         result = blockstore(*restore, "--disks", str(folder), "--", *RUNS, *drive, "-device", "virtio-rng-pci")
         assert result.returncode and "Traceback" not in result.stderr, result
         until(lambda: left(folder) == used(mounted), "the overlay of a VM that did not come up is gone", 10)
-        one_line(blockstore(*restore, "--", *RUNS), 2, "{disk1}", "behind --")
-        one_line(blockstore(*restore, "--disks", f"{folder}/nowhere"), 2, f"{folder}/nowhere", "mkdir -p")
+        one_line(invoke(*restore, "--", *RUNS), 2, "{disk1}", "behind --")
+        one_line(invoke(*restore, "--disks", f"{folder}/nowhere"), 2, f"{folder}/nowhere", "mkdir -p")
         assert left(folder) == used(mounted)
-        kept = lab.path / "vm2.disk1.qcow2"
+        kept = folder.parent / "vm2.disk1.qcow2"
         kept.write_text("somebody's")
-        one_line(blockstore(*restore), 3, kept, "rm ")
+        one_line(invoke(*restore), 3, kept, "rm ")
         assert kept.read_text() == "somebody's"
 
 
-def test_bad_input(lab: Lab, folder: Path) -> None:
-    mounted = lab.mount()
+def test_bad_input(mounted: Mounted, folder: Path) -> None:
     with running(mounted, command=RUNS):
         snapshot = ("snapshot", *on(mounted), NAME, "base")
-        one_line(blockstore(*snapshot, "--disks", str(folder)), 2, NAME, "has no disk")
-        one_line(blockstore(*snapshot, "--disks", "no-folder"), 2, "no-folder", "mkdir -p")
-        one_line(
-            run([sys.executable, "-m", "blockstore", *snapshot, "--disks", str(folder)], PATH="/"), 2, "qemu-utils"
-        )
+        one_line(invoke(*snapshot, "--disks", str(folder)), 2, NAME, "has no disk")
+        one_line(invoke(*snapshot, "--disks", "no-folder"), 2, "no-folder", "mkdir -p")
+        one_line(invoke(*snapshot, "--disks", folder, PATH="/"), 2, "qemu-utils")
         assert blockstore(*snapshot).returncode == 0
-        one_line(
-            blockstore("restore", *on(mounted), "base", "--as", "vm2", "--disks", str(folder)), 2, "without its VM"
-        )
+        one_line(invoke("restore", *on(mounted), "base", "--as", "vm2", "--disks", str(folder)), 2, "without its VM")
     temporary = (*with_disk(folder)[:-1], with_disk(folder)[-1] + ",snapshot=on")
     with running(mounted, command=temporary):
-        one_line(blockstore("fork", *on(mounted), NAME, "--disks", str(folder)), 2, "snapshot=on")
+        one_line(invoke("fork", *on(mounted), NAME, "--disks", str(folder)), 2, "snapshot=on")
     with running(
         mounted,
         command=(
@@ -135,6 +134,6 @@ def test_bad_input(lab: Lab, folder: Path) -> None:
             "virtio-blk-pci,drive=f",
         ),
     ):
-        one_line(blockstore("fork", *on(mounted), NAME, "--disks", str(folder)), 2, "{disk1}", "behind --")
+        one_line(invoke("fork", *on(mounted), NAME, "--disks", str(folder)), 2, "{disk1}", "behind --")
     assert not left(folder)
     subprocess.run(["qemu-img", "info", folder.parent / "disk.raw"], check=True, capture_output=True, timeout=60)

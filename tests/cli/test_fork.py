@@ -16,6 +16,7 @@ from blockstore.errors import VmError
 from blockstore.vm import qmp_sockets, resident, working_set
 from blockstore.vm.monitor import Monitor
 from blockstore.vm.prefetch import Prefetch
+from tests.cli.runner import invoke
 from tests.cli.test_run import NAME, on, processes_with, running
 from tests.cli.test_snapshot import KILLED, RUNS, is_running
 from tests.daemon.lab import NEEDS_QEMU, PROJECT, Lab, Mounted, blockstore, end, noisy, one_line, put, run, until
@@ -26,12 +27,17 @@ pytestmark = [
 ]
 
 
+@pytest.fixture
+def mounted(shared: Mounted) -> Mounted:
+    """The mount of the tests that need none of their own."""
+    return shared
+
+
 def left(mounted: Mounted) -> list[str]:
     return sorted(os.listdir(mounted.path))
 
 
-def test_a_fork_that_is_killed_leaves_no_vm(lab: Lab) -> None:
-    mounted = lab.mount()
+def test_a_fork_that_is_killed_leaves_no_vm(mounted: Mounted) -> None:
     with running(mounted, command=RUNS):
         killed = run(
             [sys.executable, "-c", KILLED, "fork._bring_up:before", "fork", *on(mounted), NAME, "--count", "2"]
@@ -43,9 +49,8 @@ def test_a_fork_that_is_killed_leaves_no_vm(lab: Lab) -> None:
         assert not blockstore("snapshots", *on(mounted)).stdout
 
 
-def test_bad_input(lab: Lab) -> None:
-    mounted = lab.mount()
-    plain = lab.path / "no-program"
+def test_bad_input(mounted: Mounted, tmp_path: Path) -> None:
+    plain = tmp_path / "no-program"
     plain.write_text("")
     with running(mounted, command=(*RUNS, "-netdev", "user,id=n,hostfwd=tcp:127.0.0.1:0-:22")):
         for arguments, code, words in (
@@ -60,25 +65,23 @@ def test_bad_input(lab: Lab) -> None:
             ([NAME, "--", "no-such-qemu"], 2, ("no-such-qemu",)),
             ([NAME, "--", "-nographic"], 2, ("-nographic",)),
         ):
-            one_line(blockstore("fork", *on(mounted), *arguments), code, *words)
+            one_line(invoke("fork", *on(mounted), *arguments), code, *words)
             until(lambda: left(mounted) == [NAME], f"{arguments}: nothing is left", 10)
         assert is_running(mounted)
 
 
-def test_restore_refuses(lab: Lab) -> None:
-    mounted = lab.mount()
-    one_line(blockstore("restore", *on(mounted), "base", "--as", "vm2"), 2, "base", "snapshots")
-    one_line(blockstore("restore", *on(mounted), "base"), 2, "--as")
-    one_line(blockstore("restore", *on(mounted), "base", "--as", "../vm"), 2, "../vm")
+def test_restore_refuses(mounted: Mounted) -> None:
+    one_line(invoke("restore", *on(mounted), "base", "--as", "vm2"), 2, "base", "snapshots")
+    one_line(invoke("restore", *on(mounted), "base"), 2, "--as")
+    one_line(invoke("restore", *on(mounted), "base", "--as", "../vm"), 2, "../vm")
     put(mounted.path / ".base.snapshot", noisy(1 << 20, 1))
-    one_line(blockstore("restore", *on(mounted), "base", "--as", "vm2"), 4, "base.snapshot", "damaged")
+    one_line(invoke("restore", *on(mounted), "base", "--as", "vm2"), 4, "base.snapshot", "damaged")
     listed = blockstore("snapshots", *on(mounted))
     assert listed.returncode == 0 and not listed.stdout and "damaged" in listed.stderr
     assert blockstore("snapshots", "delete", "base", *on(mounted)).returncode == 0 and not left(mounted)
 
 
-def test_a_qemu_with_other_devices_is_no_restored_vm(lab: Lab) -> None:
-    mounted = lab.mount()
+def test_a_qemu_with_other_devices_is_no_restored_vm(mounted: Mounted) -> None:
     with running(mounted, command=RUNS):
         assert blockstore("snapshot", *on(mounted), NAME, "base").returncode == 0
         other = (*RUNS, "-device", "virtio-rng-pci", "-machine", "q35")

@@ -17,6 +17,7 @@ from blockstore.daemon import mounts
 from blockstore.errors import BlockstoreError, VmError
 from blockstore.vm import device_state, guard, monitor, qmp_sockets, running, snapshot_file, take
 from blockstore.vm.monitor import Monitor
+from tests.cli.runner import invoke
 from tests.cli.test_run import NAME, QEMU, on, qemu_of
 from tests.cli.test_run import running as started
 from tests.daemon.lab import NEEDS_QEMU, Lab, Mounted, blockstore, end, noisy, one_line, put, run, said, spawn, until
@@ -125,6 +126,12 @@ while True:
 """Has a file mapped, as QEMU has, and answers QMP: all right, or with the TROUBLE at COMMAND."""
 
 
+@pytest.fixture
+def mounted(shared: Mounted) -> Mounted:
+    """The mount of the tests that need none of their own."""
+    return shared
+
+
 def snapshot(mounted: Mounted, *arguments: str) -> subprocess.CompletedProcess[str]:
     return blockstore("snapshot", *on(mounted), *arguments)
 
@@ -146,13 +153,12 @@ def is_running(mounted: Mounted) -> bool:
         return bool(asked.execute("query-status")["running"]) and not capabilities[running.IGNORE_SHARED]
 
 
-def test_snapshots_come_and_go(lab: Lab) -> None:
-    mounted = lab.mount()
+def test_snapshots_come_and_go(mounted: Mounted) -> None:
     with started(mounted, command=RUNS):
         result = snapshot(mounted, NAME, "base", "--verbose")
         assert result.returncode == 0 and "stood still for" in result.stderr and not result.stdout, result
         assert is_running(mounted) and listed(mounted) == ["base"] and hidden(mounted) == [".base.snapshot"]
-        one_line(snapshot(mounted, NAME, "base"), 3, "base", "snapshots delete")
+        one_line(invoke("snapshot", *on(mounted), NAME, "base"), 3, "base", "snapshots delete")
         assert snapshot(mounted, NAME, "second").returncode == 0
         fields = json.loads(blockstore("snapshots", "show", "second", *on(mounted), "--json").stdout)
         assert fields["vm"] == NAME and fields["memory"] == 64 * MIB and fields["qemu"]
@@ -162,26 +168,25 @@ def test_snapshots_come_and_go(lab: Lab) -> None:
         assert [line.split()[0] for line in table] == ["snapshot", "base", "second"] and "64.0 MiB" in table[1]
         assert blockstore("snapshots", "delete", "base", *on(mounted)).returncode == 0
         assert listed(mounted) == ["second"]
-        one_line(blockstore("snapshots", "delete", "base", *on(mounted)), 2, "base", "lists those")
+        one_line(invoke("snapshots", "delete", "base", *on(mounted)), 2, "base", "lists those")
 
 
-def test_in_a_domain_and_to_another_place(lab: Lab) -> None:
-    mounted = lab.mount()
+def test_in_a_domain_and_to_another_place(mounted: Mounted, tmp_path: Path) -> None:
     with started(mounted, name=f"blue/{NAME}", command=RUNS):
         assert snapshot(mounted, f"blue/{NAME}", "base").returncode == 0
     assert listed(mounted) == ["blue/base"]
-    one_line(blockstore("restore", *on(mounted), "base", "--as", "vm2"), 2, "blue/vm2", "domain")
-    one_line(blockstore("snapshots", "export", "base", f"{lab.path}/nowhere/", *on(mounted)), 2, "mkdir")
-    assert blockstore("snapshots", "export", "base", str(lab.path), *on(mounted)).returncode == 0
-    exported = lab.path / "base.bsnap"
-    one_line(blockstore("snapshots", "export", "base", str(lab.path), *on(mounted)), 3, exported)
+    one_line(invoke("restore", *on(mounted), "base", "--as", "vm2"), 2, "blue/vm2", "domain")
+    one_line(invoke("snapshots", "export", "base", f"{tmp_path}/nowhere/", *on(mounted)), 2, "mkdir")
+    assert blockstore("snapshots", "export", "base", str(tmp_path), *on(mounted)).returncode == 0
+    exported = tmp_path / "base.bsnap"
+    one_line(invoke("snapshots", "export", "base", str(tmp_path), *on(mounted)), 3, exported)
     assert blockstore("snapshots", "import", str(exported), *on(mounted)).returncode == 0
-    one_line(blockstore("snapshots", "import", str(exported), *on(mounted)), 3, "base")
-    one_line(blockstore("snapshots", "import", str(exported), "--as", "no/x", *on(mounted)), 2, "mkdir")
+    one_line(invoke("snapshots", "import", str(exported), *on(mounted)), 3, "base")
+    one_line(invoke("snapshots", "import", str(exported), "--as", "no/x", *on(mounted)), 2, "mkdir")
     assert listed(mounted) == ["base", "blue/base"]
     os.truncate(exported, exported.stat().st_size - 1)
-    one_line(blockstore("snapshots", "import", str(exported), "--as", "cut", *on(mounted)), 2, exported, "cut off")
-    one_line(blockstore("snapshots", "import", "/nowhere", *on(mounted)), 2, "/nowhere")
+    one_line(invoke("snapshots", "import", str(exported), "--as", "cut", *on(mounted)), 2, exported, "cut off")
+    one_line(invoke("snapshots", "import", "/nowhere", *on(mounted)), 2, "/nowhere")
     assert listed(mounted) == ["base", "blue/base"] and hidden(mounted) == [".base.snapshot"]
 
 
@@ -190,8 +195,7 @@ MOMENTS += ["Monitor.execute:snapshot-save", "FileWork.clone:before"]
 MOMENTS += ["FileWork.clone:after", "Monitor.execute:cont", "FileWork.append:before", "file.publish:before"]
 
 
-def test_killed_at_any_moment(lab: Lab) -> None:
-    mounted = lab.mount()
+def test_killed_at_any_moment(mounted: Mounted) -> None:
     with started(mounted, command=RUNS):
         for moment in MOMENTS:
             killed = run([sys.executable, "-c", KILLED, moment, "snapshot", *on(mounted), NAME, "base"])
@@ -205,8 +209,7 @@ def test_killed_at_any_moment(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("moment", ["FileWork.flush:before", "Monitor.execute:stop", "FileWork.clone:before"])
-def test_interrupted(lab: Lab, moment: str) -> None:
-    mounted = lab.mount()
+def test_interrupted(mounted: Mounted, moment: str) -> None:
     with started(mounted, command=RUNS):
         command = [sys.executable, "-c", KILLED, moment, "snapshot", *on(mounted), NAME, "base"]
         stopped = run(command, SIGINT="yes")
@@ -223,17 +226,17 @@ def test_leftovers_are_cleared_by_the_next_mount(lab: Lab) -> None:
     until(lambda: not hidden(mounted), "the leftover is gone", 10)
 
 
-def test_a_vm_that_was_stopped_stays_stopped(lab: Lab) -> None:
-    mounted = lab.mount()
+def test_a_vm_that_was_stopped_stays_stopped(mounted: Mounted) -> None:
     with started(mounted):
         assert snapshot(mounted, NAME, "base").returncode == 0
         assert not is_running(mounted) and listed(mounted) == ["base"]
 
 
-def test_a_qemu_that_was_stopped_by_a_signal_goes_on_when_it_can(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_qemu_that_was_stopped_by_a_signal_goes_on_when_it_can(
+    mounted: Mounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It hangs in the middle: after `stop`. The command gives up; the guard has the VM go on as soon as it answers."""
     monkeypatch.setattr(monitor, "ANSWER_S", 1.0)
-    mounted = lab.mount()
     with started(mounted, command=RUNS):
         (qemu,) = qemu_of(mounted)
         mount = mounts.find(mounted.path)
@@ -293,10 +296,9 @@ TROUBLES = [
 ]
 
 
-def test_a_qemu_that_will_not(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_qemu_that_will_not(mounted: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, seconds in ((monitor, "ANSWER_S", 1.0), (device_state, "SAVE_S", 0.3), (guard, "RESCUE_S", 5.0)):
         monkeypatch.setattr(module, name, seconds)
-    mounted = lab.mount()
     mount = mounts.find(mounted.path)
     for trouble, command, words in TROUBLES:
         with fake(mounted, trouble, command) as (socket, told):
@@ -307,10 +309,9 @@ def test_a_qemu_that_will_not(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None
         until(lambda: not hidden(mounted), f"{trouble} {command}: nothing half-made is left", 10)
 
 
-def test_a_vm_that_stops_by_itself_just_before_is_left_so(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vm_that_stops_by_itself_just_before_is_left_so(mounted: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
     """It ran when it was looked at; `stop` then finds it stopped by an I/O error, and it is not to run into more."""
     monkeypatch.setattr(device_state, "SAVE_S", 0.3)
-    mounted = lab.mount()
     with fake(mounted, "io-error") as (socket, told):
         with pytest.raises(BlockstoreError, match="not saved within"):
             attempt(mounts.find(mounted.path), running.find(mounts.find(mounted.path), NAME, socket))
@@ -322,16 +323,15 @@ def goes_on(told: Path) -> None:
     until(lambda: "cont\n" in told.read_text().split("stop\n")[1], "the VM is told to go on", 10)
 
 
-def test_somebody_elses_socket(lab: Lab) -> None:
-    mounted = lab.mount()
+def test_somebody_elses_socket(mounted: Mounted) -> None:
     with fake(mounted, "none") as (socket, _):
         put(mounted.path / "other", noisy(MIB, 4))
-        one_line(snapshot(mounted, "other", "base", "--qmp", str(socket)), 2, "no VM runs on other")
-        one_line(snapshot(mounted, NAME, "base"), 2, NAME, "--qmp")
-        one_line(snapshot(mounted, "other", "base"), 2, "no VM runs")
-        one_line(snapshot(mounted, "nothing", "base"), 2, "nothing", "no file")
-        one_line(snapshot(mounted, NAME, "a b"), 2, "a b")
-        one_line(snapshot(mounted, NAME, "base", "--qmp", "/nowhere"), 1, "/nowhere")
+        one_line(invoke("snapshot", *on(mounted), "other", "base", "--qmp", str(socket)), 2, "no VM runs on other")
+        one_line(invoke("snapshot", *on(mounted), NAME, "base"), 2, NAME, "--qmp")
+        one_line(invoke("snapshot", *on(mounted), "other", "base"), 2, "no VM runs")
+        one_line(invoke("snapshot", *on(mounted), "nothing", "base"), 2, "nothing", "no file")
+        one_line(invoke("snapshot", *on(mounted), NAME, "a b"), 2, "a b")
+        one_line(invoke("snapshot", *on(mounted), NAME, "base", "--qmp", "/nowhere"), 1, "/nowhere")
 
 
 def test_without_room(lab: Lab) -> None:

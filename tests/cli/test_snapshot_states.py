@@ -21,6 +21,7 @@ from blockstore.vm import qmp_sockets, running, snapshot_file, take
 from blockstore.vm.disks import Moving
 from blockstore.vm.file_work import FileWork
 from blockstore.vm.monitor import Monitor
+from tests.cli.runner import invoke
 from tests.cli.test_run import NAME, on
 from tests.cli.test_run import running as started
 from tests.cli.test_snapshot import KILLED, MOMENTS, RUNS, hidden, listed, snapshot
@@ -40,6 +41,12 @@ WRITES: Final = b"\xb8\x01\x03\xb9\x02\x00\xba\x80\x00\xbb\x00\x7e\xcd\x13" + HA
 """mov ax, 0x0301; mov cx, 2; mov dx, 0x80; mov bx, 0x7e00; int 0x13: one sector to the disk."""
 
 FAILS_ONCE: Final = "inject-error.0.event=none,inject-error.0.iotype=write,inject-error.0.once=on"
+
+
+@pytest.fixture
+def mounted(shared: Mounted) -> Mounted:
+    """The mount of the tests that need none of their own."""
+    return shared
 
 
 @pytest.fixture
@@ -118,8 +125,7 @@ def in_state(mounted: Mounted, disk: Path, state: str, *more: str) -> Iterator[N
 
 
 @pytest.mark.parametrize("state", PAUSED)
-def test_is_what_it_was(lab: Lab, disk: Path, state: str) -> None:
-    mounted = lab.mount()
+def test_is_what_it_was(mounted: Mounted, disk: Path, state: str) -> None:
     with in_state(mounted, disk, state):
         for name in ("first", "second"):
             assert is_locked(disk), "before"
@@ -133,8 +139,7 @@ def test_is_what_it_was(lab: Lab, disk: Path, state: str) -> None:
 
 
 @pytest.mark.parametrize("state", ["prelaunch", "paused", "guest-panicked"])
-def test_what_is_restored_is_no_second_writer(lab: Lab, disk: Path, state: str) -> None:
-    mounted = lab.mount()
+def test_what_is_restored_is_no_second_writer(mounted: Mounted, disk: Path, state: str) -> None:
     with in_state(mounted, disk, state):
         assert snapshot(mounted, NAME, "base").returncode == 0
         result = blockstore("restore", *on(mounted), "base", "--as", "vm2")
@@ -143,8 +148,7 @@ def test_what_is_restored_is_no_second_writer(lab: Lab, disk: Path, state: str) 
 
 
 @pytest.mark.parametrize("state", ["prelaunch", "paused", "guest-panicked"])
-def test_forks_of_one_that_does_not_run(lab: Lab, disk: Path, state: str) -> None:
-    mounted = lab.mount()
+def test_forks_of_one_that_does_not_run(lab: Lab, mounted: Mounted, disk: Path, state: str) -> None:
     with in_state(mounted, disk, state):
         folder = lab.path / "overlays"
         folder.mkdir()
@@ -158,8 +162,7 @@ def test_forks_of_one_that_does_not_run(lab: Lab, disk: Path, state: str) -> Non
 
 
 @pytest.mark.parametrize("moment", [moment for moment in MOMENTS if not moment.endswith(":cont")])
-def test_killed_while_it_saves_one_that_is_paused(lab: Lab, disk: Path, moment: str) -> None:
-    mounted = lab.mount()
+def test_killed_while_it_saves_one_that_is_paused(mounted: Mounted, disk: Path, moment: str) -> None:
     with in_state(mounted, disk, "paused"):
         killed = run([sys.executable, "-c", KILLED, moment, "snapshot", *on(mounted), NAME, "base"])
         assert killed.returncode == -signal.SIGKILL, killed
@@ -184,8 +187,7 @@ CURES: Final = {"postmigrate": ("cont", "running"), "shutdown": ("system_reset",
 
 
 @pytest.mark.parametrize("state", REFUSED)
-def test_is_refused_before_anything_happens(lab: Lab, disk: Path, state: str) -> None:
-    mounted = lab.mount()
+def test_is_refused_before_anything_happens(lab: Lab, mounted: Mounted, disk: Path, state: str) -> None:
     guest, options, words = REFUSED[state]
     folder = lab.path / "overlays"
     folder.mkdir()
@@ -194,9 +196,9 @@ def test_is_refused_before_anything_happens(lab: Lab, disk: Path, state: str) ->
             with Monitor(socket_of(mounted, NAME), NAME) as monitor:
                 monitor.execute("migrate", {"uri": "exec:cat >/dev/null"})
         reaches(mounted, state)
-        one_line(snapshot(mounted, NAME, "base"), 1, NAME, words)
-        one_line(snapshot(mounted, NAME, "base", "--disks", str(folder)), 1, NAME, words)
-        one_line(blockstore("fork", *on(mounted), NAME, "--disks", str(folder)), 1, NAME, words)
+        one_line(invoke("snapshot", *on(mounted), NAME, "base"), 1, NAME, words)
+        one_line(invoke("snapshot", *on(mounted), NAME, "base", "--disks", folder), 1, NAME, words)
+        one_line(invoke("fork", *on(mounted), NAME, "--disks", folder), 1, NAME, words)
         assert status(mounted) == state and has_nothing_of_ours(mounted)
         assert not os.listdir(folder) and not hidden(mounted)
         if state in CURES:
@@ -232,9 +234,8 @@ def with_second_monitor(lab: Lab) -> tuple[str, str]:
     return "-qmp", f"unix:{second_monitor(lab)},server=on,wait=off"
 
 
-def test_the_disk_is_locked_all_the_time(lab: Lab, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_disk_is_locked_all_the_time(mounted: Mounted, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a VM that runs: it would be another process's when the VM is to go on."""
-    mounted = lab.mount()
     found: list[bool] = []
     real = FileWork.clone
 
@@ -249,17 +250,17 @@ def test_the_disk_is_locked_all_the_time(lab: Lab, disk: Path, monkeypatch: pyte
 
 
 def test_one_that_is_paused_while_its_pages_are_written_stays_so(
-    lab: Lab, disk: Path, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, mounted: Mounted, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mounted = lab.mount()
     with started(mounted, command=vm(disk, HALTS, *with_second_monitor(lab))):
         with meddled(lab, monkeypatch, "flush", "stop"):
             attempt(mounted)
         assert status(mounted) == "paused" and is_locked(disk)
 
 
-def test_what_fails_leaves_the_disks_where_they_are(lab: Lab, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mounted = lab.mount()
+def test_what_fails_leaves_the_disks_where_they_are(
+    lab: Lab, mounted: Mounted, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = lab.path / "overlays"
     folder.mkdir()
 
@@ -274,8 +275,9 @@ def test_what_fails_leaves_the_disks_where_they_are(lab: Lab, disk: Path, monkey
         assert status(mounted) == "paused" and has_nothing_of_ours(mounted)
 
 
-def test_one_that_goes_on_in_the_middle_is_not_kept(lab: Lab, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mounted = lab.mount()
+def test_one_that_goes_on_in_the_middle_is_not_kept(
+    lab: Lab, mounted: Mounted, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with in_state(mounted, disk, "paused", *with_second_monitor(lab)):
         with meddled(lab, monkeypatch, "clone", "cont"), pytest.raises(VmError, match="told to go on by another"):
             attempt(mounted)
