@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from blockstore import analysis
+from blockstore.cli.output import print_json
 from blockstore.cli.savings_table import (
     format_share,
     make_console,
@@ -60,7 +60,7 @@ def analyze(images: tuple[str, ...], as_json: bool, no_patch: bool, cold: bool, 
     with _progress_bar() as progress:
         report = analysis.analyze(images, patching=not no_patch, cold=cold, verify=verify, progress=progress)
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        print_json(report)
         return
     console = make_console()
     print_savings(report, console)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from blockstore.cli.output import warn
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.resident_size import RESIDENT, target_option
 from blockstore.daemon import control, mounts
@@ -38,10 +39,9 @@ def attach(pid: int, resident: int | str, target: float, off: bool, mountpoint: 
             own = own_cgroup(pid)
             cgroup, version, limit_bytes = str(own.path), own.version, own.limit_bytes()
         except (LookupError, OSError) as error:
-            click.echo(
-                f"blockstore: warning: process {pid} has no memory cgroup of its own ({error.args[0]}); its pages are "
-                "taken back by madvise instead",
-                err=True,
+            warn(
+                f"process {pid} has no memory cgroup of its own ({error.args[0]}); its pages are "
+                "taken back by madvise instead"
             )
     for mount, number in found:
         if off:

@@ -14,6 +14,8 @@ from datetime import datetime, tzinfo
 from html import escape
 from typing import Final, NamedTuple
 
+from blockstore.printable import printable
+
 DAY_S: Final = 86400
 
 TIME_STEPS_S: Final = (
@@ -37,8 +39,6 @@ VALUE_TICKS: Final = 5
 
 MAXIMUM_MARKS: Final = 40
 """More lines than that would hide the chart."""
-
-REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 
 
 class Series(NamedTuple):
@@ -108,12 +108,6 @@ def draw(chart: Chart, zone: tzinfo | None = None) -> str:
         f'<svg viewBox="0 0 {width} {HEIGHT}" role="img" aria-label="{escape(chart.title)}" {_hover(chart, plot)}>'
         f"{''.join(parts)}</svg>{_legend(chart)}</figure>"
     )
-
-
-def printable(text: str) -> str:
-    """A name that can be written and does nothing to its surroundings: control characters, those that turn the
-    direction of writing, and broken UTF-8 are replaced."""
-    return "".join(letter if letter.isprintable() else REPLACEMENT for letter in text)
 
 
 # Ticks

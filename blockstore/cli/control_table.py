@@ -5,8 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from blockstore.cli.savings_table import new_table, print_tables, printable
+from blockstore.cli.savings_table import new_table, print_tables
 from blockstore.cli.sizes import format_size
+from blockstore.printable import printable
 from blockstore.store.report import Report
 
 
@@ -20,7 +21,7 @@ def print_control(report: Report, console: Console) -> None:
         control = figures["controller"]
         wanted, share = control["wanted"], control["refault_share"]
         table.add_row(
-            printable(name),
+            Text(printable(name)),
             str(control["pid"]),
             wanted if isinstance(wanted, str) else format_size(wanted),
             format_size(figures["resident"]),

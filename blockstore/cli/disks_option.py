@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from blockstore.cli.output import complain
 from blockstore.vm import overlays
 from blockstore.vm.running import Running
 
@@ -43,7 +44,4 @@ def told_where_disks_are(moving: Moving | None) -> Iterator[None]:
     finally:
         if moving is not None and moving.is_moved:
             for disk, target in zip(moving.disks, moving.targets, strict=True):
-                click.echo(
-                    f"blockstore: note: {moving.vm.name} writes to {target} from now on, not to {disk.layers[0].path}",
-                    err=True,
-                )
+                complain(f"note: {moving.vm.name} writes to {target} from now on, not to {disk.layers[0].path}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Final
 
 import click
 
+from blockstore.cli.output import print_json, say
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.sizes import counted, format_size
 from blockstore.daemon import control, mounts
@@ -65,9 +65,9 @@ def evict(mountpoint: Path, names: tuple[str, ...], as_json: bool) -> None:
         write_errors.tell(mount.state, name, rewritten_bytes)
         result[name] = {"before": before, "after": after}
         if not as_json:
-            click.echo(f"{name}: {format_size(before)} resident, now {format_size(after)}")
+            say(f"{name}: {format_size(before)} resident, now {format_size(after)}")
     if as_json:
-        click.echo(json.dumps(result, indent=2))
+        print_json(result)
     if left_out:
         raise MountError(_left_out(left_out))
 

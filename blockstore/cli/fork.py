@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from blockstore.cli.disks_option import disks_option, moving_disks, told_where_disks_are
+from blockstore.cli.output import say
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.prefetch_option import prefetch_option
 from blockstore.cli.progress import progress
@@ -120,7 +121,7 @@ def fork(
 
             clones = forking.fork(mount, origin, snapshot, wishes, started, prefetching)
     for clone in clones:
-        click.echo(clone.name)
+        say(clone.name)
 
 
 def _names(mount: mounts.Mount, vm: str, pattern: str, count: int) -> list[str]:

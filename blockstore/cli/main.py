@@ -18,6 +18,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from blockstore import version
+from blockstore.cli.output import complain, say
 from blockstore.errors import BlockstoreError, MountError
 
 INTERRUPTED_EXIT_CODE: Final = 130
@@ -88,7 +89,7 @@ class LazyGroup(click.Group):
 def _print_version(ctx: click.Context, parameter: click.Parameter, is_wanted: bool) -> None:
     """Looked up only when asked for: that takes as long as many commands take."""
     if is_wanted and not ctx.resilient_parsing:
-        click.echo(f"blockstore, version {version()}")
+        say(f"blockstore, version {version()}")
         ctx.exit()
 
 
@@ -134,17 +135,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except BlockstoreError as error:
-        _complain(str(error))
+        complain(str(error))
         return error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "blockstore"
-        _complain(f"{error.format_message().rstrip('.')}; see {command} --help")
+        complain(f"{error.format_message().rstrip('.')}; see {command} --help")
         return error.exit_code
     except click.ClickException as error:
-        _complain(error.format_message())
+        complain(error.format_message())
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED_EXIT_CODE
@@ -154,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever reads our output has gone, or has no room for it. Nobody may flush the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if error.errno != errno.EPIPE:
-            _complain(f"the output cannot be written: {error.strerror}")
+            complain(f"the output cannot be written: {error.strerror}")
         return 1
 
 
@@ -184,7 +185,3 @@ def _open_standard_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
             setattr(sys, name, os.fdopen(number, mode))
-
-
-def _complain(message: str) -> None:
-    click.echo(f"blockstore: {message}", err=True)

@@ -9,6 +9,7 @@ from typing import Final
 import click
 
 from blockstore.cli.address import ADDRESS
+from blockstore.cli.output import warn
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.percent import Percent
 from blockstore.cli.sizes import SIZE, format_size
@@ -141,7 +142,7 @@ def mount(
             f"{format_size(options.pool_limit_bytes)}: writes will wait when it is full"
         )
     for warning in warnings:
-        click.echo(f"blockstore: warning: {warning}", err=True)
+        warn(warning)
 
 
 def _absolute(mountpoint: Path) -> Path:

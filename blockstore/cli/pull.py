@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from blockstore.cli.output import say
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.progress import progress
 from blockstore.cli.snapshots import new_place
@@ -50,7 +51,7 @@ def pull(name: str, url: str, own_name: str | None, wait: bool, mountpoint: Path
             blocks, here = pushing.pull(mount, descriptor, tier, head, url, report)
             snapshot_file.publish(mount, path, place)
     if verbose:
-        click.echo(f"{here:,} of {blocks:,} blocks that differ were here already", err=True)
+        say(f"{here:,} of {blocks:,} blocks that differ were here already", err=True)
     if wait:
         with progress("fetching") as report:
             pushing.wait(mount, report)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
+from blockstore.cli.output import print_json, say
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.progress import progress
 from blockstore.cli.sizes import counted, format_size
@@ -52,7 +52,7 @@ def push(snapshot: str, url: str, name: str | None, delete: bool, mountpoint: Pa
         place = tier.describe()
     if as_json:
         told = {"snapshot": found.name, "name": name, "to": place, "blocks": sent.blocks, "bytes": sent.size_bytes}
-        click.echo(json.dumps(told, indent=2))
+        print_json(told)
     else:
         size = format_size(sent.size_bytes)
-        click.echo(f"{found.name} is in {place} as {name}: {counted(sent.blocks, 'block')}, {size} sent")
+        say(f"{found.name} is in {place} as {name}: {counted(sent.blocks, 'block')}, {size} sent")

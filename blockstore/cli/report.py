@@ -12,6 +12,7 @@ import click
 
 from blockstore import version
 from blockstore.cli import health
+from blockstore.cli.output import say_bytes
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.report_charts import MINIMUM_SAMPLES, ending_with
 from blockstore.cli.report_page import Facts, page
@@ -42,7 +43,7 @@ def report(mountpoint: Path | None, output: str) -> None:
         raise InputError(f"the report is HTML: {output} should end in .html, or be - for stdout")
     text = _make(mounts.find(mountpoint)).encode()
     if output == STDOUT:
-        click.echo(text, nl=False)
+        say_bytes(text)
     else:
         _replace(Path(output), text)
 

@@ -15,10 +15,10 @@ from html import escape
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-from blockstore.cli.charts import printable
 from blockstore.cli.report_charts import MINIMUM_SAMPLES, charts
 from blockstore.cli.report_style import SCRIPT, STYLE
 from blockstore.cli.sizes import counted, format_size
+from blockstore.printable import printable
 from blockstore.store.classes import CLASSES, RECORDS
 from blockstore.store.report import Report
 from blockstore.vm.history import Sample

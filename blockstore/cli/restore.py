@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from blockstore.cli.output import warn
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.prefetch_option import prefetch_option
 from blockstore.cli.resident_size import RESIDENT, target_option
@@ -76,7 +77,7 @@ def restore(
         origin,
         wish,
         is_fork=False,
-        warn=lambda sentence: click.echo(f"blockstore: warning: {sentence}", err=True),
+        warn=warn,
         started=bring_up.beside(
             mount, name, state, prefetching, lambda ledger: overlays.make_all(facts.disks, paths, ledger)
         ),

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import click
 
+from blockstore.cli.output import warn
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.resident_size import RESIDENT, target_option
 from blockstore.cli.sizes import SIZE
@@ -69,5 +70,5 @@ def run(
         target / 100,
         [command[0], *arguments],
         keep=keep,
-        warn=lambda sentence: click.echo(f"blockstore: warning: {sentence}", err=True),
+        warn=warn,
     )

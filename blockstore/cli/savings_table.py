@@ -12,12 +12,14 @@ from collections.abc import Iterable, Mapping
 from typing import IO, Any, Final
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from blockstore.cli.sizes import format_size
+from blockstore.printable import printable
 from blockstore.store.classes import CLASSES, RECORDS
 from blockstore.store.report import Report
 
@@ -68,7 +70,7 @@ def print_savings(report: Report, console: Console) -> None:
         _by_volume(report, cost_title, costs),
         _by_mechanism(report["total"]),
     ]
-    longest_name = max(printable(name).cell_len for name, _ in _lines(report))
+    longest_name = max(cell_len(printable(name)) for name, _ in _lines(report))
     if all(_fits(table, longest_name, console) for table in tables[:2]):
         print_tables(tables, console)
         return
@@ -99,11 +101,6 @@ def format_share(fraction: float) -> Text:
     return Text(text, style="green" if fraction > 0 else "red" if fraction < 0 else "")
 
 
-def printable(name: str) -> Text:
-    """A file name that can do nothing to a terminal: control characters and broken UTF-8 are replaced."""
-    return Text("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name))
-
-
 def _by_volume(report: Report, title: str, keys: Iterable[str]) -> Table:
     keys = list(keys)
     divisor, unit = _scale(report["total"])
@@ -112,7 +109,7 @@ def _by_volume(report: Report, title: str, keys: Iterable[str]) -> Table:
     for name, figures in lines:
         cells = [_cell(key, figures[key], divisor) for key in keys]
         is_total = name is _TOTAL
-        table.add_row(printable(name), *cells, style="bold" if is_total else "")
+        table.add_row(Text(printable(name)), *cells, style="bold" if is_total else "")
         if len(lines) > 1 and name is lines[-2][0]:
             table.add_section()
     return table
@@ -133,7 +130,7 @@ def _by_mechanism(total: Mapping[str, Any]) -> Table:
 
 def _list(name: str, figures: Mapping[str, Any], keys: Iterable[str]) -> Table:
     """One volume from top to bottom."""
-    table = Table(title=printable(name), title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
+    table = Table(title=Text(printable(name)), title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     for key in dict.fromkeys(keys):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from blockstore.cli.output import warn
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.percent import Percent
 from blockstore.cli.sizes import SIZE, format_size
@@ -54,10 +55,9 @@ def set_options(mountpoint: Path, pool_limit: int | None, background_cpu: float 
     if pool_limit is None:
         return
     if complaint := answer.get("pool_limit_complaint"):  # a daemon that was not reloaded yet may know less
-        click.echo(f"blockstore: warning: {complaint}", err=True)
+        warn(complaint)
     if pool_limit > room:
-        click.echo(
-            f"blockstore: warning: the file system under {mount.state} has room for {format_size(room)} of it: "
-            "writes will wait when that is full",
-            err=True,
+        warn(
+            f"the file system under {mount.state} has room for {format_size(room)} of it: "
+            "writes will wait when that is full"
         )

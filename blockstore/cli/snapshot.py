@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from blockstore.cli.disks_option import disks_option, moving_disks, told_where_disks_are
+from blockstore.cli.output import say
 from blockstore.cli.paths import DIRECTORY
 from blockstore.daemon import mounts
 from blockstore.vm import running, snapshot_file, take
@@ -49,4 +50,4 @@ def snapshot(
     if verbose:
         parts = {"devices": taken.save_s, "dirty pages": taken.flush_s, "clone": taken.clone_s}
         words = ", ".join(f"{what} {seconds * 1000:.1f} ms" for what, seconds in parts.items())
-        click.echo(f"{vm} stood still for {taken.stopped_s * 1000:.1f} ms: {words}", err=True)
+        say(f"{vm} stood still for {taken.stopped_s * 1000:.1f} ms: {words}", err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from datetime import datetime
@@ -11,6 +10,7 @@ from typing import Any
 
 import click
 
+from blockstore.cli.output import print_json, say, warn
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.progress import progress
 from blockstore.cli.sizes import format_size
@@ -50,7 +50,7 @@ def snapshots(context: click.Context, mountpoint: Path | None, as_json: bool) ->
     found = [_loaded(mount, path) for path in snapshot_file.all_paths(mount)]
     described = _described(mount, [each for each in found if each is not None])
     if as_json:
-        click.echo(json.dumps(described, indent=2))
+        print_json(described)
     elif described:
         _print(described)
 
@@ -65,12 +65,12 @@ def show(name: str, mountpoint: Path | None, as_json: bool) -> None:
     found = snapshot_file.find(mount, name)
     fields = _described(mount, [found])[found.name]
     if as_json:
-        click.echo(json.dumps(fields, indent=2))
+        print_json(fields)
         return
     for key, value in fields.items():
         if key in ("memory", "touched", "unique", "device_state"):
             value = format_size(value)
-        click.echo(f"{key.replace('_', ' '):13} {shlex.join(value) if isinstance(value, list) else value}")
+        say(f"{key.replace('_', ' '):13} {shlex.join(value) if isinstance(value, list) else value}")
 
 
 @snapshots.command()
@@ -150,7 +150,7 @@ def _loaded(mount: mounts.Mount, path: Path) -> Snapshot | None:
     try:
         return snapshot_file.load(mount, path)
     except (StateError, InputError) as error:
-        click.echo(f"blockstore: warning: {error}", err=True)
+        warn(str(error))
         return None
 
 
@@ -187,4 +187,4 @@ def _print(described: dict[str, dict[str, Any]]) -> None:
     for row in rows:
         cells = [text.ljust(width) for text, width in zip(row[:3], widths, strict=False)]
         cells += [text.rjust(width) for text, width in zip(row[3:], widths[3:], strict=True)]
-        click.echo("  ".join(cells).rstrip())
+        say("  ".join(cells).rstrip())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import click
 
 from blockstore.cli import health
 from blockstore.cli.control_table import print_control
+from blockstore.cli.output import print_json, say, warn
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.savings_table import make_console, print_savings
 from blockstore.cli.sizes import counted, format_size
@@ -46,20 +46,20 @@ def status(mountpoint: Path | None, as_json: bool, check: bool) -> int:
     mount = mounts.find(mountpoint)
     report, answer = observe(mount)
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        print_json(report)
         return 0
     print_savings(report, make_console())
     print_control(report, make_console())
-    click.echo(_pool(report["total"]))
-    click.echo(_background(report["total"]["background"]))
+    say(_pool(report["total"]))
+    say(_background(report["total"]["background"]))
     if report["total"]["tier"]:
-        click.echo(_tier(report["total"]["tier"]))
+        say(_tier(report["total"]["tier"]))
     if report["total"]["arriving"]:
-        click.echo(_arriving(report["total"]["arriving"]))
+        say(_arriving(report["total"]["arriving"]))
     if unseen := report["total"]["unseen"]:
-        click.echo(f"blockstore: warning: {_unseen(unseen)}", err=True)
+        warn(_unseen(unseen))
     for sentence in health.judge(answer).sentences:
-        click.echo(f"blockstore: warning: {sentence}", err=True)
+        warn(sentence)
     return 0
 
 
@@ -106,10 +106,10 @@ def _check(mountpoint: Path | None) -> int:
     except MountError as error:
         is_down = isinstance(error, StateLost) or (mount is not None and phase.load(mount.state) is not None)
         level = health.CRITICAL if is_down else health.UNKNOWN
-        click.echo(f"blockstore {health.WORDS[level]} - {error}")
+        say(f"blockstore {health.WORDS[level]} - {error}")
         return level
     found, share = health.judge(answer), full_share(answer)
     text = "; ".join(found.sentences) or f"the pool is {share:.0%} full"
     limits = f"{health.WARNING_SHARE:.0%};{health.CRITICAL_SHARE:.0%}".replace("%", "")
-    click.echo(f"blockstore {health.WORDS[found.level]} - {text} | pool={share * 100:.1f}%;{limits}")
+    say(f"blockstore {health.WORDS[found.level]} - {text} | pool={share * 100:.1f}%;{limits}")
     return found.level

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from blockstore.cli import health
+from blockstore.cli.output import say, warn
 from blockstore.cli.paths import DIRECTORY
-from blockstore.cli.savings_table import printable
 from blockstore.cli.top_model import (
     History,
     Observation,
@@ -176,7 +176,7 @@ def _warn(sentences: list[str], warned: list[str]) -> list[str]:
     """Each once, for as long as it is true."""
     for sentence in sentences:
         if sentence not in warned:
-            click.echo(f"blockstore: warning: {sentence}", err=True)
+            warn(sentence)
     return sentences
 
 
@@ -185,7 +185,7 @@ def _print_report(history: History) -> None:
     now, total, latencies = time.strftime("%H:%M:%S"), history.total, history.latencies
     for row in sort_rows(history.rows, "name", reverse=False):
         more = {"wanted": wanted_of(row), "by": mechanism_of(row)}
-        click.echo(f"{now}  {row.shown_name}  {_words(_figures(row) | more)}")
+        say(f"{now}  {row.shown_name}  {_words(_figures(row) | more)}")
     figures = total.figures
     more = {
         "footprint": compact_size(figures["footprint"]),
@@ -194,7 +194,7 @@ def _print_report(history: History) -> None:
         "p99": bound(latencies.p99_us),
         "restarts": str(figures["restarts"]),
     }
-    click.echo(f"{now}  {printable(total.name)}  {_words(_figures(total) | more)}")
+    say(f"{now}  {total.shown_name}  {_words(_figures(total) | more)}")
     sys.stdout.flush()
 
 

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from rich.cells import cell_len, set_cell_size
 
-from blockstore.cli.savings_table import printable
 from blockstore.daemon.latency import quantile_us
+from blockstore.printable import printable
 from blockstore.store.report import Report
 
 TREND_S: Final = 180.0
@@ -73,8 +73,7 @@ class History:
         volumes, total = now.report["volumes"], now.report["total"]
         before = self.last
         self.rows = [
-            Row(name, str(printable(name)), figures, _faults_per_s(before, now, name))
-            for name, figures in volumes.items()
+            Row(name, printable(name), figures, _faults_per_s(before, now, name)) for name, figures in volumes.items()
         ]
         self.total = Row(TOTAL, TOTAL, total, _total_rate(before, self.rows))
         self.latencies = _latencies(before, now)

@@ -20,7 +20,7 @@ from textual.strip import Strip
 from textual.widgets import Static
 
 from blockstore.cli import health
-from blockstore.cli.savings_table import format_share, printable
+from blockstore.cli.savings_table import format_share
 from blockstore.cli.top_model import (
     TREND_LETTERS,
     History,
@@ -37,6 +37,7 @@ from blockstore.cli.top_model import (
     wanted_of,
 )
 from blockstore.daemon.mounts import Mount
+from blockstore.printable import printable
 from blockstore.store.classes import CLASSES
 
 Outcome = Observation | str | BaseException
@@ -182,7 +183,7 @@ def head_of(mount: Mount, interval_s: float, history: History, width: int) -> Te
     pool = f"{compact_size(answer['pool_used'])} of {compact_size(total['pool_limit'])} ({total['pool_full']:.0%})"
     lines = (
         [
-            ("mount", str(printable(str(mount.path)))),
+            ("mount", printable(str(mount.path))),
             ("VMs", str(len(history.rows))),
             ("daemon restarts", str(total["restarts"])),
             ("every", f"{interval_s:g} s"),
@@ -202,7 +203,9 @@ def head_of(mount: Mount, interval_s: float, history: History, width: int) -> Te
     text = Text("\n").join(flow(pairs, width) for pairs in lines)
     found = health.judge(answer)
     for sentence in found.sentences:
-        text.append(f"\nwarning: {sentence}", style="bold red" if found.level == health.CRITICAL else "yellow")
+        text.append(
+            f"\nwarning: {printable(sentence)}", style="bold red" if found.level == health.CRITICAL else "yellow"
+        )
     return text
 
 

@@ -12,6 +12,7 @@ from typing import Final
 
 import click
 
+from blockstore.cli.output import complain, warn
 from blockstore.cli.paths import DIRECTORY
 from blockstore.daemon import control, mounts, phase, state_loss
 from blockstore.daemon.discard import check_unserved
@@ -68,7 +69,7 @@ def umount(mountpoint: Path | None, force: bool, discard: bool, state: Path | No
     if loss := state_loss.find_served(mount.state):
         if not (force or discard):
             raise StateLost(f"{mount.path} stays mounted: {loss}")
-        click.echo(f"blockstore: warning: {loss}", err=True)
+        warn(loss)
     else:
         _await_look(mount, force=force)
     supervisor_pid, last_pid = _serving(mount.state)
@@ -91,7 +92,7 @@ def umount(mountpoint: Path | None, force: bool, discard: bool, state: Path | No
         )
         if discard:
             raise BusyError(f"{detached}; its state could not be deleted: do that then: rm -r {mount.state}")
-        click.echo(f"blockstore: {detached}", err=True)
+        complain(detached)
         return
     if supervisor_pid:
         with contextlib.suppress(ProcessLookupError):

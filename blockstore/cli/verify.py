@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from blockstore.cli.output import print_json, say
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.sizes import counted, format_size
 from blockstore.daemon import control, mounts
@@ -54,7 +54,7 @@ def verify(mountpoint: Path | None, state: Path | None, repair: bool, as_json: b
             result = _verify_mount(mounts.find(mountpoint), repair, report)
     left = result["found"] - result["repaired"]
     if as_json:
-        click.echo(json.dumps({"ok": not left, **_for_people(result)}, indent=2))
+        print_json({"ok": not left, **_for_people(result)})
     else:
         _print(result)
     return CorruptBlock.exit_code if left else 0
@@ -92,18 +92,18 @@ def _print(result: dict[str, Any]) -> None:
     told = _for_people(result)
     for finding in told["findings"]:
         where = f"{finding['volume']}: " if finding["volume"] is not None else ""
-        click.echo(f"{where}{finding['text']}{' (mended)' if finding['repaired'] else ''}")
+        say(f"{where}{finding['text']}{' (mended)' if finding['repaired'] else ''}")
     if told["found"] > len(told["findings"]):
-        click.echo(f"and {told['found'] - len(told['findings'])} more")
+        say(f"and {told['found'] - len(told['findings'])} more")
     looked_at = (
         f"{counted(told['volumes'], 'file')}, {format_size(told['blocks'] * BLOCK_BYTES)} of memory, "
         f"{counted(told['rows'], 'record')} "
         f"({format_size(told['record_bytes'])})"
     )
     if not told["found"]:
-        click.echo(f"{looked_at}: all is well")
+        say(f"{looked_at}: all is well")
         return
-    click.echo(f"{looked_at}: {counted(told['found'], 'finding')}, {told['repaired']} mended")
+    say(f"{looked_at}: {counted(told['found'], 'finding')}, {told['repaired']} mended")
 
 
 @contextmanager

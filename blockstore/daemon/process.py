@@ -20,6 +20,7 @@ from blockstore.daemon.notify import Service
 from blockstore.daemon.options import MountOptions
 from blockstore.daemon.serve import serve
 from blockstore.errors import BlockstoreError, MountError
+from blockstore.printable import printable
 from blockstore.store.superblock import check_version
 
 LOG_BYTES: Final = 1 << 20
@@ -51,7 +52,7 @@ def _check(options: MountOptions) -> int:
     try:
         check_version(Path(options.state))
     except BlockstoreError as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return error.exit_code
     return 0
 
@@ -62,10 +63,21 @@ def _start_log(options: MountOptions) -> None:
         handler = logging.StreamHandler(sys.stderr)
     else:
         path = Path(options.state) / "daemon.log"
-        handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8")
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     threading.excepthook = _log_thread_error
+
+
+class _Formatter(logging.Formatter):
+    """Of lines in which a name can neither begin another line nor do anything to the terminal that shows them."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(map(printable, super().formatException(ei).split("\n")))
 
 
 def _log_thread_error(arguments: Any) -> None:

@@ -37,6 +37,7 @@ from blockstore.daemon.notify import (
     parse,
 )
 from blockstore.errors import BlockstoreError
+from blockstore.printable import printable
 
 START_S: Final = 600.0
 """How long a daemon may take to serve; terabytes of state take minutes."""
@@ -274,7 +275,7 @@ class Supervisor:
             self.log("CRITICAL", f"{self._error['error']}; the mount has ended, and whoever uses it gets errors")
         self._report(self._error)
         if self._foreground:
-            sys.stderr.write(f"blockstore: {self._error['error']}\n")
+            sys.stderr.write(f"blockstore: {printable(self._error['error'])}\n")
         code: int = self._error["code"]
         return code
 
@@ -287,7 +288,7 @@ class Supervisor:
             self._report_fd = -1
         elif self._foreground:
             for warning in message.get("ready", []):
-                sys.stderr.write(f"blockstore: warning: {warning}\n")
+                sys.stderr.write(f"blockstore: warning: {printable(warning)}\n")
 
     def _say(self, name: str, reason: str = "") -> None:
         if self._phase_file is not None:
@@ -301,17 +302,17 @@ class Supervisor:
                 text = file.read(LAST_WORDS_BYTES).decode(errors="replace").strip()
         except OSError:
             return ""
-        return f"; it said: {text}" if text else ""
+        return f"; it said: {' / '.join(text.splitlines())}" if text else ""
 
     def log(self, level: str, text: str) -> None:
         """A line among the daemon's own. The file is opened for each, because the daemon renames it when it is long."""
         now = time.time()
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now)) + f",{int(now % 1 * 1000):03}"
-        line = f"{stamp} {level} blockstore.daemon.supervisor: {text}\n"
+        line = f"{stamp} {level} blockstore.daemon.supervisor: {printable(text)}\n"
         if self._foreground:
             sys.stderr.write(line)
             return
-        with contextlib.suppress(OSError), (self._state / "daemon.log").open("a") as log:
+        with contextlib.suppress(OSError), (self._state / "daemon.log").open("a", encoding="utf-8") as log:
             log.write(line)
 
     def _catch_signals(self) -> int:

@@ -14,6 +14,7 @@ from blockstore.daemon import control
 from blockstore.daemon.mounts import Mount
 from blockstore.daemon.process_stat import children
 from blockstore.errors import BlockstoreError, VmError
+from blockstore.printable import printable
 from blockstore.vm import apart, qmp_sockets
 from blockstore.vm.ledger import Ledger, settle
 
@@ -115,7 +116,7 @@ def _bring_up_or_kill(state: Path, volume: int, vm: str, device_state: int, read
         bring_up(state, volume, vm, device_state, reading)
         return 0
     except BlockstoreError as error:
-        print(f"blockstore: {error}", file=sys.stderr, flush=True)
+        print(f"blockstore: {printable(str(error))}", file=sys.stderr, flush=True)
         for pid in children(shell):
             if pid != os.getpid():
                 with contextlib.suppress(ProcessLookupError):

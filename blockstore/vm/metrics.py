@@ -6,7 +6,6 @@ Bytes and seconds, counters in `_total`. A metric of a volume has the label `vol
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -20,6 +19,7 @@ from prometheus_client.core import (
 )
 
 from blockstore.daemon.bill import PARTS
+from blockstore.printable import distinct
 from blockstore.store.classes import CLASSES
 from blockstore.store.report import Report
 
@@ -194,7 +194,7 @@ def families(observation: Observation | None, version: str) -> Iterator[Metric]:
     for name, key, text in HISTOGRAMS:
         yield _histogram(f"blockstore_{name}", text, total[key])
     volumes: dict[str, Figures] = observation.report["volumes"]
-    labelled = list(zip(_distinct(volumes), volumes.values(), strict=True))
+    labelled = list(zip(distinct(volumes), volumes.values(), strict=True))  # two alike would spoil the whole scrape
     for each in VOLUME:
         series = (([volume, *rest], value) for volume, figures in labelled for rest, value in each.series(figures))
         yield _filled(each, ("volume", *each.labels), series)
@@ -218,14 +218,3 @@ def _histogram(name: str, text: str, figures: Figures | None) -> Metric:
         seen += count
         buckets.append((bound, float(seen)))
     return HistogramMetricFamily(name, text, buckets=buckets, sum_value=figures["sum_us"] / 1e6)
-
-
-def _distinct(names: Iterable[str]) -> list[str]:
-    """Labels are UTF-8, names of files need not be. No two may come out alike: that would spoil the whole scrape."""
-    labels: dict[str, None] = {}
-    for name in names:
-        label = os.fsencode(name).decode("utf-8", "backslashreplace")
-        while label in labels:
-            label += "'"
-        labels[label] = None
-    return list(labels)

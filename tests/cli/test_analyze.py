@@ -109,8 +109,8 @@ def test_long_and_hostile_names_are_not_cut_and_do_no_harm(tmp_path: Path) -> No
 
 def test_name_that_is_not_utf8(tmp_path: Path) -> None:
     path = image(tmp_path, os.fsdecode(b"vm-\xff"), [text(1)])
-    assert "vm-\N{REPLACEMENT CHARACTER}" in process("analyze", path, PYTHONUTF8="1").stdout
-    assert os.fsdecode(b"vm-\xff") in json.loads(process("analyze", "--json", path).stdout)["volumes"]
+    assert "vm-\\xff" in process("analyze", path).stdout
+    assert "vm-\\xff" in json.loads(process("analyze", "--json", path).stdout)["volumes"]
 
 
 def test_terminal_gets_colour_and_a_bar_unless_it_says_no(images: list[str]) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from blockstore.cli.charts import printable
 from blockstore.cli.sizes import format_size
+from blockstore.printable import printable
 from blockstore.vm import history
 from tests.cli.words import CLASSES
 from tests.daemon.lab import Lab, Mounted, blockstore, mixed_blocks, one_line, put, run, until
