@@ -400,12 +400,16 @@ class Lane:
         return Job(unique, volume, steps, answer, buffer, written=range(offset, offset + len(data)))
 
     def _admit(self, write: ParkedWrite) -> None:
-        """Makes a job of a write that was parked."""
+        """Makes a job of a write that was parked, or answers it."""
         volume = self._store.volumes.get(write.inode)
         if volume is None:
             self._fail(write.unique, errno.EIO)
             return
-        self._jobs.enter(self._write_job(write.unique, volume, write.offset, memoryview(write.data)))
+        try:
+            self._jobs.enter(self._write_job(write.unique, volume, write.offset, memoryview(write.data)))
+        except Exception:
+            self._fail(write.unique, errno.EIO)
+            log.exception("a parked write to file %d", write.inode)
 
     def _slice_blocks(self) -> int:
         """How much the next step shall take."""
@@ -417,8 +421,16 @@ class Lane:
     def _write_together(self, together: SmallWrites, end: int) -> None:
         """Store what was read so far, up to `end` in the buffer, with the small writes that wait in the device; faults
         that wait between them are answered. Writes of a file may overtake its jobs, but none of the same bytes."""
-        self._held_bytes = self._gather(together, end)
-        self._free_from = self._gathered_end
+        try:
+            self._held_bytes = self._gather(together, end)
+            self._free_from = self._gathered_end
+            self._store_together(together)
+        except Exception:
+            log.exception("small writes")
+            for answer in together.failures(errno.EIO):  # to those that were answered already the kernel refuses it
+                self._answer(answer)
+
+    def _store_together(self, together: SmallWrites) -> None:
         try:
             with self._door:
                 stored = together.store(self._store)
@@ -455,14 +467,24 @@ class Lane:
                     self._read(unique, inode, offset, length, end)
                 self._quick_steps = QUICK_STEPS
                 continue
-            volume, bytes_written = self._store.volumes.get(inode), size - abi.HEAD_BYTES
-            if opcode != abi.WRITE or volume is None or not together.takes(volume, offset, bytes_written):
-                return size
-            if self._parked.count or self._jobs.writing(volume, range(offset, offset + bytes_written)):
+            bytes_written = size - abi.HEAD_BYTES
+            try:
+                volume = self._fits(together, inode, offset, bytes_written) if opcode == abi.WRITE else None
+            except Exception:
+                log.exception("small writes")  # this one goes the way of all others, where each is answered
+                volume = None
+            if volume is None:
                 return size
             together.add(unique, volume, offset, memoryview(self._request)[end + abi.HEAD_BYTES : end + size])
             end += size
         return 0
+
+    def _fits(self, together: SmallWrites, inode: int, offset: int, size: int) -> Volume | None:
+        """The file, if a write to it may be stored together with these."""
+        volume = self._store.volumes.get(inode)
+        if volume is None or not together.takes(volume, offset, size) or self._parked.count:
+            return None
+        return None if self._jobs.writing(volume, range(offset, offset + size)) else volume
 
     def _hand_on(self, opcode: int, unique: int, request: bytearray) -> None:
         if self._relay.closed:  # pyfuse3's side has failed; VMs that run get their memory all the same

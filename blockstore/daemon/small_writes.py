@@ -67,6 +67,10 @@ class SmallWrites:
         """For each: all of it was written."""
         return [written(unique, len(extent.data)) for unique, extent in zip(self._uniques, self.extents, strict=True)]
 
+    def failures(self, code: int) -> list[bytes]:
+        """For each: it has failed with this errno."""
+        return [abi.failure(unique, code) for unique in self._uniques]
+
     def singly(self) -> list[tuple[int, Volume, int, bytes]]:
         """(unique, volume, offset, data) of each, copied, for those that have to wait."""
         return [
