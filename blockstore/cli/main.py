@@ -19,6 +19,7 @@ from click.shell_completion import CompletionItem
 
 from blockstore import version
 from blockstore.cli.output import complain, say
+from blockstore.cli.streams import insist_on_utf8, open_standard_streams, print_in_the_locale
 from blockstore.errors import BlockstoreError, MountError
 
 INTERRUPTED_EXIT_CODE: Final = 130
@@ -129,7 +130,8 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; its exit code. An error that is written for the user is one line on stderr."""
-    _open_standard_streams()
+    open_standard_streams()
+    print_in_the_locale()
     try:
         result = cli.main(arguments, prog_name="blockstore", standalone_mode=False)
         sys.stdout.flush()
@@ -162,6 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run() -> NoReturn:
     """`main` for the shell. The process ends without taking down what Python has loaded, for which whoever waits for a
     fork would wait 40 ms."""
+    insist_on_utf8()
     code = main()
     if code and holds_mount():
         code = MountError.exit_code
@@ -175,13 +178,3 @@ def holds_mount() -> bool:
     """Returns whether systemd has kept a mount for this process (sd_listen_fds(3)). A start that fails, of whatever, is
     to be tried again then: to give up would end the mount, and the VMs on it."""
     return os.environ.get("LISTEN_PID") == str(os.getpid()) and bool(os.environ.get("LISTEN_FDS"))
-
-
-def _open_standard_streams() -> None:
-    """Whoever has closed them does not want to read; but no file of ours may get their numbers."""
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
-            setattr(sys, name, os.fdopen(number, mode))

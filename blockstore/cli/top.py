@@ -16,6 +16,7 @@ import click
 from blockstore.cli import health
 from blockstore.cli.output import say, warn
 from blockstore.cli.paths import DIRECTORY
+from blockstore.cli.streams import keep_columns
 from blockstore.cli.top_model import (
     History,
     Observation,
@@ -143,6 +144,7 @@ def _watch(mount: mounts.Mount, first: Observation, interval_s: float, count: in
     # Imported late: it takes a third of a second, and plain lines do without.
     from blockstore.cli.top_screen import TopScreen
 
+    keep_columns()
     screen = TopScreen(mount, lambda deliver: look(mount, deliver), first, interval_s, count)
     screen.run(mouse=False)  # the mouse selects text, as in any terminal
     if screen.error is not None:
