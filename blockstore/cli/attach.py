@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
+from blockstore.cli.number import WholeNumber
 from blockstore.cli.output import warn
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.resident_size import RESIDENT, target_option
@@ -17,7 +19,7 @@ from blockstore.vm.mechanism import own_cgroup
 
 
 @click.command()
-@click.argument("pid", type=click.IntRange(min=1))
+@click.argument("pid", type=WholeNumber(min=1))
 @click.option("--resident", type=RESIDENT, default="auto", show_default=True, help="A size to hold, or auto.")
 @target_option
 @click.option("--off", is_flag=True, help="Leave this VM alone from now on.")
@@ -60,7 +62,8 @@ def _files_of(pid: int, candidates: list[mounts.Mount]) -> list[tuple[mounts.Mou
     except (FileNotFoundError, ProcessLookupError):
         raise InputError(f"there is no process {pid}") from None
     except OSError as error:
-        raise InputError(f"process {pid} cannot be looked at: {error.strerror}; do it as root") from None
+        lack = "do it as root" if os.geteuid() else "root has no CAP_SYS_PTRACE here; do it outside of the container"
+        raise InputError(f"process {pid} cannot be looked at: {error.strerror}; {lack}") from None
     found = {(mount, each.inode) for mount, each in mapped if each.is_shared}
     if mapped and not found:
         raise InputError(

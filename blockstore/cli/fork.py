@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from blockstore.cli.disks_option import disks_option, moving_disks, told_where_disks_are
+from blockstore.cli.number import WholeNumber
 from blockstore.cli.output import say
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.prefetch_option import prefetch_option
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 # No -h: it would be found in -nographic, where the -- before QEMU is forgotten.
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
 @click.argument("vm")
-@click.option("--count", type=click.IntRange(1, forking.MAXIMUM_COUNT), default=1, show_default=True)
+@click.option("--count", type=WholeNumber(1, forking.MAXIMUM_COUNT), default=1, show_default=True)
 @click.option("--name", "pattern", default="{vm}-{n}", show_default=True, help="Names of the new VMs.")
 @click.option("--hook", type=click.Path(path_type=Path), help="Program to call for each new VM when it runs.")
 @click.option(

@@ -9,6 +9,7 @@ from typing import Final
 import click
 
 from blockstore.cli.address import ADDRESS
+from blockstore.cli.number import Seconds
 from blockstore.cli.output import warn
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.percent import Percent
@@ -53,7 +54,7 @@ DEFAULT_ROOM_SHARE: Final = 0.9
 )
 @click.option(
     "--watchdog",
-    type=click.FloatRange(min=0.5),
+    type=Seconds(min=0.5),
     default=10.0,
     show_default=True,
     metavar="SECONDS",
@@ -75,7 +76,7 @@ DEFAULT_ROOM_SHARE: Final = 0.9
 )
 @click.option(
     "--cold-after",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=DEFAULT_COLD_AFTER_S,
     show_default=True,
     metavar="SECONDS",

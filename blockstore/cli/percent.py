@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 import click
+
+from blockstore.cli.number import within
 
 
 class Percent(click.FloatRange):
@@ -13,8 +15,10 @@ class Percent(click.FloatRange):
     name = "percent"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        bare: Any = value.removesuffix("%") if isinstance(value, str) else value
-        number = float(super().convert(bare, param, ctx))
-        if number != number:  # which is outside no range
-            self.fail("nan is no number of per cent", param, ctx)
-        return number
+        try:
+            number = float(str(value).removesuffix("%"))
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no number of per cent; write it as 20 or 0.5%", param, ctx)
+        return within(self, number, param, ctx)

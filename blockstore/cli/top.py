@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from blockstore.cli import health
+from blockstore.cli.number import Seconds, WholeNumber
 from blockstore.cli.output import say, warn
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.streams import keep_columns
@@ -42,19 +43,17 @@ LEAST_INTERVAL_S: Final = 0.5
 LONGEST_INTERVAL_S: Final = 3600.0
 
 
-def _interval(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
-    """click.FloatRange lets nan pass."""
-    if LEAST_INTERVAL_S <= value <= LONGEST_INTERVAL_S:
-        return value
-    raise click.BadParameter(f"{value:g} is not between {LEAST_INTERVAL_S:g} and {LONGEST_INTERVAL_S:g} seconds")
-
-
 @click.command()
 @click.argument("mountpoint", type=DIRECTORY, required=False)
 @click.option(
-    "--interval", type=float, default=2.0, show_default=True, callback=_interval, metavar="SECONDS", help="0.5 or more."
+    "--interval",
+    type=Seconds(LEAST_INTERVAL_S, LONGEST_INTERVAL_S),
+    default=2.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Between two looks.",
 )
-@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N looks.")
+@click.option("--count", type=WholeNumber(min=1), metavar="N", help="End after N looks.")
 def top(mountpoint: Path | None, interval: float, count: int | None) -> int:
     """Watch the mount at MOUNTPOINT (or the only one there is): one line for each VM, in the words of `status`.
 
