@@ -102,9 +102,10 @@ def _check(mountpoint: Path | None) -> int:
     mount = None
     try:
         mount = mounts.find(mountpoint)
-        answer = control.ask(mount.state, {"do": "status"})
+        answer = control.ask(mount.state, {"do": "status"}, waits_for_failing=False)
     except MountError as error:
-        is_down = isinstance(error, StateLost) or (mount is not None and phase.load(mount.state) is not None)
+        is_supervised = mount is not None and phase.load(mount.state) is not None
+        is_down = is_supervised or isinstance(error, StateLost | control.NobodyServes)
         level = health.CRITICAL if is_down else health.UNKNOWN
         say(f"blockstore {health.WORDS[level]} - {error}")
         return level

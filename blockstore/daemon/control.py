@@ -30,11 +30,16 @@ RESTART_S: Final = 30.0
 Answer = dict[str, Any]
 
 
-def ask(state: Path, request: dict[str, Any], timeout_s: float = CLIENT_S) -> Answer:
-    """Ask the daemon with this state directory. Raises MountError when it does not answer, or refuses; StateLost when
-    its socket was deleted with the state.
+class NobodyServes(MountError):
+    """There is a mount, and neither a daemon nor a supervisor of it."""
 
-    A daemon that died and is being started again is waited for.
+
+def ask(state: Path, request: dict[str, Any], timeout_s: float = CLIENT_S, *, waits_for_failing: bool = True) -> Answer:
+    """Ask the daemon with this state directory. Raises MountError when it does not answer, or refuses; StateLost when
+    its socket was deleted with the state; NobodyServes when nobody would start another one.
+
+    A daemon that died and is being started again is waited for; one that has died several times in a row only if it
+    `waits_for_failing`.
     """
     deadline = time.monotonic() + RESTART_S
     while True:
@@ -47,7 +52,15 @@ def ask(state: Path, request: dict[str, Any], timeout_s: float = CLIENT_S) -> An
 
                 if loss := state_loss.find_served(state):
                     raise StateLost(loss) from None
+                if found is None and error.is_refused:
+                    raise NobodyServes(nobody_serves(state)) from None
                 raise MountError(str(error)) from None
+            if found.name == "waiting" and not waits_for_failing:
+                raise MountError(
+                    f"the daemon with the state {state} has died several times in a row ({found.reason}); its "
+                    f"supervisor (process {found.supervisor_pid}) tries again within seconds; look at "
+                    f"{state}/daemon.log"
+                ) from None
             if found.name == "paused":
                 raise MountError(
                     f"the daemon with the state {state} died again and again ({found.reason}); its supervisor (process "
@@ -57,8 +70,37 @@ def ask(state: Path, request: dict[str, Any], timeout_s: float = CLIENT_S) -> An
             time.sleep(CONNECT_RETRY_S)
 
 
+def is_refused(state: Path) -> bool:
+    """Returns whether there is a control socket, and no process that listens there. Does not wait."""
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.setblocking(False)
+            at(state / SOCKET_NAME, connection.connect)
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def nobody_serves(state: Path) -> str:
+    """Returns the sentence for a mount whose processes have all ended."""
+    from blockstore.daemon import mounts  # for a day that should not come
+
+    path = next((str(mount.path) for mount in mounts.all_mounts() if mount.state == state), "MOUNTPOINT")
+    return (
+        f"the mount {path} cannot be reached: its daemon and its supervisor have ended, and only systemd, if it served "
+        f"it, would start another daemon; end it with `blockstore umount {path}` (--force if it is in use), and mount "
+        f"it again: its files are in {state}"
+    )
+
+
 class _NotThere(Exception):
-    """Nobody listens, or whoever did is gone."""
+    """Nobody listens, or whoever did is gone; `is_refused` if there is a socket all the same."""
+
+    def __init__(self, sentence: str, *, is_refused: bool = False) -> None:
+        super().__init__(sentence)
+        self.is_refused = is_refused
 
 
 def _ask_once(state: Path, request: dict[str, Any], timeout_s: float) -> Answer:
@@ -79,7 +121,8 @@ def _ask_once(state: Path, request: dict[str, Any], timeout_s: float) -> Answer:
         ) from None
     except OSError as error:
         raise _NotThere(
-            f"the daemon with the state {state} cannot be reached: {error.strerror}; look at {state}/daemon.log"
+            f"the daemon with the state {state} cannot be reached: {error.strerror}; look at {state}/daemon.log",
+            is_refused=isinstance(error, ConnectionRefusedError),
         ) from None
     try:
         answer: Answer = json.loads(text)

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from blockstore.daemon import lean, mounts, phase
+from blockstore.daemon import control, lean, mounts, phase
 from blockstore.daemon.listening import listen
 from blockstore.daemon.notify import NOTIFY_VARIABLE
 from blockstore.daemon.options import MountOptions
@@ -32,6 +32,8 @@ def check(options: MountOptions) -> None:
     state = Path(os.path.realpath(options.state))
     for mount in mounts.all_mounts():
         if mount.path == target:
+            if phase.load(mount.state) is None and control.is_refused(mount.state):
+                raise BusyError(control.nobody_serves(mount.state))
             raise BusyError(f"{target} is a blockstore mount already; `blockstore status {target}` shows it")
         if Path(os.path.realpath(mount.state)) == state:
             raise BusyError(f"the state directory {options.state} is in use by the mount at {mount.path}")

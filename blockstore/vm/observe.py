@@ -25,8 +25,9 @@ KEPT: Final = (
 
 
 def observe(mount: Mount, timeout_s: float = control.CLIENT_S) -> tuple[Report, dict[str, Any]]:
-    """The report, and the daemon's answer that it was made of. Raises MountError."""
-    answer = control.ask(mount.state, {"do": "status"}, timeout_s)
+    """The report, and the daemon's answer that it was made of. Raises MountError, at once while the daemon dies again
+    and again."""
+    answer = control.ask(mount.state, {"do": "status"}, timeout_s, waits_for_failing=False)
     figures: Report = answer["report"]
     unseen: list[str] = []
     residents = {name: _resident_bytes(mount, name, unseen) for name in figures["volumes"]}

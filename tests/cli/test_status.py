@@ -187,7 +187,13 @@ def test_a_full_file_system_under_the_state_is_said_so(lab: Lab) -> None:
 def test_dead_daemon(lab: Lab) -> None:
     mounted = lab.mount()
     mounted.kill()
-    one_line(blockstore("status", str(mounted.path)), 1, mounted.state)
+    advice = f"blockstore umount {mounted.path}`"
+    one_line(blockstore("status", str(mounted.path)), 1, mounted.state, advice)
+    checked = blockstore("status", "--check", str(mounted.path))
+    assert checked.returncode == 2 and advice in checked.stdout, checked
+    one_line(blockstore("mount", str(mounted.path), "--state", str(mounted.state)), 3, advice)
+    assert mounted.umount().returncode == 0
+    lab.mount(state=mounted.state)
 
 
 # The control socket

@@ -1,0 +1,38 @@
+"""What is said when nobody answers at the control socket of a state."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from blockstore.daemon import control, phase
+from blockstore.errors import MountError
+
+
+@pytest.fixture
+def deserted(tmp_path: Path) -> Path:
+    """A state whose daemon has died: its socket is there, and nobody listens."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        control.at(tmp_path / control.SOCKET_NAME, listener.bind)
+    return tmp_path
+
+
+def test_nobody_would_start_another_daemon(deserted: Path) -> None:
+    assert control.is_refused(deserted) and not control.is_refused(deserted / "elsewhere")
+    with pytest.raises(control.NobodyServes, match="`blockstore umount MOUNTPOINT`"):
+        control.ask(deserted, {"do": "hello"})
+
+
+def test_one_that_dies_again_and_again_is_told_of_at_once_to_those_who_want_that(deserted: Path) -> None:
+    file = phase.PhaseFile(deserted)
+    try:
+        file.say(phase.of(123, "waiting", "exit code 4"))
+        with pytest.raises(MountError, match=r"several times in a row \(exit code 4\).*process 123"):
+            control.ask(deserted, {"do": "status"}, waits_for_failing=False)
+        file.say(phase.of(123, "paused", "exit code 4"))
+        with pytest.raises(MountError, match="once a minute"):
+            control.ask(deserted, {"do": "status"})
+    finally:
+        file.close()
