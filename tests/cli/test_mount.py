@@ -13,8 +13,10 @@ import pytest
 
 from blockstore.daemon import mounts
 from blockstore.store import superblock
+from tests.cli.runner import invoke
 from tests.daemon.lab import (
     Lab,
+    Mounted,
     blockstore,
     cold,
     daemons_of,
@@ -34,7 +36,7 @@ pytestmark = pytest.mark.mount
 def refused(lab: Lab, code: int, *named: object, mountpoint: Path, options: tuple[str, ...] = ()) -> None:
     """The mount fails with one line, and leaves no mount, no process and nothing in the file system."""
     before, mounted = snapshot(lab.path), mounts_below(lab.path)
-    result = blockstore("mount", str(mountpoint), *options)
+    result = invoke("mount", mountpoint, *options)
     one_line(result, code, *named)
     assert mounts_below(lab.path) == mounted
     assert snapshot(lab.path) == before
@@ -51,6 +53,11 @@ def snapshot(folder: Path) -> dict[str, bytes]:
         for name in ("names.sqlite-wal", "daemon.history"):
             found.pop(str(here / name), None)
     return found
+
+
+def mounted_again(mounted: Mounted) -> subprocess.CompletedProcess[str]:
+    """With a small limit: the default one makes the pool a file of many GiB, and the tests read all files."""
+    return invoke("mount", mounted.path, "--state", mounted.state, "--pool-limit", "16M")
 
 
 def test_mountpoint_is_missing(lab: Lab) -> None:
@@ -74,7 +81,7 @@ def test_mountpoint_is_a_dangling_or_circular_link(lab: Lab) -> None:
     (lab.path / "circle").symlink_to(lab.path / "circle")
     for name in ("dangling", "circle"):
         before = snapshot(lab.path)
-        result = blockstore("mount", str(lab.path / name), "--state", str(lab.path / "state"))
+        result = invoke("mount", lab.path / name, "--state", lab.path / "state")
         one_line(result, 2)
         assert snapshot(lab.path) == before
 
@@ -91,10 +98,10 @@ ENOUGH_KIB = 1000
 
 def test_text_that_is_no_size(lab: Lab) -> None:
     for text in ("lots", "-5M", "5X", ""):
-        result = blockstore("mount", str(lab.mountpoint()), "--state", str(lab.path / "s"), "--pool-limit", text)
+        result = invoke("mount", lab.mountpoint(), "--state", lab.path / "s", "--pool-limit", text)
         assert result.returncode == 2 and not result.stdout
         last = result.stderr.splitlines()[-1]
-        assert repr(text) in last and "--pool-limit" in last and "Traceback" not in result.stderr
+        assert repr(text) in last and "--pool-limit" in last
     assert not mounts_below(lab.path) and not (lab.path / "s").exists()
 
 
@@ -104,7 +111,7 @@ def test_full_file_system_under_the_state(lab: Lab, size_kib: int) -> None:
     tiny = lab.path / "tiny"
     tiny.mkdir()
     assert run(["mount", "-t", "tmpfs", "-o", f"size={size_kib}k", "tmpfs", str(tiny)]).returncode == 0
-    result = blockstore("mount", str(lab.mountpoint()), "--state", str(tiny / "state"), "--pool-limit", "16M")
+    result = invoke("mount", lab.mountpoint(), "--state", tiny / "state", "--pool-limit", "16M")
     if size_kib == ENOUGH_KIB:
         assert result.returncode == 0, result
         assert "has room for" in result.stderr and blockstore("umount", str(lab.path / "mnt")).returncode == 0
@@ -125,7 +132,7 @@ def test_the_log_that_a_failed_start_names_is_there(lab: Lab) -> None:
 
 
 def test_state_of_another_version_geometry_or_none(lab: Lab) -> None:
-    mounted = lab.mount()
+    mounted = lab.mount(pool_limit="16M")
     put(mounted.path / "file", noisy(100_000, 1))
     assert mounted.umount().returncode == 0
     place = mounted.state / superblock.NAME
@@ -133,8 +140,7 @@ def test_state_of_another_version_geometry_or_none(lab: Lab) -> None:
     for offset, words in ((16, "version"), (20, "geometry"), (0, "damaged")):
         place.write_bytes(good[:offset] + struct.pack("<I", 77) + good[offset + 4 :])
         before = snapshot(lab.path)
-        result = blockstore("mount", str(mounted.path), "--state", str(mounted.state))
-        one_line(result, 4, mounted.state, words)
+        one_line(mounted_again(mounted), 4, mounted.state, words)
         after = snapshot(lab.path)
         assert {path for path in after if after[path] != before.get(path) and "daemon." not in path} == set()
         assert not mounts_below(lab.path)
@@ -142,22 +148,22 @@ def test_state_of_another_version_geometry_or_none(lab: Lab) -> None:
     assert cold(lab.mount(state=mounted.state).path / "file") == noisy(100_000, 1)
 
 
-@pytest.mark.parametrize("lost", ["names.sqlite", "pool", "domains", "rows-where"])
-@pytest.mark.parametrize("how", ["missing", "empty"])
-def test_state_that_lost_a_file_is_refused_and_kept(lab: Lab, lost: str, how: str) -> None:
-    mounted = lab.mount()
+def test_state_that_lost_a_file_is_refused_and_kept(lab: Lab) -> None:
+    mounted = lab.mount(pool_limit="16M")
     put(mounted.path / "file", noisy(100_000, 1))
     assert mounted.umount().returncode == 0
-    saved = {path.name: path.read_bytes() for path in mounted.state.iterdir() if path.is_file()}
-    (mounted.state / lost).unlink()
-    if how == "empty":
-        (mounted.state / lost).touch()
-    result = blockstore("mount", str(mounted.path), "--state", str(mounted.state))
-    one_line(result, 4, mounted.state, "damaged")
-    assert not mounts_below(lab.path) and (mounted.state / "volume-2").read_bytes() == saved["volume-2"]
-    for suffix in ("", "-wal", "-shm"):
-        (mounted.state / (lost + suffix)).unlink(missing_ok=True)
-    (mounted.state / lost).write_bytes(saved[lost])
+    kept = (mounted.state / "volume-2").read_bytes()
+    for lost in ("names.sqlite", "pool", "domains", "rows-where"):
+        saved = (mounted.state / lost).read_bytes()
+        for how in ("missing", "empty"):
+            (mounted.state / lost).unlink()
+            if how == "empty":
+                (mounted.state / lost).touch()
+            one_line(mounted_again(mounted), 4, mounted.state, "damaged")
+            assert not mounts_below(lab.path) and (mounted.state / "volume-2").read_bytes() == kept, (lost, how)
+            for suffix in ("", "-wal", "-shm"):
+                (mounted.state / (lost + suffix)).unlink(missing_ok=True)
+            (mounted.state / lost).write_bytes(saved)
     assert cold(lab.mount(state=mounted.state).path / "file") == noisy(100_000, 1)
 
 
@@ -178,7 +184,7 @@ def test_foreign_directory_as_state(lab: Lab) -> None:
 def test_state_that_is_a_file_or_cannot_be_made(lab: Lab) -> None:
     (lab.path / "file").write_text("x")
     for state in (lab.path / "file", lab.path / "file/below"):
-        result = blockstore("mount", str(lab.mountpoint()), "--state", str(state))
+        result = invoke("mount", lab.mountpoint(), "--state", state)
         one_line(result, result.returncode, state)
         assert result.returncode in (2, 4) and not mounts_below(lab.path)
     assert (lab.path / "file").read_text() == "x"
@@ -198,8 +204,7 @@ def test_second_mount_of_the_same_state(lab: Lab) -> None:
     put(mounted.path / "file", b"data")
     (lab.path / "link").symlink_to(mounted.state)
     for state in (mounted.state, lab.path / "link"):
-        result = blockstore("mount", str(lab.mountpoint("second")), "--state", str(state))
-        one_line(result, 3, state)
+        one_line(invoke("mount", lab.mountpoint("second"), "--state", state), 3, state)
         assert mounts_below(lab.path) == [mounted.path]
     assert cold(mounted.path / "file") == b"data"
     assert mounted.total()["touched"] == 4096, "the daemon's socket is still there"
@@ -208,7 +213,7 @@ def test_second_mount_of_the_same_state(lab: Lab) -> None:
 def test_mount_on_what_a_dead_daemon_left(lab: Lab) -> None:
     mounted = lab.mount()
     mounted.kill()
-    result = blockstore("mount", str(mounted.path), "--state", str(mounted.state))
+    result = invoke("mount", mounted.path, "--state", mounted.state)
     assert result.returncode in (1, 3)
     one_line(result, result.returncode, mounted.path)
 
