@@ -41,6 +41,8 @@ SPARSE_LIMIT_BYTES: Final = 16 << 20
 """cp(1) copies a file with fewer sectors than its size asks for piece by piece, through its own memory, and clones
 any other one whole. A file that holds more than this is therefore called full; copying less takes no time."""
 
+_DOTS: Final = (b".", b"..")
+
 SPARE_DESCRIPTORS: Final = 16
 """No file is made when fewer would be left: maps that grow, clients and SQLite need one now and then."""
 
@@ -280,9 +282,17 @@ class Operations(pyfuse3.Operations):
 
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         with _errors():
-            for position, name, inode in list(self._names.entries(fh, start_id)):
+            for position, name, inode in self._listed(fh, start_id):
                 if not pyfuse3.readdir_reply(token, FileNameT(name), self._attributes(inode), position):
                     return
+
+    def _listed(self, directory: int, after: int) -> Iterator[tuple[int, bytes, Inode]]:
+        """(position, name, inode) of what is behind position `after`: the directory itself, its parent, its entries."""
+        for position, name in enumerate(_DOTS, 1):
+            if position > after:
+                yield position, name, self._names.lookup(directory, name)
+        for position, name, inode in self._names.entries(directory, max(after - len(_DOTS), 0)):
+            yield position + len(_DOTS), name, inode
 
     async def releasedir(self, fh: FileHandleT) -> None:
         return None

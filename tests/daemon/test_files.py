@@ -7,6 +7,7 @@ import errno
 import mmap
 import os
 import stat
+import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -19,6 +20,7 @@ from tests.daemon.lab import Lab, Mounted, cold, drop, noisy, put, run, tree, un
 
 pytestmark = pytest.mark.mount
 
+DT_DIR = 4
 KIB, MIB, TIB = 1 << 10, 1 << 20, 1 << 40
 AT_FDCWD, RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = -100, 1, 2, 4
 
@@ -54,6 +56,24 @@ def rename2(old: Path, new: Path, flags: int) -> None:
         raise OSError(code, os.strerror(code))
 
 
+def directory_entries(path: Path) -> list[tuple[str, int, int]]:
+    """(name, inode, type) of each entry, as the kernel has it: getdents64(2), a few at a time."""
+    found, buffer = [], ctypes.create_string_buffer(1024)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        while (size := _libc.getdents64(descriptor, buffer, len(buffer))) > 0:
+            at = 0
+            while at < size:
+                inode, _, length, kind = struct.unpack_from("<QqHB", buffer, at)
+                name = buffer.raw[at + struct.calcsize("<QqHB") : at + length].split(b"\0")[0]
+                found.append((os.fsdecode(name), inode, kind))
+                at += length
+        assert size == 0, os.strerror(ctypes.get_errno())
+    finally:
+        os.close(descriptor)
+    return found
+
+
 # Names
 
 
@@ -69,6 +89,23 @@ def test_create_and_list(here: Path) -> None:
         (here / name).unlink()
     assert not os.listdir(here)
     fails(errno.ENOENT, (here / "vm1").unlink)
+
+
+def test_a_listing_has_the_directory_and_its_parent_first(served: Mounted, here: Path) -> None:
+    """os.listdir leaves them out."""
+    names = [f"vm{number}" for number in range(300)]
+    for name in names:
+        (here / name).touch()
+    for folder in (here, served.path):
+        found = directory_entries(folder)
+        assert [name for name, _, _ in found[:2]] == [".", ".."]
+        assert [inode for _, inode, _ in found[:2]] == [folder.stat().st_ino, served.path.stat().st_ino]
+        assert [kind for _, _, kind in found[:2]] == [DT_DIR, DT_DIR]
+        assert sorted(name for name, _, _ in found[2:]) == sorted(os.listdir(folder))
+    assert [name for name, _, _ in directory_entries(here)][2:] == names
+    (here / "below").mkdir()
+    (name, inode, _), (parent, above, _) = directory_entries(here / "below")
+    assert (name, inode, parent, above) == (".", (here / "below").stat().st_ino, "..", here.stat().st_ino)
 
 
 def test_unlinked_file_is_readable_and_then_gone(lab: Lab, lane: bool) -> None:
