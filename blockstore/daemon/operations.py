@@ -12,13 +12,14 @@ import os
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import pyfuse3
 import trio
 from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT
 
+from blockstore.daemon import descriptors
 from blockstore.daemon.door import Door
 from blockstore.daemon.names import MAXIMUM_NAME_BYTES, Inode, Names
 from blockstore.daemon.relay import TICKET_RESENT
@@ -42,9 +43,6 @@ SPARSE_LIMIT_BYTES: Final = 16 << 20
 any other one whole. A file that holds more than this is therefore called full; copying less takes no time."""
 
 _DOTS: Final = (b".", b"..")
-
-SPARE_DESCRIPTORS: Final = 16
-"""No file is made when fewer would be left: maps that grow, clients and SQLite need one now and then."""
 
 
 class Operations(pyfuse3.Operations):
@@ -78,6 +76,7 @@ class Operations(pyfuse3.Operations):
         for handle, (inode, may_write) in self._handles.items():
             if may_write:
                 self._writers.setdefault(inode, set()).add(handle)
+        self._is_short = False  # of descriptors, for another file
         self._ended: set[int] = set()  # inodes whose VM is known to have ended
         self.initialised = trio.Event()
         self.at_init: Callable[[], object] = bool
@@ -308,14 +307,15 @@ class Operations(pyfuse3.Operations):
         with self._door:
             pool = self._store.pool
             limit_bytes, room_bytes = pool.limit_bytes, pool.free_bytes + pool.garbage_bytes
+            files_left = descriptors.files_left(len(self._store.volumes))
         with _errors():
             free_bytes = min(room_bytes, self._state_free_bytes())
-            files = self._names.count()
+            names = self._names.count()
         data.f_bsize = data.f_frsize = BLOCK_BYTES
         data.f_blocks = limit_bytes // BLOCK_BYTES
         data.f_bfree = data.f_bavail = free_bytes // BLOCK_BYTES
-        data.f_files = files
-        data.f_ffree = data.f_favail = (1 << 32) - data.f_files
+        data.f_ffree = data.f_favail = files_left
+        data.f_files = names + files_left
         data.f_namemax = MAXIMUM_NAME_BYTES
         return data
 
@@ -324,7 +324,7 @@ class Operations(pyfuse3.Operations):
         if before is not None:
             return before
         volumes: list[Volume] = []
-        _check_descriptors()
+        self._check_descriptors()
 
         def make_volume(made: Inode) -> None:
             with self._door:
@@ -340,6 +340,20 @@ class Operations(pyfuse3.Operations):
                 for volume in volumes:
                     run(self._store.delete_steps(volume))
             raise
+
+    def _check_descriptors(self) -> None:
+        """Raises ENOSPC while there are still enough descriptors for what exists already to go on."""
+        was_short, self._is_short = self._is_short, descriptors.are_short()
+        if not self._is_short:
+            return
+        if not was_short:
+            log.error(
+                "no further file can be made: each takes %d descriptors, and the daemon may have %d; delete files, or "
+                "allow more (ulimit -Hn, or LimitNOFILE= in a systemd unit) and mount again",
+                descriptors.A_FILE,
+                descriptors.limit(),
+            )
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _opened(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         may_write = flags & os.O_ACCMODE != os.O_RDONLY
@@ -425,13 +439,6 @@ class Operations(pyfuse3.Operations):
 
     def _has_ended(self, inode: int) -> bool:
         return inode in self._ended and not self._is_attached(inode)
-
-
-def _check_descriptors() -> None:
-    """Raise EMFILE while there are still enough descriptors for what exists already to go on."""
-    with ExitStack() as spare:
-        for _ in range(SPARE_DESCRIPTORS):
-            spare.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
 
 def _ticket(ctx: pyfuse3.RequestContext) -> int:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import sqlite3
 from pathlib import Path
 
-from blockstore.daemon import handover, memory_limit, pressure, spill, state_loss
+from blockstore.daemon import descriptors, handover, memory_limit, pressure, spill, state_loss
 from blockstore.daemon.answers import Answers
 from blockstore.daemon.handover import Handover
 from blockstore.daemon.names import Names
@@ -36,11 +35,12 @@ def serve(options: MountOptions, service: Service) -> None:
 
     Raises MountError, StateError, OutOfRoom, BusyError before that.
     """
-    _raise_descriptor_limit()
+    descriptors.raise_limit()
     warnings = pressure.prepare()
     state = Path(options.state)
     home = DirectoryHome(state)
     try:
+        descriptors.check(home)
         inherited = _inherit(service, state)
         limit_bytes = (inherited and inherited[1].pool_limit_bytes) or options.pool_limit_bytes
         found = [
@@ -99,12 +99,6 @@ def _inherit(service: Service, state: Path) -> tuple[int, Handover] | None:
         raise MountError(f"a mount was handed over, but {state / handover.NAME} is not there; end it and make it anew")
     handover.check_descriptor(descriptor, left.device)
     return descriptor, left.changed(state, restarts=left.restarts + 1)
-
-
-def _raise_descriptor_limit() -> None:
-    """Every volume holds two descriptors, and the usual limit is a thousand."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _check_volumes(state: Path, home: DirectoryHome) -> None:

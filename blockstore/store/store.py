@@ -45,7 +45,7 @@ from blockstore.store.rows import Rows
 from blockstore.store.similarity_index import SimilarityIndex
 from blockstore.store.soundness import entry_before, sound_entries
 from blockstore.store.upkeep import Upkeep
-from blockstore.store.volume import MAXIMUM_SIZE_BYTES, Volume, file_name, ids_of, read_header
+from blockstore.store.volume import MAXIMUM_SIZE_BYTES, Volume, file_name, ids_of, is_volume, read_header
 
 Outcome = bool | Blocks
 Steps = Iterator[Outcome]
@@ -373,7 +373,7 @@ class Store:
 
     def _find_volumes(self) -> None:
         for name in self._home.names():
-            if name.startswith("volume-"):
+            if is_volume(name):
                 header = read_header(self._home, name)
                 if header is None:
                     self._home.remove(name)

@@ -294,6 +294,11 @@ def file_name(number: int) -> str:
     return f"volume-{number}"
 
 
+def is_volume(name: str) -> bool:
+    """Is a file of the state directory with this name a volume's?"""
+    return name.startswith("volume-")
+
+
 def read_header(home: Home, name: str) -> tuple[int, int] | None:
     """(number, domain key) of the volume file `name`; None if a killed process had not finished making it.
 

@@ -345,22 +345,32 @@ def test_a_pool_limit_below_what_is_stored(lab: Lab) -> None:
 
 @pytest.mark.parametrize(("limit", "files"), [("-Sn 200", 400), ("-n 200", 150)])
 def test_more_files_than_descriptors(lab: Lab, limit: str, files: int) -> None:
-    """The soft limit is lifted; at the hard one files cannot be made, and everything else goes on."""
+    """The soft limit is lifted; at the hard one files cannot be made, which statfs(2) foretells, and everything else
+    goes on."""
     path, state = lab.mountpoint(), lab.path / "state"
     shell = f'ulimit {limit}; exec "$@"'
     mounting = [sys.executable, "-m", "blockstore", "mount", str(path), "--state", str(state), "--pool-limit", "64M"]
     assert run(["bash", "-c", shell, "bash", *mounting]).returncode == 0
-    made = 0
+    made, before = 0, os.statvfs(path)
     for number in range(files):
         try:
             (path / f"file{number}").write_bytes(b"content")
             made += 1
         except OSError as error:
-            assert error.errno == errno.EMFILE, error
+            assert error.errno == errno.ENOSPC, error
     assert made == files if "S" in limit else 0 < made < files
     if made < files:
+        assert before.f_ffree <= made <= before.f_ffree + 16 and os.statvfs(path).f_ffree == 0
+        log = (state / "daemon.log").read_text()
+        assert log.count("no further file can be made") == 1 and "may have 200" in log and "Traceback" not in log
         blockstore("status", str(path))  # whatever it says, the mount must not end by it
         for number in range(20):
             (path / f"file{number}").unlink()
     until(lambda: inside("status", str(path)).returncode == 0, "the daemon answers")
     assert (path / f"file{made - 1}").read_bytes() == b"content"
+    if made == files:
+        assert blockstore("umount", str(path)).returncode == 0
+        one_line(run(["bash", "-c", 'ulimit -n 800; exec "$@"', "bash", *mounting]), 1, "the 400 files", "LimitNOFILE")
+        verifying = [sys.executable, "-m", "blockstore", "verify", "--state", str(state)]
+        one_line(run(["bash", "-c", 'ulimit -n 800; exec "$@"', "bash", *verifying]), 1, "the 400 files")
+        assert run(["bash", "-c", 'ulimit -Sn 200; exec "$@"', "bash", *verifying]).returncode == 0
