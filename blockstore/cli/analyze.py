@@ -7,19 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
+from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from blockstore import analysis
-from blockstore.cli.output import print_json
-from blockstore.cli.savings_table import (
-    format_share,
-    make_console,
-    new_table,
-    print_savings,
-    print_tables,
-)
+from blockstore.cli.output import Part, print_json, say
+from blockstore.cli.savings_table import format_share, print_savings
 from blockstore.cli.sizes import format_size
+from blockstore.cli.table import Row, Table, print_table, terminal_width
 from blockstore.store.report import Report, saved
 
 
@@ -62,11 +57,11 @@ def analyze(images: tuple[str, ...], as_json: bool, no_patch: bool, cold: bool, 
     if as_json:
         print_json(report)
         return
-    console = make_console()
-    print_savings(report, console)
-    print_tables([_comparison(report, patching=not no_patch)], console)
+    width = terminal_width()
+    print_savings(report, width)
+    print_table(_comparison(report, patching=not no_patch), width)
     if verify:
-        console.print("Verified: every image reads back from the store as it is.")
+        say("Verified: every image reads back from the store as it is.")
 
 
 def _comparison(report: Report, *, patching: bool) -> Table:
@@ -82,24 +77,18 @@ def _comparison(report: Report, *, patching: bool) -> Table:
         rows.append(("blockstore", total["stored"]))
     if "stored_cold" in total:
         rows.append(("blockstore, all of it cold", total["stored_cold"]))
-    table = new_table("The same blocks, stored otherwise", "", ("bytes", "", "saved"))
-    for name, size_bytes in rows:
-        table.add_row(
-            name,
-            f"{size_bytes:,}",
-            format_size(size_bytes),
-            format_share(saved(total["touched"], size_bytes)),
-        )
-    table.add_section()
     footprint = total["footprint"]
-    table.add_row(
-        "blockstore with its pool and tables",
-        f"{footprint:,}",
-        format_size(footprint),
-        format_share(total["saved"]),
-        style="bold",
+    return Table(
+        "The same blocks, stored otherwise",
+        "",
+        ("bytes", "", "saved"),
+        [Row(name, _cells(size_bytes, saved(total["touched"], size_bytes))) for name, size_bytes in rows],
+        Row("blockstore with its pool and tables", _cells(footprint, total["saved"]), is_bold=True),
     )
-    return table
+
+
+def _cells(size_bytes: int, share: float) -> list[Part]:
+    return [Part(f"{size_bytes:,}"), Part(format_size(size_bytes)), format_share(share)]
 
 
 @contextmanager
@@ -114,6 +103,6 @@ def _progress_bar() -> Iterator[analysis.Progress | None]:
         DownloadColumn(binary_units=True),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=make_console(sys.stderr), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("opening", total=None)
         yield lambda stage, done, in_all: bar.update(task, description=stage, completed=done, total=in_all)

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.text import Text
+from collections.abc import Mapping
+from typing import Any
 
-from blockstore.cli.savings_table import new_table, print_tables
+from blockstore.cli.natural_order import natural
+from blockstore.cli.output import Part
 from blockstore.cli.sizes import format_size
-from blockstore.printable import printable
+from blockstore.cli.table import Row, Table, print_table
 from blockstore.store.report import Report
 
 
-def print_control(report: Report, console: Console) -> None:
+def print_control(report: Report, width: int | None) -> None:
     """Nothing, if there is none."""
-    controlled = {name: each for name, each in sorted(report["volumes"].items()) if each["controller"] is not None}
-    if not controlled:
+    found = [(name, each) for name, each in report["volumes"].items() if each["controller"] is not None]
+    if not found:
         return
-    table = new_table("Resident part, controlled", "", ("process", "wanted", "resident", "by", "refaults", "waiting"))
-    for name, figures in controlled.items():
-        control = figures["controller"]
-        wanted, share = control["wanted"], control["refault_share"]
-        table.add_row(
-            Text(printable(name)),
-            str(control["pid"]),
-            wanted if isinstance(wanted, str) else format_size(wanted),
-            format_size(figures["resident"]),
-            control["mechanism"] or "-",
-            f"{figures['refaults']:,}",
-            Text("-" if share is None else f"{100 * share:.2f} %"),
-        )
-    print_tables([table], console)
+    rows = [Row(name, _cells(figures)) for name, figures in sorted(found, key=lambda item: natural(item[0]))]
+    headings = ("process", "wanted", "resident", "by", "refaults", "waiting")
+    print_table(Table("Resident part, controlled", "", headings, rows), width)
+
+
+def _cells(figures: Mapping[str, Any]) -> list[Part]:
+    control = figures["controller"]
+    wanted, share = control["wanted"], control["refault_share"]
+    return [
+        Part(str(control["pid"])),
+        Part(wanted if isinstance(wanted, str) else format_size(wanted)),
+        Part(format_size(figures["resident"])),
+        Part(control["mechanism"] or "-"),
+        Part(f"{figures['refaults']:,}"),
+        Part("-" if share is None else f"{100 * share:.2f} %"),
+    ]

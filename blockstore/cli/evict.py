@@ -10,6 +10,7 @@ from typing import Final
 
 import click
 
+from blockstore.cli.natural_order import natural
 from blockstore.cli.output import print_json, say
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.sizes import counted, format_size
@@ -52,7 +53,7 @@ def evict(mountpoint: Path, names: tuple[str, ...], as_json: bool) -> None:
             )
     mappings = list(mounts.mappings(mount))
     result, left_out = {}, {}
-    for name in names or volumes:
+    for name in names or sorted(volumes, key=natural):
         try:
             before, after, rewritten_bytes = _evict(mount, name, mappings)
         except FileNotFoundError as error:

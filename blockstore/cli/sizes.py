@@ -64,6 +64,19 @@ def format_size(size_bytes: int) -> str:
     return f"{scaled:.1f} {unit}iB"
 
 
+def compact_size(size_bytes: int) -> str:
+    """A size in five letters at most, with three digits of it: 0, 512B, 1.50K, 12.0M, 1023M. K is 1024."""
+    if size_bytes < 1000:
+        return f"{size_bytes}B" if size_bytes else "0"
+    scaled = float(size_bytes)
+    for unit in _UNITS:
+        scaled /= 1024
+        if scaled < 1023.5 or unit == "E":
+            break
+    digits = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
+    return f"{scaled:.{digits}f}{unit}"
+
+
 def counted(number: int, word: str) -> str:
     """`1 file`, `2 files`."""
     return f"{number} {word}{'' if number == 1 else 's'}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from blockstore.cli.natural_order import natural
 from blockstore.cli.output import print_json, say, warn
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.progress import progress
@@ -158,6 +159,7 @@ def _described(mount: mounts.Mount, found: list[Snapshot]) -> dict[str, dict[str
     if not found:
         return {}
     volumes = control.ask(mount.state, {"do": "status"})["report"]["volumes"]
+    found = sorted(found, key=lambda each: natural(each.name))
     return {each.name: _fields(each, volumes.get(str(each.path.relative_to(mount.path)), {})) for each in found}
 
 

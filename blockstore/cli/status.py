@@ -11,8 +11,9 @@ from blockstore.cli import health
 from blockstore.cli.control_table import print_control
 from blockstore.cli.output import print_json, say, warn
 from blockstore.cli.paths import DIRECTORY
-from blockstore.cli.savings_table import make_console, print_savings
+from blockstore.cli.savings_table import print_savings
 from blockstore.cli.sizes import counted, format_size
+from blockstore.cli.table import terminal_width
 from blockstore.daemon import control, mounts, phase
 from blockstore.errors import InputError, MountError, StateLost
 from blockstore.vm.observe import full_share, observe
@@ -48,8 +49,9 @@ def status(mountpoint: Path | None, as_json: bool, check: bool) -> int:
     if as_json:
         print_json(report)
         return 0
-    print_savings(report, make_console())
-    print_control(report, make_console())
+    width = terminal_width()
+    print_savings(report, width)
+    print_control(report, width)
     say(_pool(report["total"]))
     say(_background(report["total"]["background"]))
     if report["total"]["tier"]:
@@ -65,7 +67,9 @@ def status(mountpoint: Path | None, as_json: bool, check: bool) -> int:
 
 def _pool(total: dict[str, Any]) -> str:
     sizes = f"{format_size(total['pool'])} of at most {format_size(total['pool_limit'])}"
-    return f"Pool: {sizes}; {100 * total['fragmentation']:.0f} % of it hold no record (fragmentation)"
+    if total["pool_reserve"]:  # a daemon that was not reloaded yet may know less
+        sizes += f" ({format_size(total['pool_reserve'])} of that for compaction only)"
+    return f"Pool: {sizes}; {100 * total['fragmentation']:.0f} % of the pool hold no record (fragmentation)"
 
 
 def _background(figures: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from blockstore.cli import health
 from blockstore.cli.number import Seconds, WholeNumber
 from blockstore.cli.output import say, warn
 from blockstore.cli.paths import DIRECTORY
+from blockstore.cli.sizes import compact_size
 from blockstore.cli.streams import keep_columns
 from blockstore.cli.top_model import (
     History,
@@ -25,7 +26,6 @@ from blockstore.cli.top_model import (
     bound,
     compact_rate,
     compact_share,
-    compact_size,
     mechanism_of,
     pause_s,
     sort_rows,

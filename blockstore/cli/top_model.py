@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from rich.cells import cell_len, set_cell_size
 
+from blockstore.cli.natural_order import natural
+from blockstore.cli.sizes import compact_size
 from blockstore.daemon.latency import quantile_us
 from blockstore.printable import printable
 from blockstore.store.report import Report
@@ -118,7 +120,7 @@ def sparkline(samples: Iterable[tuple[float, int]], now_s: float, letter_s: floa
 
 def sort_rows(rows: Iterable[Row], key: str, *, reverse: bool) -> list[Row]:
     """By `name`, by `faults` or by a figure; ties by name, whatever the direction."""
-    by_name = sorted(rows, key=lambda row: row.name, reverse=reverse and key == "name")
+    by_name = sorted(rows, key=lambda row: natural(row.name), reverse=reverse and key == "name")
     if key == "name":
         return by_name
     return sorted(by_name, key=lambda row: figure(row, key), reverse=reverse)
@@ -145,19 +147,6 @@ def mechanism_of(row: Row) -> str:
 def pause_s(interval_s: float, took_s: float) -> float:
     """From one observation to the next: never less than it took, so that the daemon has half of its time for VMs."""
     return max(interval_s - took_s, took_s)
-
-
-def compact_size(size_bytes: int) -> str:
-    """A size in five letters at most, with three digits of it: 0, 512B, 1.50K, 12.0M, 1023M. K is 1024."""
-    if size_bytes < 1000:
-        return f"{size_bytes}B" if size_bytes else "0"
-    scaled = float(size_bytes)
-    for unit in "KMGTPE":
-        scaled /= 1024
-        if scaled < 1023.5 or unit == "E":
-            break
-    digits = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
-    return f"{scaled:.{digits}f}{unit}"
 
 
 def compact_rate(per_second: float | None) -> str:

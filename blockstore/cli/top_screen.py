@@ -21,6 +21,7 @@ from textual.widgets import Static
 
 from blockstore.cli import health
 from blockstore.cli.savings_table import format_share
+from blockstore.cli.sizes import compact_size
 from blockstore.cli.top_model import (
     TREND_LETTERS,
     History,
@@ -29,7 +30,6 @@ from blockstore.cli.top_model import (
     bound,
     compact_rate,
     compact_share,
-    compact_size,
     mechanism_of,
     pause_s,
     shorten,

@@ -18,7 +18,9 @@ from blockstore.daemon.sources import Place
 from blockstore.daemon.verification import OnlineVerification
 from blockstore.errors import BlockstoreError, StateLost
 from blockstore.store import census
+from blockstore.store.geometry import SEGMENT_BYTES
 from blockstore.store.home import space_under
+from blockstore.store.pool import COMPACTION_RESERVE_SEGMENTS
 from blockstore.store.report import describe
 
 if TYPE_CHECKING:
@@ -84,6 +86,7 @@ class Answers:
             "mounted_at": session.handover.mounted_at,
             "restarts": session.handover.restarts,
             "pool_limit": pool.limit_bytes,
+            "pool_reserve": COMPACTION_RESERVE_SEGMENTS * SEGMENT_BYTES,
             "pool_limit_complaint": memory_limit.complaint(pool.limit_bytes, memory_limit.of_process()),
             "pool_room": min(left_bytes, space.free_bytes),
             "pool_left": left_bytes,

@@ -40,7 +40,16 @@ BESIDES = {
     *("state", "daemon_pid", "supervisor_pid", "restarts", "can_be_replaced"),
     *("refaults", "controller", "controller_pid", "mounted_at", "daemon_memory_parts"),
     *("fault_latency", "write_latency", "background", "tier", "tier_latency", "arriving"),
-    *("pool_limit", "pool_full", "fragmentation", "stalled", "refused_writes", "corrupt_reads", "lost_blocks"),
+    *(
+        "pool_limit",
+        "pool_reserve",
+        "pool_full",
+        "fragmentation",
+        "stalled",
+        "refused_writes",
+        "corrupt_reads",
+        "lost_blocks",
+    ),
     *("write_back", "unseen"),
 }
 """What only the total of `status` has."""

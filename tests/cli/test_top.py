@@ -18,7 +18,7 @@ import pexpect  # type: ignore[import-untyped]
 import pyte
 import pytest
 
-from blockstore.cli.top_model import compact_size
+from blockstore.cli.sizes import compact_size
 from blockstore.daemon import phase
 from blockstore.store.classes import CLASSES
 from tests.daemon.lab import PROJECT, Lab, Mounted, blockstore, mixed_blocks, noisy, one_line, put, run, until

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from blockstore.cli import top_model
+from blockstore.cli.sizes import compact_size
 from blockstore.cli.top_model import BARS, History, Observation, sparkline
 from blockstore.cli.top_screen import COLUMNS, LEAST_TREND, head_of, headings_of, lay_out, line_of
 from blockstore.daemon.latency import BOUNDS_US
@@ -150,7 +151,7 @@ def test_pause() -> None:
 def test_figures_in_few_letters() -> None:
     sizes = {0: "0", 1: "1B", 999: "999B", 1000: "0.98K", 4096: "4.00K", 12 << 20: "12.0M", 1023 << 20: "1023M"}
     sizes |= {1 << 30: "1.00G", 10230: "9.99K", 10239: "10.0K", (1 << 20) - 1: "1.00M", 5 << 40: "5.00T"}
-    assert {size: top_model.compact_size(size) for size in sizes} == sizes
+    assert {size: compact_size(size) for size in sizes} == sizes
     per_second = {None: "-", 0.0: "0", 0.25: "0.2", 9.96: "10", 312.4: "312", 12_345.0: "12.3k", 2e6: "2.0M"}
     assert {rate: top_model.compact_rate(rate) for rate in per_second} == per_second
     shares = {0.301: "30.1 %", -2.5: "-250.0 %", -12.3: "-1230 %", -2000.0: "<-99999%", 0.0: "0.0 %"}
@@ -161,7 +162,7 @@ def test_figures_in_few_letters() -> None:
 
 @given(st.integers(0, (1 << 63) - 1))
 def test_sizes_fit(size_bytes: int) -> None:
-    assert len(top_model.compact_size(size_bytes)) <= 5
+    assert len(compact_size(size_bytes)) <= 5
 
 
 @given(st.floats(0, 1e9) | st.none(), st.floats(-1e9, 1))

@@ -1,0 +1,17 @@
+"""The order in which names are listed: as people count, vm2 before vm10."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_NUMBER: Final = re.compile(r"([0-9]+)")
+
+Key = tuple[list[tuple[int, str]], str]
+
+
+def natural(name: str) -> Key:
+    """Returns what to sort names by. Numbers are compared by their digits, of which there may be any number."""
+    parts = _NUMBER.split(name)  # every other one is a number
+    bare = (part.lstrip("0") if place % 2 else part for place, part in enumerate(parts))
+    return [(len(part) if place % 2 else 0, part) for place, part in enumerate(bare)], name
