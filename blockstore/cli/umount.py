@@ -66,7 +66,7 @@ def umount(mountpoint: Path | None, force: bool, discard: bool, state: Path | No
     mount = mounts.find(mountpoint)
     if state is not None and os.path.realpath(state) != os.path.realpath(mount.state):
         raise InputError(f"the mount at {mount.path} has the state {mount.state}, not {state}; leave --state out")
-    if loss := state_loss.find_served(mount.state):
+    if loss := state_loss.find_served(mount.state, ends=force or discard):
         if not (force or discard):
             raise StateLost(f"{mount.path} stays mounted: {loss}")
         warn(loss)

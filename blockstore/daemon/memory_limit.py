@@ -7,11 +7,13 @@ kernel kills again and again, where a full pool only makes writes wait.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple
 
 from blockstore.daemon.mounts import mount_lines
+from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
 
 V1, V2 = "cgroup v1", "cgroup v2"
 
@@ -97,8 +99,12 @@ def complaint(pool_limit_bytes: int, limit_bytes: int | None) -> str:
     """The sentence for a pool limit that the memory limit has no room for; empty if it has."""
     if limit_bytes is None or pool_limit_bytes <= (room_bytes := room_for_pool(limit_bytes)):
         return ""
+    advice = "lower the one with `blockstore set`, or raise the other"
+    if room_bytes < MINIMUM_LIMIT_BYTES:  # which no pool can be lowered to
+        least_bytes = PROCESSES_BYTES + MINIMUM_LIMIT_BYTES / (1 - TABLES_SHARE)
+        advice = f"raise that to {math.ceil(least_bytes / (1 << 20))} MiB or more, for the least pool"
     return (
         f"the pool limit of {pool_limit_bytes >> 20} MiB is more than the {room_bytes >> 20} MiB that the memory limit "
         f"of the daemon's cgroup ({limit_bytes >> 20} MiB) leaves for it: the kernel may kill the daemon before the "
-        "pool is full, and VMs hang; lower the one with `blockstore set`, or raise the other"
+        f"pool is full, and VMs hang; {advice}"
     )

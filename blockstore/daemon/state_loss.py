@@ -51,27 +51,43 @@ class Served(NamedTuple):
 def find(state: Path, pid: int | str = "self", volumes: Callable[[], Iterable[str]] = tuple) -> str:
     """The sentence about files of the state that are not where this process, its daemon or supervisor, has opened them;
     empty if all are, or if that is not ours to see. `volumes` are further names that must be there."""
+    loss = _look(state, pid, volumes)
+    return f"{loss.fact}: {loss.advice}" if loss is not None else ""
+
+
+class _Loss(NamedTuple):
+    """What has happened, what to do while the mount is there, and what becomes of it when the mount is ended."""
+
+    fact: str
+    advice: str
+    end: str
+
+
+def _look(state: Path, pid: int | str, volumes: Callable[[], Iterable[str]]) -> _Loss | None:
     link = _open_file(pid)
     if not link:
-        return ""
+        return None
     place, is_daemon = Path(link.removesuffix(_DELETED)), link.removesuffix(_DELETED).endswith(_DAEMONS_FILE)
     if not _is_same(place.parent, state):
         if link.endswith(_DELETED):
-            return f"the state directory {state} was deleted under the mount: {_outcome(is_daemon)}"
+            return _Loss(f"the state directory {state} was deleted under the mount", _outcome(is_daemon), _GONE)
         if not place.parent.is_dir():  # in another mount name space, and perhaps all is well there
-            return ""
-        return (
-            f"the state directory {state} was renamed to {place.parent} under the mount, and the next daemon would not "
-            f"find it; rename it back: mv {place.parent} {state}"
+            return None
+        back = f"mv {place.parent} {state}"
+        return _Loss(
+            f"the state directory {state} was renamed to {place.parent} under the mount",
+            f"the next daemon would not find it; rename it back: {back}",
+            f"it stays there, and the next mount would not find it; rename it back: {back}",
         )
     missing = _missing(state, volumes) if is_daemon else []
     if not missing:
-        return ""
+        return None
     more = f" and {len(missing) - _MOST_NAMES} more" if len(missing) > _MOST_NAMES else ""
-    return (
-        f"files of the state {state} were deleted under the mount ({', '.join(missing[:_MOST_NAMES])}{more}): "
-        f"{_outcome(is_daemon)}"
-    )
+    named = f"{', '.join(missing[:_MOST_NAMES])}{more}"
+    return _Loss(f"files of the state {state} were deleted under the mount ({named})", _outcome(is_daemon), _GONE)
+
+
+_GONE: Final = "what was stored is gone with the mount"
 
 
 def _outcome(is_daemon: bool) -> str:
@@ -113,10 +129,13 @@ def _is_same(one: Path, other: Path) -> bool:
         return False
 
 
-def find_served(state: Path) -> str:
-    """`find` for whoever cannot ask the daemon, because its control socket is deleted, too."""
-    served = processes(state)
-    return next((found for pid in served if pid and (found := find(state, pid))), "")
+def find_served(state: Path, *, ends: bool = False) -> str:
+    """`find` for whoever cannot ask the daemon, because its control socket is deleted, too. To those who have decided
+    that the mount `ends` it says what that costs, and advises nothing."""
+    found = next((loss for pid in processes(state) if pid and (loss := _look(state, pid, tuple)) is not None), None)
+    if found is None:
+        return ""
+    return f"{found.fact}: {found.end if ends else found.advice}"
 
 
 def processes(state: Path) -> Served:

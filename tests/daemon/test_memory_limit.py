@@ -174,3 +174,9 @@ def test_complaint() -> None:
     assert 800 * MIB < room_bytes < 1024 * MIB - memory_limit.PROCESSES_BYTES
     assert not complaint(room_bytes, 1024 * MIB) and "1024 MiB" in complaint(room_bytes + 1, 1024 * MIB)
     assert room_for_pool(MIB) == 0 and complaint(MINIMUM_LIMIT_BYTES, MIB)
+
+
+def test_no_limit_is_advised_that_no_pool_can_have() -> None:
+    told = complaint(MINIMUM_LIMIT_BYTES, 88 * MIB)
+    assert "`blockstore set`" not in told and "raise that to 89 MiB" in told, told
+    assert not complaint(MINIMUM_LIMIT_BYTES, 89 * MIB)
