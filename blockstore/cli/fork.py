@@ -60,7 +60,8 @@ def fork(
     They run in the background, without a terminal; their names are printed when they run. COMMAND is their QEMU's
     command line, which must make the same devices; without one it is VM's own. In COMMAND and --name, {vm} is VM's
     name, {n} the number of the new VM, {name} its name, {mac} a network address of its own, and with --disks {disk1},
-    {disk2} its disks. They stay when it has ended.
+    {disk2} its disks. They stay when it has ended;
+    `blockstore disks` lists and deletes them.
 
     The hook gets the new VM's name as its argument, the VM's serial console as its standard input and output, and
     BLOCKSTORE_NAME, _NUMBER, _MAC, _QMP and _CONSOLE in its environment. When it fails, all new VMs end.

@@ -50,6 +50,7 @@ COMMANDS: Final = {
     "pull": Entry("blockstore.cli.pull:pull", "Make a snapshot of one that another host has pushed."),
     "restore": Entry("blockstore.cli.restore:restore", "Start a VM from a snapshot."),
     "fork": Entry("blockstore.cli.fork:fork", "Start many VMs that go on from where one is now."),
+    "disks": Entry("blockstore.cli.disks:disks", "List overlays of VMs' disks; delete those that nothing needs."),
     "evict": Entry("blockstore.cli.evict:evict", "Move memory of VMs out of the page cache into the store."),
     "analyze": Entry("blockstore.cli.analyze:analyze", "What the store would save on memory images, without a mount."),
 }

@@ -52,7 +52,8 @@ def restore(
     COMMAND is QEMU's command line for it, which must make the same devices; without one it is that of the VM that the
     snapshot was taken of. Terminal, signals and exit code are QEMU's, and the memory file is deleted when it has ended,
     as with `blockstore run`. In COMMAND, {name} is the new VM's name, {mac} a network address of its own, and {disk1},
-    {disk2} are its disks, if the snapshot has any. They stay when it has ended.
+    {disk2} are its disks, if the snapshot has any. They stay when it has ended;
+    `blockstore disks` lists and deletes them.
 
     \b
     Example:

@@ -99,6 +99,9 @@ def test_forks_that_are_killed_or_fail(mounted: Mounted, folder: Path) -> None:
 def test_a_restore_that_fails(mounted: Mounted, folder: Path) -> None:
     with running(mounted, command=with_disk(folder)):
         assert blockstore("snapshot", *on(mounted), NAME, "base", "--disks", str(folder)).returncode == 0
+        locked = blockstore("disks", *on(mounted), str(folder), "--delete", "--json")
+        assert locked.stdout == "{}\n" and left(folder) == used(mounted), "QEMU's locks are seen"
+        assert "needed by a VM that runs" in blockstore("disks", *on(mounted), str(folder)).stdout
         restore = ("restore", *on(mounted), "base", "--as", "vm2")
         drive = ("-drive", "if=virtio,format=qcow2,file={disk1}")
         result = blockstore(*restore, "--disks", str(folder), "--", *RUNS, *drive, "-device", "virtio-rng-pci")

@@ -18,6 +18,7 @@ from blockstore.errors import BusyError
 from blockstore.store import pushed
 from blockstore.vm import push as pushing
 from blockstore.vm import snapshot_file
+from blockstore.vm.overlays import Base
 from blockstore.vm.snapshot_file import Facts
 from tests.cli.test_fork import restored, runs
 from tests.cli.test_run import NAME, on
@@ -72,9 +73,9 @@ def memory(seed: int) -> bytes:
     return (data + noisy(MEMORY_BYTES - MIB - len(data), seed)).ljust(MEMORY_BYTES, b"\0")
 
 
-def keep(mounted: Mounted, name: str, content: bytes) -> None:
+def keep(mounted: Mounted, name: str, content: bytes, *disks: Base) -> None:
     """A snapshot that no QEMU has made."""
-    facts = Facts("vm", 0.0, "QEMU", "pc", "qemu-system-x86_64", ["-m", "8"], "/", "memory")
+    facts = Facts("vm", 0.0, "QEMU", "pc", "qemu-system-x86_64", ["-m", "8"], "/", "memory", disks)
     mount = mounts.find(mounted.path)
     tail = os.memfd_create("tail")
     os.pwrite(tail, DEVICE, 0)
