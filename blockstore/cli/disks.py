@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
+from blockstore.cli.output import print_json, say
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.sizes import format_size
 from blockstore.daemon import mounts
@@ -47,12 +47,12 @@ def disks(folders: tuple[Path, ...], delete: bool, mountpoints: tuple[Path, ...]
         fields = {
             str(each.path): {"vm": each.vm, "bytes": each.size_bytes, "needed_by": each.needed_by} for each in found
         }
-        click.echo(json.dumps(fields, indent=2))
+        print_json(fields)
         return
     width = max((len(str(each.path)) for each in found), default=0)
     for each in found:
         last = "deleted" if delete else f"needed by {each.needed_by}" if each.needed_by else "needed by nothing"
-        click.echo(f"{each.path!s:{width}}  {format_size(each.size_bytes):>10}  {last}")
+        say(f"{each.path!s:{width}}  {format_size(each.size_bytes):>10}  {last}")
 
 
 def _deleted(folders: tuple[Path, ...], used: list[Mount], found: list[Overlay]) -> list[Overlay]:
