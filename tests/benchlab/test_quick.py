@@ -24,6 +24,7 @@ pytestmark = [
 ]
 
 LONGEST_S = 840.0
+ONE_GROUP_S = 300.0
 MINE = RUN or PREFIX
 """In the names of what the bench makes here: another run of the suite may go on beside this one."""
 
@@ -61,6 +62,17 @@ def test_everything_quick(tmp_path: Path) -> None:
     assert surroundings() == before
     left = subprocess.run(["pgrep", "-f", MINE], capture_output=True, text=True, check=False).stdout
     assert not left, "no process is left"
+
+
+def test_one_group_quick(tmp_path: Path) -> None:
+    before = surroundings()
+    environment = {"PYTHONPATH": f"{PROJECT / 'scripts'}"}
+    command = [sys.executable, "-m", "benchlab", "start", "--quick", "--output", str(tmp_path)]
+    result = run(command, ONE_GROUP_S, **environment)
+    report = json.loads((tmp_path / "results.json").read_text())
+    assert result.returncode == 0 and not report["failures"], (report["failures"], result.stderr[-3000:])
+    assert {figure["group"] for figure in report["figures"]} == {"start"}
+    assert surroundings() == before
 
 
 def test_bad_input(tmp_path: Path) -> None:

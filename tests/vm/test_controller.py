@@ -157,7 +157,7 @@ def test_a_fixed_size_is_held(lab: Lab, way: str) -> None:
     assert sha256(mounted.path / "vm") == sha256(mounted.path / "want")
 
 
-@pytest.mark.parametrize("way", ["cgroup", "madvise"])
+@pytest.mark.parametrize("way", ["cgroup", pytest.param("madvise", marks=pytest.mark.nightly)])
 def test_auto_leaves_the_working_set(lab: Lab, way: str) -> None:
     mounted = lab.mount()
     with own_cgroup() as cgroup:
