@@ -15,12 +15,10 @@ pytestmark = pytest.mark.mount
 
 MIB = 1 << 20
 WRITER = """
-import os, sys
-sys.path.insert(0, os.getcwd())
-from tests.daemon.lab import noisy
+import os, random, sys
 descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
 for number in range(int(sys.argv[2])):
-    os.write(descriptor, noisy(1 << 20, number))
+    os.write(descriptor, random.Random(f"{number}").randbytes(1 << 20))  # `noisy` of the lab
     print(number, flush=True)
 os.fsync(descriptor)
 print("synced", flush=True)
