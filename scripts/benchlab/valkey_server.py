@@ -1,4 +1,4 @@
-"""Real Valkey or Redis servers, on free ports, as children that are ended by their process id."""
+"""Real Valkey or Redis servers, on ports of their own, as children that are ended by their process id."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import subprocess
 import time
 from pathlib import Path
 
-START_S = 10.0
+from benchlab.ports import Port
+
+START_S = 60.0
 
 
 class Server:
-    """One server, with its files in `place`. `stop` and `start` keep the port."""
+    """One server, with its files in `place`. `stop` and `start` keep the port, and nobody else gets it between."""
 
-    def __init__(self, place: Path, *options: str, port: int | None = None) -> None:
-        self.port = port or free_port()
+    def __init__(self, place: Path, *options: str, port: Port | None = None) -> None:
+        self._port = port or Port(bus=True)
+        self.port = self._port.number
         self._place = place / str(self.port)
         self._place.mkdir()
         self._options = options
@@ -50,13 +53,3 @@ class Server:
             self._process.kill()
             self._process.wait()
             self._process = None
-
-
-def free_port() -> int:
-    """Below 55536, for the bus of a cluster is at the port + 10000."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-            if port < 55536:
-                return port
