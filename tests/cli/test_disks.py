@@ -75,8 +75,8 @@ def test_a_snapshot_that_is_killed(mounted: Mounted, folder: Path) -> None:
         ):
             before = left(folder)
             killed(mounted, moment, "snapshot", NAME, "base", "--disks", str(folder))
-            until(lambda: is_running(mounted), f"{moment}: the VM goes on", 10)
-            until(lambda: left(folder) == used(mounted), f"{moment}: what it does not use is gone", 10)
+            until(lambda: is_running(mounted), f"{moment}: the VM goes on")
+            until(lambda: left(folder) == used(mounted), f"{moment}: what it does not use is gone")
             assert (left(folder) != before) == moment.startswith(("Monitor", "FileWork")), moment
             assert not listed(mounted)
 
@@ -87,13 +87,13 @@ def test_forks_that_are_killed_or_fail(mounted: Mounted, folder: Path) -> None:
         only_its_own: Callable[[], bool] = lambda: left(folder) == used(mounted)  # noqa: E731
         for moment in ("overlays.make_all:before", "overlays._as_the_base:before", "fork._bring_up:before"):
             killed(mounted, moment, "fork", *options)
-            until(lambda: not list(mounted.path.glob(f"{NAME}-*")), f"{moment}: no VM is left", 15)
-            until(only_its_own, f"{moment}: nor its disks", 10)
+            until(lambda: not list(mounted.path.glob(f"{NAME}-*")), f"{moment}: no VM is left")
+            until(only_its_own, f"{moment}: nor its disks")
             assert is_running(mounted)
         result = blockstore("fork", *on(mounted), *options, "--hook", "/bin/false")
         assert result.returncode == 1 and "exit code 1" in result.stderr and not result.stdout, result
         assert only_its_own() and is_running(mounted)
-        until(lambda: not list(mounted.path.glob(f"{NAME}-*")), "their memory is gone", 15)
+        until(lambda: not list(mounted.path.glob(f"{NAME}-*")), "their memory is gone")
 
 
 def test_a_restore_that_fails(mounted: Mounted, folder: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_restore_that_fails(mounted: Mounted, folder: Path) -> None:
         drive = ("-drive", "if=virtio,format=qcow2,file={disk1}")
         result = blockstore(*restore, "--disks", str(folder), "--", *RUNS, *drive, "-device", "virtio-rng-pci")
         assert result.returncode and "Traceback" not in result.stderr, result
-        until(lambda: left(folder) == used(mounted), "the overlay of a VM that did not come up is gone", 10)
+        until(lambda: left(folder) == used(mounted), "the overlay of a VM that did not come up is gone")
         one_line(invoke(*restore, "--", *RUNS), 2, "{disk1}", "behind --")
         one_line(invoke(*restore, "--disks", f"{folder}/nowhere"), 2, f"{folder}/nowhere", "mkdir -p")
         assert left(folder) == used(mounted)

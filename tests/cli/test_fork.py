@@ -43,8 +43,8 @@ def test_a_fork_that_is_killed_leaves_no_vm(mounted: Mounted) -> None:
             [sys.executable, "-c", KILLED, "fork._bring_up:before", "fork", *on(mounted), NAME, "--count", "2"]
         )
         assert killed.returncode == -signal.SIGKILL, killed
-        until(lambda: not processes_with(f"{mounted.path}/{NAME}-"), "the new VMs end", 15)
-        until(lambda: not list(mounted.path.glob(f"{NAME}-*")), "and their memory is gone", 15)
+        until(lambda: not processes_with(f"{mounted.path}/{NAME}-"), "the new VMs end")
+        until(lambda: not list(mounted.path.glob(f"{NAME}-*")), "and their memory is gone")
         assert is_running(mounted)
         assert not blockstore("snapshots", *on(mounted)).stdout
 
@@ -66,7 +66,7 @@ def test_bad_input(mounted: Mounted, tmp_path: Path) -> None:
             ([NAME, "--", "-nographic"], 2, ("-nographic",)),
         ):
             one_line(invoke("fork", *on(mounted), *arguments), code, *words)
-            until(lambda: left(mounted) == [NAME], f"{arguments}: nothing is left", 10)
+            until(lambda: left(mounted) == [NAME], f"{arguments}: nothing is left")
         assert is_running(mounted)
 
 
@@ -87,7 +87,7 @@ def test_a_qemu_with_other_devices_is_no_restored_vm(mounted: Mounted) -> None:
         other = (*RUNS, "-device", "virtio-rng-pci", "-machine", "q35")
         result = blockstore("restore", *on(mounted), "base", "--as", "vm2", "--", *other)
         assert result.returncode and "Traceback" not in result.stderr and "blockstore: " in result.stderr, result
-        until(lambda: left(mounted) == [".base.snapshot", NAME], "nothing is left of it", 10)
+        until(lambda: left(mounted) == [".base.snapshot", NAME], "nothing is left of it")
         assert is_running(mounted)
         assert Path(mounted.path / ".base.snapshot").exists()
 
@@ -106,7 +106,7 @@ def restored(mounted: Mounted, *options: str) -> Iterator[None]:
         yield
     finally:
         end(process.pid)
-        until(lambda: not (mounted.path / "vm2").exists(), "its memory is gone", 15)
+        until(lambda: not (mounted.path / "vm2").exists(), "its memory is gone")
 
 
 def runs(mounted: Mounted, name: str) -> bool:
@@ -133,7 +133,7 @@ def test_the_first_restored_vm_is_watched_and_the_next_ones_have_their_memory_re
         until(working_set.path_of(lab.path, origin).exists, "a look that begins now has ended")
         assert not place.exists(), "nobody looks"
     with restored(mounted):
-        until(place.exists, "it is recorded", 10)
+        until(place.exists, "it is recorded")
         recorded = sum(run.blocks for run in working_set.load(mounted.state, int(place.name.rsplit("-", 1)[-1])))
         # Not "what is resident now": the union of several looks, and pages may have left since the first of them.
         assert 0 < recorded < (mounted.path / "vm2").stat().st_size // 4096
@@ -143,6 +143,6 @@ def test_the_first_restored_vm_is_watched_and_the_next_ones_have_their_memory_re
         assert mounted.status()["volumes"]["vm2"]["refaults"] == 0, "all that it asks for is there"
     place.write_bytes(b"damaged")
     with restored(mounted):
-        until(lambda: place.stat().st_size > 40, "a damaged one is recorded anew", 10)
+        until(lambda: place.stat().st_size > 40, "a damaged one is recorded anew")
     assert blockstore("snapshots", "delete", "base", *on(mounted)).returncode == 0
     assert not list(mounted.state.glob("working-set-*"))

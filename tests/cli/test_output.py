@@ -71,7 +71,7 @@ def test_hostile_names_in_every_command(lab: Lab) -> None:
         is_clean(mounted.umount(), 3, SHOWN)
     finally:
         end(process.pid)
-        process.wait(10)
+        process.wait(60)
 
 
 def test_findings_of_verify(capsys: pytest.CaptureFixture[str]) -> None:

@@ -200,7 +200,7 @@ def test_killed_at_any_moment(mounted: Mounted) -> None:
         for moment in MOMENTS:
             killed = run([sys.executable, "-c", KILLED, moment, "snapshot", *on(mounted), NAME, "base"])
             assert killed.returncode == -signal.SIGKILL, (moment, killed)
-            until(lambda: is_running(mounted), f"{moment}: the VM goes on", 10)
+            until(lambda: is_running(mounted), f"{moment}: the VM goes on")
             assert not listed(mounted), moment
             assert len(hidden(mounted)) <= 1, f"{moment}: what the one before has left is gone"
         assert hidden(mounted), "of the last one, which had no guard any more"
@@ -215,7 +215,7 @@ def test_interrupted(mounted: Mounted, moment: str) -> None:
         stopped = run(command, SIGINT="yes")
         assert stopped.returncode == 130 and not stopped.stderr.strip(), stopped
         assert not hidden(mounted)
-        until(lambda: is_running(mounted), "the VM goes on", 10)
+        until(lambda: is_running(mounted), "the VM goes on")
 
 
 def test_leftovers_are_cleared_by_the_next_mount(lab: Lab) -> None:
@@ -223,7 +223,7 @@ def test_leftovers_are_cleared_by_the_next_mount(lab: Lab) -> None:
     put(mounted.path / f".4194000-1{snapshot_file.PARTIAL}00ff", noisy(MIB, 1))
     assert mounted.umount().returncode == 0
     lab.mount()
-    until(lambda: not hidden(mounted), "the leftover is gone", 10)
+    until(lambda: not hidden(mounted), "the leftover is gone")
 
 
 def test_a_vm_that_was_stopped_stays_stopped(mounted: Mounted) -> None:
@@ -255,7 +255,7 @@ def test_a_qemu_that_was_stopped_by_a_signal_goes_on_when_it_can(
                 attempt(mount, vm)
         os.kill(qemu, signal.SIGCONT)
         monkeypatch.setattr(monitor, "ANSWER_S", 10.0)
-        until(lambda: is_running(mounted), "the VM goes on", 10)
+        until(lambda: is_running(mounted), "the VM goes on")
         assert not listed(mounted) and not hidden(mounted)
 
 
@@ -277,7 +277,7 @@ def fake(mounted: Mounted, trouble: str, command: str = "") -> Iterator[tuple[Pa
         yield socket, told
     finally:
         end(process.pid)
-        process.wait(10)
+        process.wait(60)
 
 
 TROUBLES = [
@@ -306,7 +306,7 @@ def test_a_qemu_that_will_not(mounted: Mounted, monkeypatch: pytest.MonkeyPatch)
                 attempt(mount, running.find(mount, NAME, socket))
             if trouble != "vanish" and told.exists() and "stop\n" in told.read_text():
                 goes_on(told)
-        until(lambda: not hidden(mounted), f"{trouble} {command}: nothing half-made is left", 10)
+        until(lambda: not hidden(mounted), f"{trouble} {command}: nothing half-made is left")
 
 
 def test_a_vm_that_stops_by_itself_just_before_is_left_so(mounted: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,12 +315,12 @@ def test_a_vm_that_stops_by_itself_just_before_is_left_so(mounted: Mounted, monk
     with fake(mounted, "io-error") as (socket, told):
         with pytest.raises(BlockstoreError, match="not saved within"):
             attempt(mounts.find(mounted.path), running.find(mounts.find(mounted.path), NAME, socket))
-        until(lambda: not hidden(mounted), "nothing half-made is left", 10)
+        until(lambda: not hidden(mounted), "nothing half-made is left")
         assert "stop\n" in told.read_text() and "cont\n" not in told.read_text()
 
 
 def goes_on(told: Path) -> None:
-    until(lambda: "cont\n" in told.read_text().split("stop\n")[1], "the VM is told to go on", 10)
+    until(lambda: "cont\n" in told.read_text().split("stop\n")[1], "the VM is told to go on")
 
 
 def test_somebody_elses_socket(mounted: Mounted) -> None:

@@ -81,7 +81,7 @@ def status(mounted: Mounted, name: str = NAME) -> str:
 def reaches(mounted: Mounted, state: str) -> None:
     """Wait for a state, over one connection: QEMU 7.2 may drop one that comes at the moment when the last one ends."""
     with Monitor(socket_of(mounted, NAME), NAME) as monitor:
-        until(lambda: monitor.execute("query-status")["status"] == state, f"the VM is in {state}", 60)
+        until(lambda: monitor.execute("query-status")["status"] == state, f"the VM is in {state}")
 
 
 def is_locked(disk: Path) -> bool:
@@ -166,7 +166,7 @@ def test_killed_while_it_saves_one_that_is_paused(mounted: Mounted, disk: Path, 
     with in_state(mounted, disk, "paused"):
         killed = run([sys.executable, "-c", KILLED, moment, "snapshot", *on(mounted), NAME, "base"])
         assert killed.returncode == -signal.SIGKILL, killed
-        until(lambda: has_nothing_of_ours(mounted), "the guard has undone it", 20)
+        until(lambda: has_nothing_of_ours(mounted), "the guard has undone it")
         assert status(mounted) == "paused" and is_locked(disk) and not listed(mounted)
         assert snapshot(mounted, NAME, "base").returncode == 0
         asked(mounted, "cont")

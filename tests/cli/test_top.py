@@ -59,7 +59,7 @@ class Terminal:
     def shows(self, *words: str) -> None:
         """It does so soon."""
         try:
-            until(lambda: all(word in self.text() for word in words), f"the terminal shows {words}", 20)
+            until(lambda: all(word in self.text() for word in words), f"the terminal shows {words}")
         except AssertionError as error:
             raise AssertionError(f"{error}:\n{self.text()}") from None
 
@@ -246,7 +246,7 @@ def test_quits_while_nobody_answers(lab: Lab) -> None:
             screen.shows("waiting for the daemon")
             screen.press("q")
             # The thread that looks may stand in the kernel, where only the daemon can wake it.
-            until(lambda: b"\x1b[?1049l" in (screen.text() and screen.raw), "the screen is left", 5)
+            until(lambda: b"\x1b[?1049l" in (screen.text() and screen.raw), "the screen is left")
         finally:
             os.kill(pid, signal.SIGCONT)
         screen.ends(0)

@@ -79,7 +79,7 @@ def test_refused_while_mapped_and_forced(lab: Lab, lane: bool, how: str) -> None
     finally:
         end(process.pid)
         process.wait(KILL_S)
-    assert ended(daemon, 30), "the daemon outlives its last user"
+    assert ended(daemon), "the daemon outlives its last user"
     again = lab.mount(state=mounted.state, lane=not lane)
     assert sha256(again.path / "memory") == changed
 
@@ -224,7 +224,7 @@ def test_killed_daemon(lab: Lab, lane: bool) -> None:
     )
     ask(busy, "go")
     mounted.kill()
-    assert ended(busy.pid, 20), "a writer outlives the daemon"
+    assert ended(busy.pid), "a writer outlives the daemon"
     busy.wait()
     umounted = mounted.umount()
     assert umounted.returncode == 0 and not mounts_below(lab.path), umounted

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from benchlab.ports import Port
 from suitelab.identity import WORKSPACE_PREFIX
 
 from blockstore.cli.main import main
@@ -40,7 +41,10 @@ SHM: Final = Path("/dev/shm")
 NEEDS_QEMU: Final = pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64")
 
 COMMAND_S: Final = 60.0
-KILL_S: Final = 10.0
+UNTIL_S: Final = 60.0
+"""How long anything may take that certainly happens. It ends a test that would hang, and is no measure: a machine that
+others use too is slower by a factor of ten now and then."""
+KILL_S: Final = 30.0
 """How long a killed process may take to go before the connections are aborted."""
 
 _workspaces: set[Path] = set()
@@ -53,6 +57,7 @@ class Lab:
 
     def __init__(self) -> None:
         self.mounted: Mounted | None = None
+        self._ports: list[Port] = []
         self.open()
 
     def open(self) -> None:
@@ -62,6 +67,11 @@ class Lab:
         self.path = Path(folder).resolve()
         self.mounted = None
         _workspaces.add(self.path)
+
+    def port(self) -> int:
+        """A port to listen at, which is nobody else's while the workspace is open."""
+        self._ports.append(Port())
+        return self._ports[-1].number
 
     def mountpoint(self, name: str = "mnt") -> Path:
         """An empty directory to mount on."""
@@ -88,16 +98,18 @@ class Lab:
         """Remove mounts, daemons and files; idempotent."""
         for mount_path in reversed(mounts_below(self.path)):
             with contextlib.suppress(AssertionError):
-                run(["umount", "--", str(mount_path)], timeout_s=10)
+                run(["umount", "--", str(mount_path)], timeout_s=KILL_S)
         if mounts_below(self.path):
             time.sleep(0.5)  # whoever was just killed may still hold a file
             abort_below(self.path)
             for mount_path in reversed(mounts_below(self.path)):
                 run(["umount", "-l", "--", str(mount_path)])
         for pid in supervisors_of(self.path) + daemons_of(self.path):
-            if not ended(pid, 10):
+            if not ended(pid, KILL_S):
                 os.kill(pid, signal.SIGKILL)
                 assert ended(pid, KILL_S), f"daemon {pid} cannot be killed"
+        while self._ports:
+            self._ports.pop().close()
         _workspaces.discard(self.path)
         shutil.rmtree(self.path, ignore_errors=True)
 
@@ -151,7 +163,9 @@ class Mounted:
     def serves(self) -> bool:
         """Is it there, and does it answer?"""
         try:
-            return bool(mounts_below(self.path)) and run(["stat", "-f", str(self.path)], timeout_s=10).returncode == 0
+            return (
+                bool(mounts_below(self.path)) and run(["stat", "-f", str(self.path)], timeout_s=KILL_S).returncode == 0
+            )
         except AssertionError:
             return False
 
@@ -271,7 +285,7 @@ def end(pid: int) -> None:
             abort_below(workspace)
 
 
-def ended(pid: int, timeout_s: float) -> bool:
+def ended(pid: int, timeout_s: float = UNTIL_S) -> bool:
     """Does the process end within this time?"""
     try:
         descriptor = os.pidfd_open(pid)
@@ -290,11 +304,11 @@ def readable(descriptor: int, timeout_s: float) -> bool:
     return bool(poll.poll(timeout_s * 1000))
 
 
-def until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
+def until(condition: Callable[[], bool], what: str) -> None:
     """Wait for something that happens in its own time."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + UNTIL_S
     while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {timeout_s:g} s"
+        assert time.monotonic() < deadline, f"{what}: not within {UNTIL_S:g} s"
         time.sleep(0.05)
 
 

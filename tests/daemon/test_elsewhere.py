@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from tests.daemon.lab import Lab, Mounted, daemons_of, end, mounts_below, noisy, one_line, put, run, said, until
+from tests.daemon.lab import Lab, Mounted, daemons_of, mounts_below, noisy, one_line, put, ready, run, until
 
 pytestmark = [pytest.mark.mount, pytest.mark.alone]
 """A new mount name space has a copy of every mount, which other tests want to end."""
@@ -51,12 +51,8 @@ def name_space(
         start_new_session=True,
         cwd="/",
     )
-    try:
-        assert said(process) == "ready"
+    with ready(process):
         yield process
-    finally:
-        end(process.pid)
-        process.wait(10)
 
 
 def refused(mounted: Mounted, *named: object) -> None:

@@ -162,11 +162,11 @@ def test_a_write_into_what_is_paged_beside_writers_that_never_rest(lab: Lab, dis
         assert [said(writer) for writer in writers] == ["begins"] * 16
         writer = spawn(PARTS, str(mounted.path / "vm"))
         assert said(writer, 20) == "written"
-        writer.wait(20)
+        writer.wait(60)
     finally:
         for each in writers:
             end(each.pid)
-            each.wait(20)
+            each.wait(60)
     parts = b"".join(data[mib * MIB : mib * MIB + 77] + b"part" for mib in range(8))
     found = cold(mounted.path / "vm")
     assert b"".join(found[mib * MIB : mib * MIB + 81] for mib in range(8)) == parts
@@ -178,7 +178,7 @@ def test_what_a_vm_works_in_again_comes_back(lab: Lab, disk: str) -> None:
     os.truncate(mounted.path / "vm", 2 * MIB)
     assert mounted.total()["paged"] == 2 * MIB
     assert blockstore("set", str(mounted.path), "--pool-limit", "16M").returncode == 0
-    until(lambda: cold(mounted.path / "vm") == data[: 2 * MIB] and not mounted.total()["paged"], "all came back", 40)
+    until(lambda: cold(mounted.path / "vm") == data[: 2 * MIB] and not mounted.total()["paged"], "all came back")
     assert cold(mounted.path / "vm") == data[: 2 * MIB] and tier(mounted)["back_bytes"]
 
 
@@ -192,7 +192,7 @@ def test_the_daemon_is_killed_while_it_pages_out(lab: Lab, disk: str) -> None:
         assert cold(mounted.path / "vm") == content(24)
     finally:
         end(writer.pid)
-        writer.wait(10)
+        writer.wait(60)
     result = blockstore("verify", str(mounted.path))
     assert result.returncode == 0, result
     assert mounted.umount().returncode == 0
@@ -219,7 +219,7 @@ def reads_wait(lab: Lab, lane: bool, server: Server) -> None:
             until(lambda: tier(mounted)["reads_waiting"] == 3, "reads wait")
             os.kill(readers[2].pid, signal.SIGUSR1)
             readers[0].kill()
-            assert ended(readers[0].pid, 10), "it hangs in the kernel"
+            assert ended(readers[0].pid), "it hangs in the kernel"
             assert not ended(readers[2].pid, 0), "a signal has killed a VM that waited for its memory"
         put(mounted.path / "new", noisy(MIB, "new"))
         assert cold(mounted.path / "new") == noisy(MIB, "new"), "the others go on"
@@ -232,7 +232,7 @@ def reads_wait(lab: Lab, lane: bool, server: Server) -> None:
     finally:
         for reader in readers:
             end(reader.pid)
-            reader.wait(10)
+            reader.wait(60)
 
 
 @contextmanager
@@ -263,7 +263,7 @@ def test_writes_wait_for_a_full_disk(lab: Lab, tmp_path: Path) -> None:
             assert cold(mounted.path / "vm") == content(24)
         finally:
             end(writer.pid)
-            writer.wait(10)
+            writer.wait(60)
         assert mounted.umount("--discard").returncode == 0 and not (tmp_path / "disk/tier").exists()
 
 
@@ -301,7 +301,7 @@ def test_mounted_again_without_its_tier_and_with(lab: Lab, disk: str, tmp_path: 
         assert said(reader) == str(MIB)
     finally:
         end(reader.pid)
-        reader.wait(10)
+        reader.wait(60)
     assert cold(mounted.path / "vm") == data
     one_line(mounted_with(mounted, "file:/elsewhere"), 2, "pieces of the VMs' memory are in --spill", disk)
     mounted = lab.mount(pool_limit=POOL)
@@ -359,4 +359,4 @@ def test_a_signal_ends_a_mount_whose_tier_is_away(lab: Lab, tmp_path: Path) -> N
         fill(mounted)
     pid = mounted.supervisor_pid()
     os.kill(pid, signal.SIGTERM)
-    assert ended(pid, 40)
+    assert ended(pid)

@@ -91,8 +91,8 @@ def test_a_writer_that_waits_can_be_killed(full_with_lane: Mounted) -> None:
     writer = spawn(WRITER, str(full.path / "new"), "12", "new")
     until(lambda: is_stalled(full), "the writer is held up")
     writer.kill()
-    assert ended(writer.pid, 10), "it hangs in the kernel"
-    writer.wait(10)
+    assert ended(writer.pid), "it hangs in the kernel"
+    writer.wait(60)
     assert cold(full.path / "old") == noisy(POOL_MIB // 2 * MIB, "old")
     size = (full.path / "new").stat().st_size
     assert cold(full.path / "new") == content(12, "new")[:size]
@@ -109,7 +109,7 @@ def test_memory_that_is_punched_out_makes_room(full_with_lane: Mounted) -> None:
             str(full.path / "old"),
         )
         assert said(run) == "0"
-        run.wait(10)
+        run.wait(60)
         while (line := said(writer)) != "synced":
             assert line
         assert cold(full.path / "new") == content(9, "new")
@@ -185,18 +185,18 @@ def test_many_writers_wait_while_others_read_and_then_are_killed(lab: Lab, full_
                 str(path),
             )
             assert said(reader, 20) == str(whole[5000000]), read
-            reader.wait(20)
+            reader.wait(60)
         assert "writes wait" in blockstore("status", str(full.path), timeout_s=20).stderr
         if way == "mapped":  # the kernel lets nobody go who waits for the write-back of pages
             abort_below(lab.path)
         for writer in writers:
             writer.kill()
         for writer in writers:
-            assert ended(writer.pid, 20), "it hangs in the kernel"
+            assert ended(writer.pid), "it hangs in the kernel"
     finally:
         for writer in writers:
             end(writer.pid)
-            writer.wait(20)
+            writer.wait(60)
     assert way == "mapped" or cold(path) == whole
 
 
@@ -229,7 +229,7 @@ def crowded(full_with_lane: Mounted) -> Mounted:
     writer = spawn(WRITER, str(full_with_lane.path / "more"), str(POOL_MIB), "more")
     until(lambda: is_stalled(full_with_lane), "the pool is full")
     writer.kill()
-    writer.wait(10)
+    writer.wait(60)
     return full_with_lane
 
 
@@ -290,8 +290,8 @@ def test_writers_that_wait_in_turn_can_be_killed(crowded: Mounted) -> None:
     assert said(many) == "begun"
     until(lambda: crowded.total()["stalled"] >= MANY_WRITERS - 3, "all of them wait")
     many.kill()
-    assert ended(many.pid, 20), "it hangs in the kernel"
-    many.wait(10)
+    assert ended(many.pid), "it hangs in the kernel"
+    many.wait(60)
     until(lambda: crowded.total()["stalled"] == 0, "nobody waits any more")
     assert cold(crowded.path / "old") == noisy(POOL_MIB // 2 * MIB, "old")
 
@@ -329,5 +329,5 @@ def test_garbage_goes_back_to_the_host_though_nobody_touches_the_mount(mounted: 
     pool = mounted.state / "pool"
     before = pool.stat().st_blocks
     drop_it.unlink()
-    until(lambda: pool.stat().st_blocks < before * 0.7, "the pool shrinks", 20)
+    until(lambda: pool.stat().st_blocks < before * 0.7, "the pool shrinks")
     assert cold(keep) == b"".join(noisy(8192, f"a{number}") for number in range(1500))

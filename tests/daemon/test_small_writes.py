@@ -183,7 +183,7 @@ def out_of_room(lab: Lab) -> tuple[Mounted, int]:
 
 
 def goes_on(mounted: Mounted, pid: int) -> None:
-    until(lambda: os.waitpid(pid, os.WNOHANG) == (pid, 0), "all is written back", 60)
+    until(lambda: os.waitpid(pid, os.WNOHANG) == (pid, 0), "all is written back")
     assert cold(mounted.path / "vm") == scattered_content()
     until(lambda: mounted.total()["pool"] <= 32 << 20, "what was lent is given back")
     assert mounted.total()["stored"] >= len(SCATTERED) * BLOCK_BYTES

@@ -170,7 +170,7 @@ def test_it_is_told_in_the_foreground_and_an_empty_default_state_may_be_gone(lab
             line = next(line for line in output if "CRITICAL" in line)
             assert f"the state directory {mounted.state} was deleted under the mount" in line, line
             assert mounted.umount("--force").returncode == 0
-            assert ended(pid, 30)
+            assert ended(pid)
             rest = output.read()
         assert "Traceback" not in rest and "CRITICAL" not in rest, rest
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

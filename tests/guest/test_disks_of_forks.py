@@ -122,4 +122,4 @@ def guest(mounted: Mounted, *command: str, disk: str, address: str = SOURCE_MAC)
         name, MEMORY_BYTES, mounted.path / name, runner=run, free_page_reporting=True, extra_args=devices
     ) as started:
         yield started
-    until(lambda: not (mounted.path / name).exists(), "its memory is gone with it", 15)
+    until(lambda: not (mounted.path / name).exists(), "its memory is gone with it")

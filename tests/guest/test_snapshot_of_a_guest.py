@@ -38,7 +38,7 @@ def guest(mounted: Mounted, name: str, *command: str) -> Guest:
 
 
 def wait_restored(restored: Guest) -> None:
-    until(lambda: bool(restored.qmp("query-status")["running"]), "the restored guest runs", 30)
+    until(lambda: bool(restored.qmp("query-status")["running"]), "the restored guest runs")
     restored.assume_ready()
 
 
@@ -85,14 +85,14 @@ def _check_forks(mounted: Mounted, folder: Path, source: Guest) -> None:
             assert ask(mounted, name, FILES) == source.command(FILES).strip(), "all its memory is there"
         assert mounted.total()["stored"] < 1.3 * stored
         one_line(blockstore("fork", NAME, "--count", "2", *on), 3, mounted.path / names[0], "--name")
-    until(lambda: sorted(os.listdir(mounted.path)) == [".base.snapshot", ".moved.snapshot", NAME], "they are gone", 15)
+    until(lambda: sorted(os.listdir(mounted.path)) == [".base.snapshot", ".moved.snapshot", NAME], "they are gone")
     hook.write_text("#!/bin/sh\n[ $BLOCKSTORE_NUMBER = 1 ]\n")
     one_line(blockstore("fork", NAME, "--count", "2", "--hook", str(hook), *on), 1, hook, f"{NAME}-2", "exit code 1")
-    until(lambda: not list(mounted.path.glob(f"{NAME}-*")), "all or none", 15)
+    until(lambda: not list(mounted.path.glob(f"{NAME}-*")), "all or none")
     other = ("qemu-system-x86_64", "-machine", "q35", "-nodefaults", "-display", "none", "-accel", "tcg")
     result = blockstore("fork", NAME, *on, "--", *other)
     one_line(result, 1, f"{NAME}-1", "QEMU said")
-    until(lambda: not list(mounted.path.glob(f"{NAME}-*")), "nothing is left of a VM with other devices", 15)
+    until(lambda: not list(mounted.path.glob(f"{NAME}-*")), "nothing is left of a VM with other devices")
     assert source.command("cat /work/said") == "after\n"
 
 
@@ -105,7 +105,7 @@ def forked(mounted: Mounted) -> Iterator[None]:
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and b"blockstore-run\0" + os.fsencode(f"{mounted.path}/{NAME}-") in _command(entry):
                 os.kill(int(entry.name), signal.SIGTERM)
-                assert ended(int(entry.name), 20)
+                assert ended(int(entry.name))
 
 
 def _command(process: Path) -> bytes:

@@ -56,7 +56,7 @@ def test_processes_and_folders_of_this_run_only() -> None:
     with process_of(run) as ours, process_of(other) as theirs, folder_of(run) as left, folder_of(other) as kept:
         found = but_cgroups(leftovers.take_away(GRACE_S))
         assert len(found) == 2 and f"process {ours.pid}: " in found[0] and str(left) in found[1]
-        assert ended(ours.pid, 30) and not left.exists()
+        assert ended(ours.pid) and not left.exists()
         assert theirs.poll() is None and kept.exists()
 
 

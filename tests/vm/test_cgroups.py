@@ -97,7 +97,7 @@ def test_kill_and_remove(cgroup: Cgroup) -> None:
     assert said(process) == "ready"
     cgroup.enter(process.pid)
     cgroup.kill()
-    assert ended(process.pid, 1) and process.wait() == -signal.SIGKILL
+    assert ended(process.pid) and process.wait() == -signal.SIGKILL
     cgroup.remove()
     assert not cgroup.path.exists()
     cgroup.remove()  # not there any more: nothing to do

@@ -141,14 +141,14 @@ def test_a_fixed_size_is_held(lab: Lab, way: str) -> None:
             assert figures(mounted)["resident"] == 32 * MIB
             warned = attach(process, "--resident", "8M").stderr
             assert ("madvise" in warned) == (way == "madvise"), warned
-            until(lambda: figures(mounted)["resident"] <= 8 * MIB, "the VM is held at its size", 30)
+            until(lambda: figures(mounted)["resident"] <= 8 * MIB, "the VM is held at its size")
             until(lambda: figures(mounted)["controller"]["mechanism"] is not None, "the controller has told how")
             control = figures(mounted)["controller"]
             assert control["pid"] == process.pid and control["wanted"] == 8 * MIB
             assert control["mechanism"] == (cgroup.version if way == "cgroup" and cgroup else "madvise")
             assert figures(mounted)["resident"] >= 2 * MIB, "no more is taken than was asked for"
             ask(process, "touch 0 8192")
-            until(lambda: figures(mounted)["resident"] <= 8 * MIB, "again", 30)
+            until(lambda: figures(mounted)["resident"] <= 8 * MIB, "again")
             shown = inside("status", str(mounted.path)).stdout
             assert "Resident part, controlled" in shown and "8.0 MiB" in shown
     want = bytearray(noisy(16 * MIB, 1) + bytes(range(256)) * (16 * MIB // 256))
@@ -226,7 +226,7 @@ def test_a_detached_mount_ends_with_its_vm(lab: Lab) -> None:
         assert mounted.umount("--force").returncode == 0
         ask(process, "touch 0 100")
         assert not ended(supervisor, 3)
-    assert ended(supervisor, 10), "the controller has let go of the file"
+    assert ended(supervisor), "the controller has let go of the file"
 
 
 def test_control_goes_on_with_the_next_daemon(lab: Lab) -> None:
@@ -235,18 +235,18 @@ def test_control_goes_on_with_the_next_daemon(lab: Lab) -> None:
         attach(process, "--resident", "8M")
         old = mounted.total()["controller_pid"]
         mounted.kill_daemon()
-        assert ended(old, 10), "a controller ends with its daemon"
+        assert ended(old), "a controller ends with its daemon"
         ask(process, "touch 0 8192")
-        until(lambda: figures(mounted)["resident"] <= 8 * MIB, "the next controller holds it", 30)
+        until(lambda: figures(mounted)["resident"] <= 8 * MIB, "the next controller holds it")
         os.kill(mounted.total()["controller_pid"], signal.SIGKILL)
         ask(process, "touch 0 8192")
-        until(lambda: figures(mounted)["resident"] <= 8 * MIB, "and the one after that", 30)
+        until(lambda: figures(mounted)["resident"] <= 8 * MIB, "and the one after that")
         stopped = mounted.total()["controller_pid"]
         os.kill(stopped, signal.SIGSTOP)
         ask(process, "touch 0 8192")
         assert figures(mounted)["resident"] == 32 * MIB, "one that hangs hurts nobody"
         os.kill(stopped, signal.SIGCONT)
-        until(lambda: figures(mounted)["resident"] <= 8 * MIB, "it goes on", 30)
+        until(lambda: figures(mounted)["resident"] <= 8 * MIB, "it goes on")
 
 
 def opened_meanwhile(place: Path, action: Callable[[], None]) -> int:
@@ -289,7 +289,7 @@ def test_no_controller_works_against_a_full_pool(lab: Lab) -> None:
             filler.wait(60)
         finally:
             end(filler.pid)
-        until(lambda: figures(mounted)["resident"] <= 4 * MIB, "and then it goes on", 30)
+        until(lambda: figures(mounted)["resident"] <= 4 * MIB, "and then it goes on")
 
 
 def test_bad_input(lab: Lab, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_pages_in_the_batches_of_another_processor_leave_too(lab: Lab) -> None:
                 assert evict(file.fileno(), mappings) == Evicted(MIB, 0, 0)
     finally:
         end(process.pid)
-        process.wait(10)
+        process.wait(60)
 
 
 def test_what_is_unmapped_meanwhile_is_left_out() -> None:
