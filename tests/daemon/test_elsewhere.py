@@ -90,7 +90,7 @@ def test_a_bind_mount(lab: Lab, what: str) -> None:
 def test_a_private_name_space(lab: Lab) -> None:
     mounted = lab.mount()
     with name_space(lab, "private") as process:
-        refused(mounted, f"the mount at {mounted.path} in the mount name space of sleep (process {process.pid})")
+        refused(mounted, f"the mount at {mounted.path} in the mount name space of", f"(process {process.pid})")
     ends(mounted, lab)
 
 
