@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from blockstore.store.geometry import BLOCK_BYTES, unpack_where
+from tests.cli.runner import invoke
 from tests.daemon.lab import (
     Lab,
     Mounted,
@@ -58,14 +59,15 @@ def write(path: Path, offset: int, data: bytes) -> None:
 
 def verify(*arguments: object, code: int) -> dict[str, Any]:
     """`verify --json`."""
-    result = blockstore("verify", *map(str, arguments), "--json")
+    result = invoke("verify", *arguments, "--json")
     assert result.returncode == code and not result.stderr, result
     told: dict[str, Any] = json.loads(result.stdout)
     assert told["ok"] == (code == 0)
     return told
 
 
-def test_all_is_well(mounted: Mounted) -> None:
+def test_all_is_well(lab: Lab) -> None:
+    mounted = lab.mount()
     put(mounted.path / "vm1", CONTENT)
     (mounted.path / "blue").mkdir()
     put(mounted.path / "blue/vm2", CONTENT)
@@ -116,7 +118,7 @@ def test_a_state_that_nobody_serves(lab: Lab) -> None:
     """Looking changes nothing; repair makes a state that was refused mountable, and loses only what is damaged."""
     mounted = lab.mount()
     put(mounted.path / "vm1", CONTENT)
-    one_line(blockstore("verify", "--state", str(mounted.state)), 3, mounted.state)
+    one_line(invoke("verify", "--state", mounted.state), 3, mounted.state)
     assert mounted.umount().returncode == 0
     state = mounted.state
     verify("--state", state, code=0)
@@ -126,8 +128,7 @@ def test_a_state_that_nobody_serves(lab: Lab) -> None:
     assert {(finding["volume"], finding["offset"]) for finding in found if finding["kind"] == "block"} == {
         ("vm1", 70 * BLOCK_BYTES)
     }
-    refused = blockstore("mount", str(lab.mountpoint()), "--state", str(state))
-    one_line(refused, 4, state, "verify", "--repair")
+    one_line(invoke("mount", lab.mountpoint(), "--state", state), 4, state, "verify", "--repair")
     assert tables(state) == before, "a refused state was changed"
     verify("--state", state, "--repair", code=6)
     again = lab.mount(state=state)
@@ -158,7 +159,7 @@ def test_names_without_memory_and_memory_without_names(lab: Lab) -> None:
     (mounted.state / "volume-3").rename(mounted.state / "elsewhere")
     found = verify("--state", mounted.state, code=6)["findings"]
     assert any(finding["kind"] == "name" and "vm2" in finding["text"] for finding in found)
-    one_line(blockstore("mount", str(lab.mountpoint()), "--state", str(mounted.state)), 4, "vm2")
+    one_line(invoke("mount", lab.mountpoint(), "--state", mounted.state), 4, "vm2")
     (mounted.state / "elsewhere").rename(mounted.state / "volume-3")
     assert cold(lab.mount(state=mounted.state).path / "vm2") == CONTENT
 
@@ -175,10 +176,10 @@ def test_a_verification_beside_writers(mounted: Mounted) -> None:
 
 def test_bad_input(lab: Lab) -> None:
     mounted = lab.mount()
-    one_line(blockstore("verify", str(mounted.path), "--state", str(mounted.state)), 2, "not both")
-    one_line(blockstore("verify", "--state", str(lab.path / "missing")), 2, "missing")
+    one_line(invoke("verify", mounted.path, "--state", mounted.state), 2, "not both")
+    one_line(invoke("verify", "--state", lab.path / "missing"), 2, "missing")
     (lab.path / "foreign").mkdir()
     (lab.path / "foreign/thesis.tex").write_text("years of work")
-    one_line(blockstore("verify", "--state", str(lab.path / "foreign"), "--repair"), 4, "foreign")
+    one_line(invoke("verify", "--state", lab.path / "foreign", "--repair"), 4, "foreign")
     assert os.listdir(lab.path / "foreign") == ["thesis.tex"]
-    one_line(blockstore("verify", str(lab.path)), 1, lab.path)
+    one_line(invoke("verify", lab.path), 1, lab.path)
