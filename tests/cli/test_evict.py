@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from tests.cli.runner import invoke
 from tests.daemon.lab import (
     KILL_S,
     Lab,
@@ -79,24 +80,24 @@ def test_write_back_keeps_pages_resident(mounted: Mounted) -> None:
         process.wait(KILL_S)
 
 
-def test_only_what_was_named(mounted: Mounted) -> None:
-    (mounted.path / "domain").mkdir()
+def test_only_what_was_named(shared: Mounted) -> None:
+    (shared.path / "domain").mkdir()
     for name in ("a", "domain/b"):
-        put(mounted.path / name, noisy(1 << 20, name))
-        make_resident(mounted.path / name)
-    result = mounted.evict("domain/b")
+        put(shared.path / name, noisy(1 << 20, name))
+        make_resident(shared.path / name)
+    result = shared.evict("domain/b")
     assert result.stdout == "domain/b: 1.0 MiB resident, now 0 B\n"
-    volumes = mounted.status()["volumes"]
+    volumes = shared.status()["volumes"]
     assert (volumes["a"]["resident"], volumes["domain/b"]["resident"]) == (1 << 20, 0)
-    one_line(blockstore("evict", str(mounted.path), "c"), 2, "'c'")
-    one_line(blockstore("evict", str(mounted.path), "a", "../a"), 2, "'../a'")
+    one_line(invoke("evict", shared.path, "c"), 2, "'c'")
+    one_line(invoke("evict", shared.path, "a", "../a"), 2, "'../a'")
 
 
-def test_nothing_to_evict(mounted: Mounted) -> None:
-    assert mounted.evict().stdout == ""
-    (mounted.path / "empty").touch()
-    os.truncate(mounted.path / "empty", 1 << 30)
-    assert mounted.evict().stdout == "empty: 0 B resident, now 0 B\n"
+def test_nothing_to_evict(shared: Mounted) -> None:
+    assert shared.evict().stdout == ""
+    (shared.path / "empty").touch()
+    os.truncate(shared.path / "empty", 1 << 30)
+    assert shared.evict().stdout == "empty: 0 B resident, now 0 B\n"
 
 
 def below_path_max(mounted: Mounted) -> tuple[str, int]:

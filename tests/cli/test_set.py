@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from blockstore.cli.health import CRITICAL, OK, WARNING, judge
 from blockstore.vm.observe import full_share
+from tests.cli.runner import invoke
 from tests.daemon.lab import Lab, Mounted, blockstore, cold, end, inside, noisy, one_line, put, said, spawn, until
 
 pytestmark = pytest.mark.mount
@@ -26,7 +28,7 @@ print("synced", flush=True)
 
 
 def check(mounted: Mounted) -> subprocess.CompletedProcess[str]:
-    return inside("status", str(mounted.path), "--check")
+    return invoke("status", mounted.path, "--check")
 
 
 def test_a_larger_limit_lets_writers_go_on(lab: Lab) -> None:
@@ -66,7 +68,7 @@ def test_warnings_on_the_way(lab: Lab) -> None:
 def test_a_limit_may_be_lowered_to_what_is_stored(lab: Lab) -> None:
     mounted = lab.mount(pool_limit="64M")
     put(mounted.path / "file", noisy(20 * MIB, 1))
-    one_line(blockstore("set", str(mounted.path), "--pool-limit", "16M"), 2, "16 MiB", "free memory first")
+    one_line(invoke("set", mounted.path, "--pool-limit", "16M"), 2, "16 MiB", "free memory first")
     assert mounted.total()["pool_limit"] == 64 * MIB
     assert blockstore("set", str(mounted.path), "--pool-limit", "32M").returncode == 0
     assert mounted.total()["pool_limit"] == 32 * MIB
@@ -75,16 +77,15 @@ def test_a_limit_may_be_lowered_to_what_is_stored(lab: Lab) -> None:
     assert cold(mounted.path / "more") == noisy(40 * MIB, 2) and cold(mounted.path / "file") == noisy(20 * MIB, 1)
 
 
-def test_bad_input(lab: Lab) -> None:
-    mounted = lab.mount()
+def test_bad_input(shared: Mounted, tmp_path: Path) -> None:
     for limit in ("lots", "0", "100P"):
-        result = blockstore("set", str(mounted.path), "--pool-limit", limit)
-        assert result.returncode == 2 and "pool-limit" in result.stderr and "Traceback" not in result.stderr, result
-    one_line(blockstore("set", str(mounted.path)), 2, "--pool-limit")
-    one_line(blockstore("set", str(lab.path), "--pool-limit", "1G"), 1, lab.path)
-    nobody = blockstore("status", str(lab.path), "--check")
+        result = invoke("set", shared.path, "--pool-limit", limit)
+        assert result.returncode == 2 and "pool-limit" in result.stderr, result
+    one_line(invoke("set", shared.path), 2, "--pool-limit")
+    one_line(invoke("set", tmp_path, "--pool-limit", "1G"), 1, tmp_path)
+    nobody = invoke("status", tmp_path, "--check")
     assert nobody.returncode == 3 and nobody.stdout.startswith("blockstore UNKNOWN - ") and not nobody.stderr
-    one_line(blockstore("status", str(mounted.path), "--check", "--json"), 2, "--json")
+    one_line(invoke("status", shared.path, "--check", "--json"), 2, "--json")
 
 
 ANSWER = {

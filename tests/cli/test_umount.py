@@ -12,6 +12,7 @@ import pytest
 
 from blockstore.store import superblock
 from blockstore.store.home import DirectoryHome
+from tests.cli.runner import invoke
 from tests.daemon.lab import (
     KILL_S,
     Lab,
@@ -51,7 +52,7 @@ for line in sys.stdin:
 """Maps a file, and for each line it gets prints its sum, as far as possible from the store."""
 
 
-@pytest.mark.parametrize("how", ["keep", "close"])
+@pytest.mark.parametrize(("lane", "how"), [(True, "keep"), (False, "close")], ids=["lane-keep", "no-lane-close"])
 def test_refused_while_mapped_and_forced(lab: Lab, lane: bool, how: str) -> None:
     mounted = lab.mount(lane=lane)
     path = mounted.path / "memory"
@@ -203,7 +204,7 @@ def test_which_mount_is_meant_must_be_said() -> None:
 
 def test_what_is_no_mount(lab: Lab) -> None:
     for path in (lab.path, lab.path / "missing", Path("/dev/shm"), Path("/")):
-        one_line(blockstore("umount", str(path)), 1, path)
+        one_line(invoke("umount", path), 1, path)
 
 
 def test_killed_daemon(lab: Lab, lane: bool) -> None:
