@@ -1,4 +1,4 @@
-"""What the file system of a mount is not: each call that docs/files.md lists fails as it says there."""
+"""What the calls of a mount take, and what they refuse, as docs/files.md says: the system calls themselves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import re
 import socket
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -50,8 +50,8 @@ def ioctl(request: int, argument: Callable[[int], bytes | int]) -> Callable[[Pat
     return lambda _, descriptor: fcntl.ioctl(descriptor, request, argument(descriptor))
 
 
-def fallocate(mode: int) -> Callable[[Path, int], object]:
-    offset, length = ctypes.c_int64(0), ctypes.c_int64(4096)
+def fallocate(mode: int, at: int = 0) -> Callable[[Path, int], object]:
+    offset, length = ctypes.c_int64(at), ctypes.c_int64(4096)
     return lambda _, descriptor: checked(_libc.fallocate64(descriptor, mode, offset, length))
 
 
@@ -77,15 +77,55 @@ CALLS: dict[str, Callable[[Path, int], object]] = {
     "fallocate(COLLAPSE_RANGE)": fallocate(COLLAPSE_RANGE),
     "fallocate(INSERT_RANGE)": fallocate(INSERT_RANGE),
     "fallocate(UNSHARE_RANGE)": fallocate(UNSHARE_RANGE),
-    "renameat2(RENAME_WHITEOUT)": lambda path, _: checked(
-        _libc.renameat2(AT_FDCWD, os.fsencode(path), AT_FDCWD, os.fsencode(f"{path}.moved"), RENAME_WHITEOUT)
-    ),
+    "renameat2(RENAME_WHITEOUT)": lambda path, _: renaming(RENAME_WHITEOUT)(path, 0),
     "ioctl(FS_IOC_GETFLAGS)": ioctl(GETFLAGS, lambda _: bytes(8)),
     "ioctl(FS_IOC_SETFLAGS)": ioctl(SETFLAGS, lambda _: bytes(8)),
     "ioctl(FS_IOC_FSGETXATTR)": ioctl(FSGETXATTR, lambda _: bytes(28)),
     "ioctl(FS_IOC_FIEMAP)": ioctl(FIEMAP, lambda _: struct.pack("<QQIIII", 0, 1 << 20, 0, 0, 0, 0)),
     "ftruncate": lambda _, descriptor: os.ftruncate(descriptor, MAXIMUM_SIZE_BYTES + 1),
 }
+
+
+def opening(flags: int) -> Callable[[Path, int], object]:
+    return lambda path, _: os.close(os.open(path, flags))
+
+
+def renaming(flags: int) -> Callable[[Path, int], object]:
+    return lambda path, _: checked(
+        _libc.renameat2(AT_FDCWD, os.fsencode(path), AT_FDCWD, os.fsencode(f"{path}.moved"), flags)
+    )
+
+
+def copying(flags: int) -> Callable[[Path, int], object]:
+    def call(_: Path, descriptor: int) -> None:
+        source, target, size = ctypes.c_int64(0), ctypes.c_int64(4096), ctypes.c_size_t(4096)
+        places = ctypes.byref(source), ctypes.byref(target)
+        checked(_libc.copy_file_range(descriptor, places[0], descriptor, places[1], size, flags))
+
+    return call
+
+
+FLAGS: dict[str, tuple[Callable[[Path, int], object], int]] = {
+    **{
+        f"open({name})": (opening(os.O_RDWR | getattr(os, name)), 0)
+        for name in ("O_APPEND", "O_DIRECT", "O_SYNC", "O_DSYNC", "O_NOFOLLOW", "O_NOATIME", "O_NONBLOCK", "O_PATH")
+    },
+    "open(access mode 3)": (opening(3), 0),
+    "open(O_DIRECTORY)": (opening(os.O_DIRECTORY), errno.ENOTDIR),
+    "open(O_CREAT | O_EXCL)": (opening(os.O_CREAT | os.O_EXCL), errno.EEXIST),
+    **{f"fallocate({mode})": (fallocate(mode, 4096), 0) for mode in (0, 1, 3, 16, 17)},
+    **{f"fallocate({mode})": (fallocate(mode, 4096), errno.EOPNOTSUPP) for mode in (2, 18, 19, 24, 128, 256)},
+    "fallocate(0) behind the end": (fallocate(0, 8192), 0),
+    "fallocate(17) behind the end": (fallocate(17, 1 << 20), 0),
+    "lseek(5)": (lambda _, descriptor: os.lseek(descriptor, 0, 5), errno.EINVAL),
+    "lseek(5) behind the end": (lambda _, descriptor: os.lseek(descriptor, 1 << 20, 5), errno.EINVAL),
+    "lseek(SEEK_DATA) behind the end": (lambda _, descriptor: os.lseek(descriptor, 1 << 20, os.SEEK_DATA), errno.ENXIO),
+    "copy_file_range(0)": (copying(0), 0),
+    "copy_file_range(1)": (copying(1), errno.EINVAL),
+    **{f"renameat2({flags})": (renaming(flags), errno.EINVAL) for flags in (3, 5, 6, 8, 1 << 30)},
+    "access(8)": (lambda path, _: checked(_libc.access(os.fsencode(path), 8)), errno.EINVAL),
+}
+"""Beside each call, the errno with which it has to fail; 0 if it has to work."""
 
 
 def documented() -> dict[str, int]:
@@ -100,21 +140,50 @@ def documented() -> dict[str, int]:
     return found
 
 
-@pytest.mark.mount
-def test_each_call_fails_as_the_documentation_says(lab: Lab) -> None:
-    path = lab.mount().path / "file"
-    path.write_bytes(bytes(8192))
-    descriptor = os.open(path, os.O_RDWR)
+def errors_of(calls: Mapping[str, Callable[[Path, int], object]], path: Path, descriptor: int) -> dict[str, int]:
+    """The errno of each call; 0 if it works."""
     found = {}
-    for name, call in CALLS.items():
+    for name, call in calls.items():
         try:
             call(path, descriptor)
             found[name] = 0
         except OSError as error:
             found[name] = error.errno or -1
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """The mount of all tests of this file."""
+    workspace = Lab()
+    try:
+        yield workspace.mount().path
+    finally:
+        workspace.close()
+
+
+@pytest.mark.mount
+def test_flags_are_obeyed_or_refused(folder: Path) -> None:
+    path = folder / "flags"
+    path.write_bytes(bytes(8192))
+    descriptor = os.open(path, os.O_RDWR)
+    calls = {name: call for name, (call, _) in FLAGS.items()}
+    assert errors_of(calls, path, descriptor) == {name: code for name, (_, code) in FLAGS.items()}
+    assert os.fstat(descriptor).st_size == 12288, "one call of fallocate grows the file"
+    os.close(descriptor)
+    path.unlink()
+
+
+@pytest.mark.mount
+def test_what_is_not_there_fails_as_the_documentation_says(folder: Path) -> None:
+    path = folder / "file"
+    path.write_bytes(bytes(8192))
+    descriptor = os.open(path, os.O_RDWR)
+    found = errors_of(CALLS, path, descriptor)
     before = path.stat()
     os.pread(descriptor, 4096, 0)
     os.close(descriptor)
     assert found == documented()
     assert os.listdir(path.parent) == ["file"] and path.stat().st_size == 8192
     assert path.stat().st_atime_ns == before.st_atime_ns
+    path.unlink()
