@@ -250,6 +250,7 @@ class Store:
         yield from self._cut_paged_tail(source)
         yield from self._cut_paged_tail(target)
         aligned = not (source_offset | target_offset) & (BLOCK_BYTES - 1)
+        is_to_end = source_offset + length >= source.size_bytes  # now: a file that is cloned to its own end grows
         done = 0
         target.cover((target_offset + max(min(length, source.size_bytes - source_offset), 0)) >> BLOCK_SHIFT)
         while (left := min(length, source.size_bytes - source_offset) - done) > 0:
@@ -258,7 +259,9 @@ class Store:
                 blocks = min(left >> BLOCK_SHIFT, CLONE_STEP_BLOCKS)
                 yield from self._clone_blocks(source, position >> BLOCK_SHIFT, target, to >> BLOCK_SHIFT, blocks)
                 done += blocks << BLOCK_SHIFT
-            elif aligned and _ends_in_hole(source, position + left) and to + left >= target.size_bytes:
+            elif (
+                aligned and is_to_end and not source.lookup(position >> BLOCK_SHIFT) and to + left >= target.size_bytes
+            ):
                 target.set_size(to + left)
                 yield from self._discard_blocks(target, to >> BLOCK_SHIFT, (to >> BLOCK_SHIFT) + 1)
                 done += left
@@ -488,11 +491,6 @@ def check_size(size_bytes: int) -> None:
     """Raises InputError for a size that no volume can have."""
     if size_bytes > MAXIMUM_SIZE_BYTES:
         raise InputError(f"a volume of {size_bytes} bytes is too large; the most is {MAXIMUM_SIZE_BYTES} bytes (16T)")
-
-
-def _ends_in_hole(volume: Volume, size_bytes: int) -> bool:
-    """Does the volume end here, in a block that was never written?"""
-    return volume.size_bytes == size_bytes and not volume.lookup((size_bytes - 1) >> BLOCK_SHIFT)
 
 
 def _prepared(volume: Volume, first: int, count: int) -> bool:

@@ -159,6 +159,16 @@ def test_what_is_cut_off_does_not_come_back(store: Store) -> None:
     check_store(store)
 
 
+def test_a_hole_at_the_end_stays_one_in_a_clone(store: Store) -> None:
+    """Also behind the end of the same file, which grows meanwhile."""
+    source, other = store.create_volume(1, 1), store.create_volume(2, 1)
+    run(store.resize_steps(source, BLOCK_BYTES + 1))
+    for target in (other, source):
+        run(store.clone_steps(source, 0, target, 2 * BLOCK_BYTES, BLOCK_BYTES + 1))
+        assert target.size_bytes == 3 * BLOCK_BYTES + 1 and target.touched_blocks == 0
+    check_store(store)
+
+
 def test_a_clone_is_metadata(store: Store) -> None:
     source, target = store.create_volume(1, 1), store.create_volume(2, 1)
     put(store, source, 0, b"".join(noise(seed) for seed in range(50)) + b"end")
