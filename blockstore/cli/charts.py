@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, tzinfo
 from html import escape
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from blockstore.printable import printable
@@ -57,7 +58,8 @@ class Unit(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """`stacked` from bottom to top. `marks` are times at which something happened."""
+    """`stacked` from bottom to top. `marks` are times at which something happened, `gaps` the places of times before
+    which others are missing: nothing is drawn there."""
 
     title: str
     unit: Unit
@@ -65,6 +67,7 @@ class Chart(NamedTuple):
     stacked: Sequence[Series] = ()
     lines: Sequence[Series] = ()
     marks_s: Sequence[float] = ()
+    gaps: Sequence[int] = ()
     wide: bool = False
 
 
@@ -98,9 +101,9 @@ def draw(chart: Chart, zone: tzinfo | None = None) -> str:
     parts = [*_value_axis(plot, ticks)]
     bottoms = [[0.0] * len(chart.times_s), *tops]
     for series, bottom, top in zip(chart.stacked, bottoms, tops, strict=False):
-        parts.append(f'<path class="area {series.paint}" d="{_area(plot, chart.times_s, bottom, top)}"/>')
+        parts.append(f'<path class="area {series.paint}" d="{_areas(plot, chart, bottom, top)}"/>')
     for series in chart.lines:
-        parts.append(f'<path class="line {series.paint}" d="{_line(plot, chart.times_s, series.values)}"/>')
+        parts.append(f'<path class="line {series.paint}" d="{_line(plot, chart, series.values)}"/>')
     parts += _time_axis(plot, zone)
     parts += [_mark(plot, time_s) for time_s in chart.marks_s[-MAXIMUM_MARKS:]]
     return (
@@ -189,22 +192,29 @@ def _stack(stacked: Sequence[Series], count: int) -> list[list[float]]:
     return edges
 
 
+def _areas(plot: _Plot, chart: Chart, bottom: Sequence[float], top: Sequence[float]) -> str:
+    """One from each gap to the next."""
+    ends = [0, *chart.gaps, len(chart.times_s)]
+    return "".join(
+        _area(plot, chart.times_s[first:end], bottom[first:end], top[first:end]) for first, end in pairwise(ends)
+    )
+
+
 def _area(plot: _Plot, times_s: Sequence[float], bottom: Sequence[float], top: Sequence[float]) -> str:
     there = [f"{plot.x(time_s):.1f} {plot.y(value):.1f}" for time_s, value in zip(times_s, top, strict=True)]
     back = [f"{plot.x(time_s):.1f} {plot.y(value):.1f}" for time_s, value in zip(times_s, bottom, strict=True)]
     return f"M{'L'.join(there + back[::-1])}Z"
 
 
-def _line(plot: _Plot, times_s: Sequence[float], values: Sequence[float | None]) -> str:
-    """With gaps where there is no value."""
-    text, letter = [], "M"
-    for time_s, value in zip(times_s, values, strict=True):
-        if value is None:
-            letter = "M"
-            continue
-        text.append(f"{letter}{plot.x(time_s):.1f} {plot.y(value):.1f}")
-        letter = "L"
-    return "".join(text)
+def _line(plot: _Plot, chart: Chart, values: Sequence[float | None]) -> str:
+    """Interrupted where there is no value, and at gaps. One value alone is a line too, of no length: a dot."""
+    runs: list[list[str]] = [[]]
+    for place, (time_s, value) in enumerate(zip(chart.times_s, values, strict=True)):
+        if value is None or place in chart.gaps:
+            runs.append([])
+        if value is not None:
+            runs[-1].append(f"{plot.x(time_s):.1f} {plot.y(value):.1f}")
+    return "".join(f"M{'L'.join(run if len(run) > 1 else run * 2)}" for run in runs if run)
 
 
 def _value_axis(plot: _Plot, ticks: Sequence[tuple[float, str]]) -> Iterator[str]:

@@ -6,9 +6,11 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import tzinfo
 from itertools import pairwise
+from statistics import median
 from typing import Final
 
 from blockstore.cli.charts import PERCENT, RATES, SIZES, Chart, Series, draw
+from blockstore.cli.natural_order import natural
 from blockstore.store.classes import CLASSES
 from blockstore.store.report import saved
 from blockstore.vm.history import Figures, Sample
@@ -17,6 +19,9 @@ MINIMUM_SAMPLES: Final = 2
 
 LOSS_PERCENT: Final = -100.0
 """What is saved is shown from here on at least."""
+
+GAP_INTERVALS: Final = 3
+"""Samples that are farther apart are not joined by a line. One may be late, or lost to a daemon that was replaced."""
 
 NAMED_VMS: Final = 8
 """As many as there are colours that can be told apart; all others are one area."""
@@ -49,7 +54,15 @@ def charts(samples: Sequence[Sample], zone: tzinfo | None) -> Iterator[str]:
         Chart("Resident, by VM", SIZES, times_s, _resident(samples)),
         Chart("Refaults per second", RATES, times_s, lines=[Series("refaults", "refaults", _refault_rates(samples))]),
     ):
-        yield draw(chart._replace(marks_s=marks_s), zone)
+        yield draw(chart._replace(marks_s=marks_s, gaps=gaps(samples)), zone)
+
+
+def gaps(samples: Sequence[Sample]) -> list[int]:
+    """The places of samples before which others are missing. How far apart they are is told by the longest interval
+    that one was taken with; where each took long they are farther apart than that, and then most of them are."""
+    distances_s = [after.time_s - before.time_s for before, after in pairwise(samples)]
+    usual_s = max(median(distances_s), *(sample.interval_s for sample in samples))
+    return [place for place, distance_s in enumerate(distances_s, 1) if distance_s > GAP_INTERVALS * usual_s]
 
 
 _COSTS: Final = {"pool": "pool", "tables": "tables", "daemon_memory": "daemon", "resident": "resident"}
@@ -79,7 +92,7 @@ def _resident(samples: Sequence[Sample]) -> list[Series]:
     for sample in samples:
         for name, figures in sample.volumes.items():
             sizes[name] = sizes.get(name, 0) + figures.resident
-    named = sorted(sizes, key=lambda name: (-sizes[name], name))[:NAMED_VMS]
+    named = sorted(sizes, key=lambda name: (-sizes[name], natural(name)))[:NAMED_VMS]
     found = []
     for place, name in enumerate(named):
         values = [sample.volumes[name].resident if name in sample.volumes else 0 for sample in samples]

@@ -15,9 +15,10 @@ from html import escape
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-from blockstore.cli.report_charts import MINIMUM_SAMPLES, charts
+from blockstore.cli.natural_order import natural
+from blockstore.cli.report_charts import MINIMUM_SAMPLES, charts, gaps
 from blockstore.cli.report_style import SCRIPT, STYLE
-from blockstore.cli.sizes import counted, format_size
+from blockstore.cli.sizes import compact_size, counted, format_size
 from blockstore.printable import printable
 from blockstore.store.classes import CLASSES, RECORDS
 from blockstore.store.report import Report
@@ -28,8 +29,11 @@ Figures = Mapping[str, Any]
 COSTS: Final = ("pool", "tables", "daemon_memory", "resident")
 """What a footprint consists of."""
 
-COST_COLUMNS: Final = ("stored", *COSTS, "footprint")
-MEMORY_COLUMNS: Final = ("logical", "touched", *CLASSES)
+SUM_COLUMNS: Final = ("touched", "footprint", "saved")
+"""What matters: at the left, where a narrow window shows it too."""
+
+MEMORY_COLUMNS: Final = ("logical", *CLASSES)
+COST_COLUMNS: Final = ("stored", *COSTS)
 
 HEADINGS: Final = {"daemon_memory": "daemon"}
 
@@ -175,6 +179,8 @@ def _history(report: Report, samples: Sequence[Sample], facts: Facts) -> Iterato
     times = json.dumps([round(sample.time_s, 1) for sample in samples], separators=(",", ":"))
     if any(after.restarts != before.restarts for before, after in pairwise(samples)):
         yield '<p class="soft">A dotted line from top to bottom: another daemon took over.</p>'
+    if gaps(samples):
+        yield '<p class="soft">Where a chart is interrupted no samples were taken.</p>'
     yield f'<section class="charts" data-times="{times}" data-offset="{offset.total_seconds() if offset else 0:.0f}">'
     yield from charts(samples, facts.zone)
     yield "</section>"
@@ -187,30 +193,32 @@ def _volumes(report: Report) -> Iterator[str]:
         yield '<p class="soft">The mount has no files.</p>'
         return
     total = report["total"]
-    rows = sorted(volumes.items(), key=lambda item: (-item[1]["touched"], -item[1]["footprint"], item[0]))
-    divisor, unit = _scale(total)
+    rows = sorted(volumes.items(), key=lambda item: (-item[1]["touched"], -item[1]["footprint"], natural(item[0])))
     largest = max(max(each["touched"], each["footprint"]) for each in volumes.values()) or 1
-    yield f'<div class="scroll"><table class="volumes"><caption>In {unit}, by touched memory. Of the two bars the upper'
+    groups = (("", SUM_COLUMNS), ("Memory of the VM", MEMORY_COLUMNS), ("Cost to the host", COST_COLUMNS))
+    keys = [key for _, group in groups for key in group]
+    yield '<div class="scroll"><table class="volumes"><caption>By touched memory; K is 1024. Of the two bars the upper '
     yield "one is touched by mechanism, the lower one is footprint: pool, tables, daemon, resident.</caption>"
-    yield '<thead><tr><th colspan="2"></th><th class="group first" colspan="7">Memory of the VM</th>'
-    yield '<th class="group first" colspan="6">Cost to the host</th><th class="first"></th></tr>'
-    yield '<tr><th scope="col" style="text-align:left">VM</th><th></th>'
-    yield "".join(f'<th scope="col"{_first(key)}>{_heading(key)}</th>' for key in (*MEMORY_COLUMNS, *COST_COLUMNS))
-    yield '<th scope="col" class="first">saved</th></tr></thead><tbody>'
+    yield '<thead><tr><th colspan="2"></th>'
+    yield "".join(f'<th class="group first" colspan="{len(group)}">{title}</th>' for title, group in groups)
+    yield '</tr><tr><th scope="col" style="text-align:left">VM</th><th></th>'
+    yield "".join(f'<th scope="col"{_class(key)}>{_heading(key)}</th>' for key in keys) + "</tr></thead><tbody>"
     for name, figures, scale in [("total", total, 0), *((name, each, largest) for name, each in rows)]:
         yield f'<tr class="{"one" if scale else "all"}"><th scope="row">{_name(name)}</th><td class="mini">'
         if scale:
             yield _pieces(figures, CLASSES, scale, 7) + _pieces(figures, COSTS, scale, 7)
         yield "</td>" + "".join(
-            f"<td{_first(key)}>{figures[key] / divisor:,.1f}</td>" for key in (*MEMORY_COLUMNS, *COST_COLUMNS)
+            f"<td{_class(key, figures[key])}>{_saved(figures) if key == 'saved' else compact_size(figures[key])}</td>"
+            for key in keys
         )
-        yield f'<td class="first{" loss" if figures["saved"] < 0 else ""}">{_saved(figures)}</td></tr>'
+        yield "</tr>"
     yield "</tbody></table></div>"
 
 
 def _controlled(report: Report) -> Iterator[str]:
     """The VMs whose resident part is controlled, if there are any."""
-    found = {name: each for name, each in sorted(report["volumes"].items()) if each.get("controller")}
+    volumes = sorted(report["volumes"].items(), key=lambda item: natural(item[0]))
+    found = {name: each for name, each in volumes if each.get("controller")}
     if not found:
         return
     headings = ("process", "wanted", "resident", "by", "refaults", "waiting")
@@ -260,9 +268,11 @@ def _heading(key: str) -> str:
     return HEADINGS.get(key, key)
 
 
-def _first(key: str) -> str:
-    """A line before the columns that begin a group."""
-    return ' class="first"' if key in (MEMORY_COLUMNS[0], COST_COLUMNS[0]) else ""
+def _class(key: str, value: float = 0) -> str:
+    """A line before the columns that begin a group; what is lost in a colour of its own."""
+    kinds = ["first"] if key in (SUM_COLUMNS[0], MEMORY_COLUMNS[0], COST_COLUMNS[0]) else []
+    kinds += ["loss"] if key == "saved" and value < 0 else []
+    return f' class="{" ".join(kinds)}"' if kinds else ""
 
 
 def _percent(share: float) -> str:
@@ -271,13 +281,6 @@ def _percent(share: float) -> str:
 
 def _saved(figures: Figures) -> str:
     return _percent(figures["saved"]) if figures["touched"] else "-"
-
-
-def _scale(total: Figures) -> tuple[int, str]:
-    """One unit for the whole table, so that its columns can be compared."""
-    if total["logical"] < 10_000 << 20:
-        return 1 << 20, "MiB"
-    return 1 << 30, "GiB"
 
 
 def _duration(seconds: float) -> str:

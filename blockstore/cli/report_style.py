@@ -38,7 +38,8 @@ p { margin: 4px 0; } .soft, dd { color: var(--soft); }
 .bar { margin: 10px 0 18px; } .bar svg { display: block; width: 100%; height: 30px; background: var(--card); }
 .bar .head { display: flex; justify-content: space-between; margin-bottom: 4px; }
 svg .area { fill: var(--paint); stroke: var(--paper); stroke-width: .7; }
-svg .line { fill: none; stroke: var(--paint); stroke-width: 2; stroke-linejoin: round; }
+svg .line { fill: none; stroke: var(--paint); stroke-width: 2; stroke-linejoin: round;
+  stroke-linecap: round; }
 svg .piece { fill: var(--paint); }
 .bar .piece { stroke: var(--paper); vector-effect: non-scaling-stroke; }
 svg text { fill: var(--soft); font-size: 12px; } svg .value { text-anchor: end; } svg .time { text-anchor: middle; }
@@ -55,15 +56,16 @@ svg .mark { stroke: var(--ink); stroke-dasharray: 2 4; } svg .pointer { stroke: 
 .chart .legend { padding-left: 8px; font-size: 13px; }
 figcaption { margin-bottom: 6px; font-weight: 600; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; } .volumes { width: 100%; font-size: 12.5px; }
+table { border-collapse: collapse; } .volumes { width: 100%; font-size: 12px; }
 caption { padding-bottom: 6px; text-align: left; color: var(--soft); font-size: 14px; }
 th, td { padding: 3px 6px; border-bottom: 1px solid var(--faint); text-align: right; white-space: nowrap; }
 th { font-weight: 600; } thead th { color: var(--soft); vertical-align: bottom; } .group { text-align: center; }
 th[scope=row] { text-align: left; white-space: normal; overflow-wrap: anywhere; }
-.volumes th[scope=row] { min-width: 11em; max-width: 16em; font-weight: 400; }
+.volumes th, .volumes td { padding: 3px 4px; }
+.volumes th[scope=row] { min-width: 10em; max-width: 16em; font-weight: 400; }
 .volumes bdi { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden; }
 .volumes .first { border-left: 1px solid var(--faint); } .all > * { font-weight: 600 !important; }
-.mini { width: 110px; } .mini svg { display: block; width: 100px; height: 7px; margin: 2px 0; }
+.mini { width: 82px; } .mini svg { display: block; width: 74px; height: 7px; margin: 2px 0; }
 .loss { color: #d55e00; }
 dl { columns: 2; column-gap: 32px; } dt { font-weight: 600; break-after: avoid; }
 dd { margin: 0 0 8px; break-inside: avoid; }
@@ -74,7 +76,8 @@ dd { margin: 0 0 8px; break-inside: avoid; }
 @media screen and (max-width: 800px) { body { padding: 16px; } .chart.wide { overflow-x: auto; }
   .chart.wide svg { width: 760px; } .charts { grid-template-columns: minmax(0, 1fr); } dl { columns: 1; } }
 @media print { @page { size: A4 landscape; margin: 12mm; } body { max-width: none; padding: 0; font-size: 11px; }
-  .volumes { font-size: 8.5px; } th, td { padding: 2px 3px; } .scroll { overflow: visible; }
+  .volumes { font-size: 8.5px; } th, td, .volumes th, .volumes td { padding: 2px 3px; }
+  .scroll { overflow: visible; }
   .mini, .mini svg { width: 70px; } tr, .bar, .card, table:not(.volumes) { break-inside: avoid; }
   h2 { break-after: avoid; } #hover { display: none; } }
 """

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from blockstore.cli.sizes import format_size
+from blockstore.cli.sizes import compact_size, format_size
 from blockstore.printable import printable
 from blockstore.vm import history
 from tests.cli.words import CLASSES
@@ -86,7 +86,7 @@ def samples_of(mounted: Mounted) -> list[history.Sample]:
 
 
 def expected(figures: dict[str, Any], exact: tuple[str, ...]) -> list[str]:
-    return [f"{figures[key] / 2**20:,.1f}" for key in exact]
+    return [compact_size(figures[key]) for key in exact]
 
 
 def test_the_page_says_what_status_says(mounted: Mounted) -> None:
@@ -95,9 +95,11 @@ def test_the_page_says_what_status_says(mounted: Mounted) -> None:
     mounted.evict()
     until(lambda: len(samples_of(mounted)) >= 2, "two samples")
     page, status = report(mounted), mounted.status()
-    keys = ("logical", "touched", "zero", "shared", "patched", "compressed", "dense", "raw", "paged", "stored", "pool")
+    keys = ("logical", "zero", "shared", "patched", "compressed", "dense", "raw", "paged", "stored", "pool")
     for name, figures in [("total", status["total"]), *status["volumes"].items()]:
-        assert page.row(name)[: len(keys)] == expected(figures, keys), name
+        row = page.row(name)
+        assert row[0] == compact_size(figures["touched"]) and row[2].endswith("%"), name
+        assert row[3 : 3 + len(keys)] == expected(figures, keys), name
     for key in (
         "logical",
         "touched",

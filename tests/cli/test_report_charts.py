@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta, timezone
 from html.parser import HTMLParser
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockstore.cli.charts import PERCENT, RATES, SIZES, Chart, Series, Unit, draw, time_ticks
-from blockstore.cli.report_charts import _refault_rates, _saved, charts, ending_with
+from blockstore.cli.report_charts import _refault_rates, _saved, charts, ending_with, gaps
 from blockstore.cli.report_page import Facts, page
 from blockstore.vm.history import Figures, Sample
 from tests.cli.words import CLASSES
@@ -121,6 +122,45 @@ def test_savings_of_an_empty_mount_do_not_flatten_the_chart() -> None:
 def test_times_that_stand_still() -> None:
     text = draw(Chart("t", RATES, [NOON_S] * 2, lines=[Series("a", "a", [None, 1.0])]), UTC)
     assert "nan" not in text and "inf" not in text
+
+
+def test_what_is_missing_is_a_gap() -> None:
+    """A line through an hour without samples said what nobody had measured."""
+    times_s = [*range(0, 100, 5), 400, *range(700, 800, 5)]
+    samples = [Sample(NOON_S + time_s, NOON_S, 5.0, 0, figures(resident=1 << 20), {}) for time_s in times_s]
+    assert gaps(samples) == [20, 21]
+    found = list(charts(samples, UTC))
+    assert all(path.count("M") == 3 for text in found[:3] for path in paths(text))
+    (rates,) = paths(found[4])
+    assert rates.count("M") == 3 and rates.count("L") == 18 + 1 + 19, "a value alone is a dot, the first has no rate"
+
+
+@pytest.mark.parametrize(
+    ("distances_s", "interval_s", "found"),
+    [
+        ([5] * 10, 5, []),
+        ([5, 14, 5, 15, 5, 16, 5], 5, [6]),  # one that is late, or was lost
+        ([40] * 10, 40, []),  # of a history that was thinned
+        ([20] * 5 + [59, 61] + [20] * 5, 5, [7]),  # where each takes long
+        ([0.5, 0.5, 14], 5, []),
+        ([1000], 5, []),
+    ],
+)
+def test_gaps(distances_s: list[float], interval_s: float, found: list[int]) -> None:
+    times_s = [NOON_S, *(NOON_S + time_s for time_s in accumulate(distances_s))]
+    assert gaps([Sample(time_s, NOON_S, interval_s, 0, figures(), {}) for time_s in times_s]) == found
+
+
+def paths(text: str) -> list[str]:
+    return re.findall(r'<path class="[^"]*" d="([^"]*)"', text)
+
+
+def test_vms_of_one_size_are_listed_as_people_count() -> None:
+    report = whole_report(12)
+    report["volumes"] = {f"vm{number}": each for number, each in enumerate(report["volumes"].values())}
+    facts = Facts("/mnt", "host", 1 << 34, "1", NOON_S, [], UTC)
+    names = re.findall(r'<tr class="one"><th scope="row"><bdi title="([^"]*)"', page(report, [], facts))
+    assert names == [f"vm{number}" for number in range(12)]
 
 
 class Places(HTMLParser):
