@@ -36,6 +36,9 @@ MAXIMUM_BYTES: Final = 1 << 20
 MAXIMUM_LINE_BYTES: Final = 8 << 10
 """Of one sample, so that 128 of the largest fit: some 90 VMs, the largest; the others are in the total only."""
 
+MAXIMUM_VOLUME_BYTES: Final = 1 << 10
+"""Of one volume in it: a name can be longer than all else, and that is no reason to leave the other volumes out."""
+
 FIRST_INTERVAL_S: Final = 5.0
 
 REST_S: Final = 1.5
@@ -175,7 +178,10 @@ def encode(sample: Sample) -> bytes:
     volumes = {}
     for name, figures in sorted(sample.volumes.items(), key=lambda item: -item[1].footprint):
         numbers = _numbers(figures)
-        room -= len(_json({name: numbers})) - len(b"{}") + len(b",")
+        size = len(_json({name: numbers})) - len(b"{}") + len(b",")
+        if size > MAXIMUM_VOLUME_BYTES:
+            continue
+        room -= size
         if room < 0:
             break
         volumes[name] = numbers

@@ -105,6 +105,12 @@ def test_of_many_vms_the_largest_are_kept() -> None:
     assert kept.total == figures(1000)
 
 
+def test_a_name_that_has_no_room_costs_no_other() -> None:
+    volumes = {name: figures(size) for size, name in ((3, "\udcff" * 4000), (2, "vm1"), (1, "vm2"))}
+    found = decode(encode(sample()._replace(volumes=volumes)))
+    assert found is not None and list(found.volumes) == ["vm1", "vm2"]
+
+
 def test_a_line_that_was_cut_off_costs_one_sample(tmp_path: Path) -> None:
     path = tmp_path / history.NAME
     for number in range(3):
