@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from blockstore.daemon import mounts
 from blockstore.daemon.mounts import Mount
 from blockstore.errors import InputError, MountError, VmError
-from blockstore.vm import qmp_sockets
+from blockstore.vm import qmp_sockets, snapshot_file
 from blockstore.vm.open_files import folder_of
 
 if TYPE_CHECKING:  # asyncio, which a fork loads while QEMU starts
@@ -77,6 +77,10 @@ def find(mount: Mount, name: str, qmp: Path | None) -> Running:
         with folder_of(mount, name) as (folder, last):
             found = os.stat(last, dir_fd=folder, follow_symlinks=False)
     except OSError as error:
+        if snapshot_file.place_of(mount, snapshot_file.domain_of(name), name.rsplit("/", 1)[-1]).exists():
+            raise InputError(
+                f"{name} is a snapshot, not a VM; start a VM from it: blockstore restore {name} --as VM"
+            ) from None
         raise InputError(
             f"{mount.path} has no file {name!r}: {error.strerror}; `blockstore status {mount.path}` lists them, as vm1 "
             "or blue/vm1"

@@ -11,7 +11,7 @@ import pytest
 from blockstore.daemon.mounts import Mount
 from blockstore.daemon.process_stat import children
 from blockstore.errors import BusyError, InputError, MountError, OutOfRoom, StateError
-from blockstore.vm import file_work, snapshot_file
+from blockstore.vm import file_work, running, snapshot_file
 from blockstore.vm.snapshot_file import Facts
 
 MIB = 1 << 20
@@ -153,3 +153,12 @@ def test_a_snapshot_may_be_called_with_the_domain_of_its_vm() -> None:
             within(domain, name, vm)
     with pytest.raises(InputError, match="cannot be the name"):
         within("blue", "blue/ base", "blue/vm1")
+
+
+def test_a_snapshot_is_told_from_a_vm(mount: Mount) -> None:
+    """`fork` and `snapshot` want a VM."""
+    make(mount, "blue/base")
+    with pytest.raises(InputError, match=r"blue/base is a snapshot, not a VM.*blockstore restore blue/base --as"):
+        running.find(mount, "blue/base", None)
+    with pytest.raises(InputError, match="has no file 'blue/other'"):
+        running.find(mount, "blue/other", None)
