@@ -20,7 +20,6 @@ from tests.daemon.lab import (
     blockstore,
     cold,
     daemons_of,
-    inside,
     mounts_below,
     noisy,
     one_line,
@@ -366,7 +365,7 @@ def test_more_files_than_descriptors(lab: Lab, limit: str, files: int) -> None:
         blockstore("status", str(path))  # whatever it says, the mount must not end by it
         for number in range(20):
             (path / f"file{number}").unlink()
-    until(lambda: inside("status", str(path)).returncode == 0, "the daemon answers")
+    until(lambda: invoke("status", str(path)).returncode == 0, "the daemon answers")
     assert (path / f"file{made - 1}").read_bytes() == b"content"
     if made == files:
         assert blockstore("umount", str(path)).returncode == 0

@@ -20,6 +20,7 @@ from blockstore.vm import push as pushing
 from blockstore.vm import snapshot_file
 from blockstore.vm.overlays import Base
 from blockstore.vm.snapshot_file import Facts
+from tests.cli.runner import invoke
 from tests.cli.test_fork import restored, runs
 from tests.cli.test_run import NAME, on
 from tests.cli.test_run import running as started
@@ -34,7 +35,6 @@ from tests.daemon.lab import (
     cold,
     drop,
     ended,
-    inside,
     mixed_blocks,
     noisy,
     one_line,
@@ -195,7 +195,7 @@ def blocks_come_when_they_are_used(lab: Lab, server: Server, lane: bool) -> None
     server.stop()
     reader = spawn(READS, str(place_of(there, "base")))
     assert said(reader) == "begins"
-    until(lambda: "away" in inside("status", str(there.path)).stderr, "somebody says that the source is away")
+    until(lambda: "away" in invoke("status", str(there.path)).stderr, "somebody says that the source is away")
     assert not ended(reader.pid, 0.1)
     server.start()
     assert said(reader) == str(MIB)
@@ -271,7 +271,7 @@ def what_is_deleted_too_early_is_said_so(lab: Lab, server: Server) -> None:
     os.kill(server.pid, signal.SIGCONT)
     result = blockstore("push", "base", "--to", url_of(server), "--delete")
     assert result.returncode == 0, result
-    until(lambda: "not there any more" in inside("status", str(there.path)).stderr, "it is told")
+    until(lambda: "not there any more" in invoke("status", str(there.path)).stderr, "it is told")
     with pytest.raises(OSError, match="Input/output"):
         cold(place_of(there, "base"))
     place_of(there, "base").unlink()

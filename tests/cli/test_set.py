@@ -11,7 +11,7 @@ import pytest
 from blockstore.cli.health import CRITICAL, OK, WARNING, judge
 from blockstore.vm.observe import full_share
 from tests.cli.runner import invoke
-from tests.daemon.lab import Lab, Mounted, blockstore, cold, end, inside, noisy, one_line, put, said, spawn, until
+from tests.daemon.lab import Lab, Mounted, blockstore, cold, end, noisy, one_line, put, said, spawn, until
 
 pytestmark = pytest.mark.mount
 
@@ -58,7 +58,7 @@ def test_warnings_on_the_way(lab: Lab) -> None:
     put(mounted.path / "one", noisy(53 * MIB, 1))
     warned = check(mounted)
     assert warned.returncode == WARNING and warned.stdout.startswith("blockstore WARNING - the pool is 8"), warned
-    assert "is 8" in inside("status", str(mounted.path)).stderr
+    assert "is 8" in invoke("status", str(mounted.path)).stderr
     put(mounted.path / "two", noisy(8 * MIB, 2))
     assert check(mounted).returncode == CRITICAL
     (mounted.path / "one").unlink()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import pickle
@@ -31,8 +30,8 @@ import pytest
 from benchlab.ports import Port
 from suitelab.identity import WORKSPACE_PREFIX
 
-from blockstore.cli.main import main
 from blockstore.daemon import process_stat
+from tests.cli.runner import invoke
 from tests.store.material import near, noise, text
 
 PROJECT: Final = Path(__file__).parents[2]
@@ -124,7 +123,7 @@ class Mounted:
 
     def status(self) -> dict[str, Any]:
         """`status --json`."""
-        result = inside("status", str(self.path), "--json")
+        result = invoke("status", self.path, "--json")
         assert result.returncode == 0, result
         report: dict[str, Any] = json.loads(result.stdout)
         return report
@@ -195,15 +194,6 @@ class Mounted:
 def blockstore(*arguments: str, timeout_s: float = COMMAND_S, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line."""
     return run([sys.executable, "-m", "blockstore", *arguments], timeout_s, **environment)
-
-
-def inside(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command that ends soon in this process: a new Python takes a second where the machine is busy. For one
-    thread at a time, because sys.stdout and sys.stderr are replaced meanwhile."""
-    output, errors = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        code = main(arguments)
-    return subprocess.CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
 
 
 def run(command: Sequence[str], timeout_s: float = COMMAND_S, **environment: str) -> subprocess.CompletedProcess[str]:

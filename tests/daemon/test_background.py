@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from blockstore.daemon.options import DEFAULT_BACKGROUND_CPU
-from tests.daemon.lab import Lab, Mounted, blockstore, cold, inside, noisy, one_line, put, until
+from tests.cli.runner import invoke
+from tests.daemon.lab import Lab, Mounted, blockstore, cold, noisy, one_line, put, until
 from tests.store.material import near, text
 
 pytestmark = pytest.mark.mount
@@ -38,7 +39,7 @@ def test_a_cold_file_shrinks_and_stays_what_it_is(lab: Lab, lane: bool) -> None:
     assert total["touched"] == before["touched"] and total["dense"] == 4096 * total["dense_blocks"] > 0
     assert figures["cpu_percent"] == 50 and figures["tried_blocks"] >= figures["densified_blocks"] > TEXTS
     assert figures["cpu_s"] > 0 and figures["saved_bytes"] > 0.15 * before["stored"]
-    shown = inside("status", str(mounted.path)).stdout
+    shown = invoke("status", str(mounted.path)).stdout
     assert "encoded anew (at most 50 % of a core)" in shown and "dense" in shown
     assert blockstore("verify", str(mounted.path)).returncode == 0
     if lane:
@@ -69,7 +70,7 @@ def test_the_switch(lab: Lab) -> None:
     assert background(mounted) == dict.fromkeys(
         ("cpu_percent", "cpu_s", "tried_blocks", "densified_blocks", "saved_bytes"), 0
     )
-    assert "(off)" in inside("status", str(mounted.path)).stdout
+    assert "(off)" in invoke("status", str(mounted.path)).stdout
     assert blockstore("set", str(mounted.path), "--background-cpu", "80").returncode == 0
     until(lambda: is_dense(mounted), "it is dense")
     assert blockstore("set", str(mounted.path), "--background", "off").returncode == 0

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from blockstore.store.geometry import BLOCK_BYTES, unpack_where
-from tests.daemon.lab import Mounted, cold, drop, ended, inside, mixed_blocks, put, spawn
+from tests.cli.runner import invoke
+from tests.daemon.lab import Mounted, cold, drop, ended, mixed_blocks, put, spawn
 
 pytestmark = pytest.mark.mount
 
@@ -68,7 +69,7 @@ def test_a_mapping_gets_a_signal_and_no_wrong_byte(mounted: Mounted) -> None:
         "import mmap, os, sys; m = mmap.mmap(os.open(sys.argv[1], os.O_RDWR), 0); print(m[0], flush=True)", str(path)
     )
     assert ended(reader.pid) and reader.wait() == -signal.SIGBUS
-    assert inside("status", str(mounted.path)).returncode == 0
+    assert invoke("status", str(mounted.path)).returncode == 0
     assert mmap.PAGESIZE == BLOCK_BYTES
 
 

@@ -21,6 +21,7 @@ from blockstore.daemon.backoff import QUICK_DEATH_S
 from blockstore.daemon.names_copy import copied_names
 from blockstore.daemon.notify import Service
 from blockstore.daemon.supervisor import START_S, Supervisor
+from tests.cli.runner import invoke
 from tests.daemon.lab import (
     PROJECT,
     Lab,
@@ -33,7 +34,6 @@ from tests.daemon.lab import (
     drop,
     end,
     ended,
-    inside,
     mixed_blocks,
     mounts_below,
     noisy,
@@ -394,7 +394,7 @@ def test_a_dead_supervisor_does_not_harm(lab: Lab) -> None:
     assert cold(mounted.path / "memory") == CONTENT
     total = mounted.total()
     assert total["supervisor_pid"] is None and not total["can_be_replaced"]
-    assert inside("status", str(mounted.path), "--check").returncode == 1
+    assert invoke("status", str(mounted.path), "--check").returncode == 1
     one_line(blockstore("reload", str(mounted.path)), 1, "cannot be replaced")
     assert mounted.umount().returncode == 0
     until(lambda: not daemons_of(lab.path), "the daemon ends")
@@ -600,7 +600,7 @@ def test_a_full_file_system_under_the_state(lab: Lab) -> None:
         str(path / "big"),
     )
     try:
-        until(lambda: inside("status", str(path), "--check").returncode == 2, "it is full")
+        until(lambda: invoke("status", str(path), "--check").returncode == 2, "it is full")
         for number in range(3):
             mounted.kill_daemon()
             assert cold(path / "file0") == noisy(4 << 20, 0), f"after kill {number}"

@@ -11,7 +11,8 @@ from blockstore.store.home import CopiedHome, DirectoryHome
 from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
 from blockstore.store.store import Store
 from blockstore.store.volume import ids_of
-from tests.daemon.lab import Lab, inside, mixed_blocks, put
+from tests.cli.runner import invoke
+from tests.daemon.lab import Lab, mixed_blocks, put
 from tests.store.material import half, near
 
 pytestmark = pytest.mark.mount
@@ -62,7 +63,7 @@ def check_nothing_crosses(lab: Lab) -> None:
 def test_modes_of_everything_that_holds_data(lab: Lab) -> None:
     mounted = lab.mount()
     put(mounted.path / "vm1", CONTENT)
-    assert inside("status", str(mounted.path)).returncode == 0
+    assert invoke("status", str(mounted.path)).returncode == 0
     assert mounted.state.stat().st_mode & 0o777 == 0o700
     for path in mounted.state.iterdir():
         if path.name not in ("daemon.log", "daemon.handover", "daemon.supervisor"):  # no data, in a folder of mode 0700

@@ -16,7 +16,8 @@ from blockstore.daemon.memory_limit import V2, complaint, of_process, room_for_p
 from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
 from blockstore.vm import cgroups
 from blockstore.vm.cgroups import Cgroup
-from tests.daemon.lab import Lab, Mounted, blockstore, cold, end, inside, noisy, put, run, said, spawn, until
+from tests.cli.runner import invoke
+from tests.daemon.lab import Lab, Mounted, blockstore, cold, end, noisy, put, run, said, spawn, until
 from tests.daemon.test_room import WRITER
 
 MIB = 1 << 20
@@ -70,7 +71,7 @@ def test_a_pool_is_full_before_the_memory_of_its_cgroup_is(cgroup: Cgroup, lab: 
     writer = spawn(WRITER, str(mounted.path / "new"), str(limit_bytes // MIB - 16), "new")
     try:
         until(lambda: "no room" in mounted.log() or killed(cgroup) > 0, "the pool is full")
-        check = inside("status", str(mounted.path), "--check")
+        check = invoke("status", str(mounted.path), "--check")
         assert check.returncode == CRITICAL and "the pool is full, and writes wait" in check.stdout, check
         assert cold(mounted.path / "old") == noisy(48 * MIB, "old"), "reads go on"
         (mounted.path / "old").unlink()
@@ -89,17 +90,17 @@ def test_a_limit_above_that_of_the_cgroup_is_told(cgroup: Cgroup, lab: Lab) -> N
     mounted, result = mount_in(cgroup, lab, "--pool-limit", "1G")
     told = "the pool limit of 1024 MiB is more than the "
     assert result.stderr.count(f"blockstore: warning: {told}") == 1 and told in mounted.log(), result
-    check = inside("status", str(mounted.path), "--check")
+    check = invoke("status", str(mounted.path), "--check")
     assert check.returncode == WARNING and check.stdout.startswith(f"blockstore WARNING - {told}"), check
     fits = blockstore("set", str(mounted.path), "--pool-limit", "64M")
     assert fits.returncode == 0 and not fits.stderr, fits
-    assert inside("status", str(mounted.path), "--check").returncode == OK
+    assert invoke("status", str(mounted.path), "--check").returncode == OK
     larger = blockstore("set", str(mounted.path), "--pool-limit", "2G")
     assert larger.returncode == 0 and larger.stderr.startswith("blockstore: warning: the pool limit of 2048"), larger
     assert mounted.total()["pool_limit"] == 2048 * MIB
     assert blockstore("set", str(mounted.path), "--pool-limit", "64M").returncode == 0
     set_limit(cgroup, 128 * MIB)
-    lowered = inside("status", str(mounted.path))
+    lowered = invoke("status", str(mounted.path))
     assert "blockstore: warning: the pool limit of 64 MiB is more than the 43 MiB" in lowered.stderr, lowered
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from benchlab.valkey_server import Server
 
+from tests.cli.runner import invoke
 from tests.daemon.lab import (
     Lab,
     Mounted,
@@ -20,7 +21,6 @@ from tests.daemon.lab import (
     drop,
     end,
     ended,
-    inside,
     noisy,
     one_line,
     put,
@@ -142,9 +142,9 @@ def test_more_than_the_pool_holds(lab: Lab, lane: bool, disk: str, tmp_path: Pat
     assert run(["cp", "--sparse=never", str(vm), str(mounted.path / "copy")]).returncode == 0
     for path, expected in ((vm, data), (mounted.path / "copy", data), (mounted.path / "other", b"".join(blocks))):
         assert cold(path) == expected, path
-    status = inside("status", str(mounted.path))
+    status = invoke("status", str(mounted.path))
     assert f"In the tier {disk}: " in status.stdout and not status.stderr, status
-    assert inside("status", str(mounted.path), "--check").returncode == 0
+    assert invoke("status", str(mounted.path), "--check").returncode == 0
     result = blockstore("verify", str(mounted.path))
     assert result.returncode == 0 and "all is well" in result.stdout, result
     assert "ERROR" not in mounted.log() and "CRITICAL" not in mounted.log()
@@ -213,8 +213,8 @@ def reads_wait(lab: Lab, lane: bool, server: Server) -> None:
     readers.append(spawn(VM, str(mounted.path / "vm"), str(9 * MIB)))
     try:
         assert [said(reader) for reader in readers] == ["begins"] * 3
-        until(lambda: "is away" in inside("status", str(mounted.path)).stderr, "status says so")
-        assert inside("status", str(mounted.path), "--check").returncode in (1, 2)
+        until(lambda: "is away" in invoke("status", str(mounted.path)).stderr, "status says so")
+        assert invoke("status", str(mounted.path), "--check").returncode in (1, 2)
         if lane:
             until(lambda: tier(mounted)["reads_waiting"] == 3, "reads wait")
             os.kill(readers[2].pid, signal.SIGUSR1)
@@ -227,7 +227,7 @@ def reads_wait(lab: Lab, lane: bool, server: Server) -> None:
         assert said(readers[1]) == str(MIB)
         assert [said(readers[2]) for _ in range(1 + lane)] == ["signal"] * lane + ["4096"]
         assert cold(mounted.path / "vm") == data
-        until(lambda: not inside("status", str(mounted.path)).stderr, "all is well again")
+        until(lambda: not invoke("status", str(mounted.path)).stderr, "all is well again")
         assert "answers again" in mounted.log()
     finally:
         for reader in readers:
@@ -252,9 +252,9 @@ def test_writes_wait_for_a_full_disk(lab: Lab, tmp_path: Path) -> None:
         writer = spawn(WRITER, str(mounted.path / "vm"), "24")
         try:
             until(lambda: "no room" in mounted.log(), "the writer is held up")
-            found = inside("status", str(mounted.path))
+            found = invoke("status", str(mounted.path))
             assert "is full" in found.stderr and "writes wait" in found.stderr, found
-            check = inside("status", str(mounted.path), "--check")
+            check = invoke("status", str(mounted.path), "--check")
             assert check.returncode == 2 and "what is in it is read as before" in check.stdout, check
             assert "VMs" not in check.stdout and mounted.total()["tier"]["reads_fail"] is False, check
             enlarge("100M")
@@ -327,7 +327,7 @@ def test_a_tier_that_has_lost_a_piece(lab: Lab, disk: str, tmp_path: Path) -> No
     assert result.returncode == 6 and "piece 0 of the tier, with 256 records, is missing" in result.stdout, result
     mounted = lab.mount(pool_limit=POOL)
     until(lambda: "lost 1 pieces" in mounted.log(), "the log says so")
-    assert "has lost pieces (1)" in inside("status", str(mounted.path), "--check").stdout
+    assert "has lost pieces (1)" in invoke("status", str(mounted.path), "--check").stdout
     with (mounted.path / "vm").open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
         with pytest.raises(OSError, match="Input/output error"):

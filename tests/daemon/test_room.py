@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from tests.cli.runner import invoke
 from tests.daemon.lab import (
     Lab,
     Mounted,
@@ -16,7 +17,6 @@ from tests.daemon.lab import (
     drop,
     end,
     ended,
-    inside,
     noisy,
     put,
     run,
@@ -75,13 +75,13 @@ def test_a_writer_waits_and_goes_on_when_a_file_is_deleted(full: Mounted) -> Non
         until(lambda: is_stalled(full), "the writer is held up")
         old = full.path / "old"
         assert cold(old) == noisy(POOL_MIB // 2 * MIB, "old"), "reads go on"
-        result = inside("status", str(full.path))
+        result = invoke("status", str(full.path))
         assert result.returncode == 0 and "writes wait" in result.stderr, result
         old.unlink()
         while (line := said(writer)) != "synced":
             assert line
         assert cold(full.path / "new") == content(12, "new")
-        assert "wait" not in inside("status", str(full.path)).stderr
+        assert "wait" not in invoke("status", str(full.path)).stderr
     finally:
         end(writer.pid)
 

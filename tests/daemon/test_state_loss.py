@@ -13,6 +13,7 @@ import pytest
 
 from blockstore.cli.health import CRITICAL, OK
 from blockstore.daemon import mounts, state_loss
+from tests.cli.runner import invoke
 from tests.daemon.lab import (
     PROJECT,
     Lab,
@@ -22,7 +23,6 @@ from tests.daemon.lab import (
     daemons_of,
     end,
     ended,
-    inside,
     mounts_below,
     noisy,
     one_line,
@@ -38,7 +38,7 @@ LOST_EXIT_CODE = 4
 
 def check_tells(mounted: Mounted, *words: str) -> None:
     """`status --check` is critical, with one line that has these words."""
-    told = inside("status", str(mounted.path), "--check")
+    told = invoke("status", str(mounted.path), "--check")
     assert told.returncode == CRITICAL and told.stdout.startswith("blockstore CRITICAL - "), told
     assert told.stdout.count("\n") == 1 and not told.stderr, told
     assert all(word in told.stdout for word in words), told
@@ -99,7 +99,7 @@ def test_a_map_of_the_state_was_deleted_but_not_with_its_file(lab: Lab) -> None:
         put(mounted.path / name, noisy(MIB, name))
     kept = (mounted.path / "keep").stat().st_ino
     (mounted.path / "drop").unlink()
-    assert inside("status", str(mounted.path), "--check").returncode == OK
+    assert invoke("status", str(mounted.path), "--check").returncode == OK
     (mounted.state / f"volume-{kept}").unlink()
     check_tells(mounted, f"(volume-{kept})")
     until(lambda: f"(volume-{kept})" in mounted.log(), "the daemon has noticed")
@@ -116,7 +116,7 @@ def test_a_state_that_was_renamed_is_found_again(lab: Lab) -> None:
     one_line(mounted.umount(), LOST_EXIT_CODE, *words)
     until(lambda: words[0] in (elsewhere / "daemon.log").read_text(), "the daemon has noticed")
     elsewhere.rename(mounted.state)
-    assert inside("status", str(mounted.path), "--check").returncode == OK
+    assert invoke("status", str(mounted.path), "--check").returncode == OK
     until(lambda: "are where they were again" in mounted.log(), "the daemon has noticed that, too")
     assert mounted.log().count("CRITICAL") == 1, "it is said once"
     mounted.kill_daemon()
@@ -132,7 +132,7 @@ def test_the_daemon_dies_after_the_state_was_deleted(lab: Lab) -> None:
     shutil.rmtree(mounted.state)
     mounted.kill_daemon()
     words = (str(mounted.state), "its daemon has died since", "lost")
-    until(lambda: words[1] in inside("status", str(mounted.path), "--check").stdout, "the daemon has died")
+    until(lambda: words[1] in invoke("status", str(mounted.path), "--check").stdout, "the daemon has died")
     check_tells(mounted, *words)
     one_line(blockstore("status", str(mounted.path)), LOST_EXIT_CODE, *words)
     one_line(mounted.umount(), LOST_EXIT_CODE, *words)
@@ -164,7 +164,7 @@ def test_it_is_told_in_the_foreground_and_an_empty_default_state_may_be_gone(lab
     try:
         until(lambda: bool(mounts_below(path)), "the mount is there")
         mounted = Mounted(path, mounts.find(path).state, lane=True)
-        until(lambda: "OK" in inside("status", str(path), "--check").stdout, "the daemon answers")
+        until(lambda: "OK" in invoke("status", str(path), "--check").stdout, "the daemon answers")
         shutil.rmtree(mounted.state)
         with os.fdopen(read_fd, errors="replace") as output:
             line = next(line for line in output if "CRITICAL" in line)

@@ -17,6 +17,7 @@ import pytest
 from blockstore.vm import cgroups
 from blockstore.vm.cgroups import Cgroup
 from blockstore.vm.controller import Controller
+from tests.cli.runner import invoke
 from tests.daemon.lab import (
     Lab,
     Mounted,
@@ -25,7 +26,6 @@ from tests.daemon.lab import (
     drop,
     end,
     ended,
-    inside,
     noisy,
     one_line,
     put,
@@ -149,7 +149,7 @@ def test_a_fixed_size_is_held(lab: Lab, way: str) -> None:
             assert figures(mounted)["resident"] >= 2 * MIB, "no more is taken than was asked for"
             ask(process, "touch 0 8192")
             until(lambda: figures(mounted)["resident"] <= 8 * MIB, "again")
-            shown = inside("status", str(mounted.path)).stdout
+            shown = invoke("status", str(mounted.path)).stdout
             assert "Resident part, controlled" in shown and "8.0 MiB" in shown
     want = bytearray(noisy(16 * MIB, 1) + bytes(range(256)) * (16 * MIB // 256))
     want[::4096] = bytes(byte ^ 1 for byte in want[::4096])

@@ -15,6 +15,7 @@ from typing import Any, Final
 import pytest
 
 from blockstore.vm.file_work import FileWork
+from tests.cli.runner import invoke
 from tests.daemon.lab import (
     Lab,
     Mounted,
@@ -24,7 +25,6 @@ from tests.daemon.lab import (
     drop,
     end,
     ended,
-    inside,
     noisy,
     put,
     ready,
@@ -160,11 +160,11 @@ def test_what_a_killed_daemon_has_lost_is_written_again(faulty: Faulty) -> None:
     faulty.mounted.kill_daemon()
     until(lambda: faulty.mounted.total()["restarts"] == 2, "another daemon")
     assert faulty.figures()["errors"] == 1, "the next daemon still knows"
-    told = inside("status", str(faulty.mounted.path), "--check")
+    told = invoke("status", str(faulty.mounted.path), "--check")
     assert told.returncode == 1 and "write-back failed (1)" in told.stdout
-    assert "8.0 MiB were written again" in inside("status", str(faulty.mounted.path)).stderr
+    assert "8.0 MiB were written again" in invoke("status", str(faulty.mounted.path)).stderr
     assert blockstore("verify", str(faulty.mounted.path)).returncode == 0
-    assert inside("status", str(faulty.mounted.path), "--check").returncode == 0
+    assert invoke("status", str(faulty.mounted.path), "--check").returncode == 0
 
 
 def test_an_error_that_another_process_was_told_of_is_found(faulty: Faulty) -> None:
@@ -251,7 +251,7 @@ def test_the_controller_goes_on_while_the_pool_is_full(faulty: Faulty) -> None:
         assert blockstore("set", place, "--pool-limit", "16M").returncode == 0
         filler = spawn(FILLER, f"{place}/filler")
         try:
-            until(lambda: inside("status", place, "--check").returncode == 2, "the pool is full")
+            until(lambda: invoke("status", place, "--check").returncode == 2, "the pool is full")
             faulty.mounted.kill_daemon()
             os.kill(controller, signal.SIGKILL)
             until(lambda: faulty.mounted.total()["stalled"] > 0, "the next daemon's pool is full")
