@@ -19,6 +19,7 @@ from blockstore.store.store import Store, run
 from blockstore.store.tiers import TierAway
 from blockstore.store.tiers.file import FileTier
 from tests.store.invariants import check_store
+from tests.store.live import remembered_files as remembered_files
 from tests.store.material import noise, put
 from tests.store.tiers.faulty import FaultyTier
 

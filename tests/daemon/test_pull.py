@@ -19,6 +19,7 @@ from blockstore.store.home import MemoryHome
 from blockstore.store.store import Store, run
 from blockstore.store.tiers.file import FileTier
 from tests.store.invariants import check_store
+from tests.store.live import remembered_files as remembered_files
 from tests.store.test_arrivals import MEMORY, push
 
 WAIT_S = 10.0

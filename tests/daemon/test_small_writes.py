@@ -18,6 +18,7 @@ from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
 from blockstore.store.store import Store
 from blockstore.store.volume import MAXIMUM_SIZE_BYTES
 from tests.daemon.lab import Lab, Mounted, blockstore, cold, end, noisy, put, said, spawn, until
+from tests.store.live import remembered_files as remembered_files
 from tests.store.material import contents, noise, text
 
 

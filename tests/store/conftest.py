@@ -12,6 +12,7 @@ import pytest
 from suitelab.identity import WORKSPACE_PREFIX
 
 from blockstore.store.store import Store
+from tests.store.live import remembered_files as remembered_files
 
 
 @pytest.fixture(autouse=True)

@@ -1,172 +1,324 @@
-"""What must hold in every store between any two steps, recomputed from the maps and the rows alone."""
+"""What must hold in every state between any two steps, recomputed from its files alone (state_files.py).
+
+Digests, counts and places are all counted anew; nothing of the product is asked. What a store *says* about itself can
+be compared with that (`Figures`).
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 
-from blockstore.store.arrivals import are_due
-from blockstore.store.codec import digest
-from blockstore.store.decode import NotHere
-from blockstore.store.geometry import (
-    BLOCK_BYTES,
-    CHECK_SHIFT,
-    COMPRESSED,
-    DENSE,
-    DENSE_PATCHED,
-    ENCODING_MASK,
-    FIRST_ROW,
-    FREE,
-    PAGED,
-    PATCH_BITS,
-    PATCHED,
-    RAW,
-    SEGMENT_BYTES,
-    unpack_paged,
-    unpack_where,
-)
-from blockstore.store.soundness import NOT_ROWS
 from blockstore.store.store import Store
-from blockstore.store.volume import ids_of
+from tests.store import live
+from tests.store.records import BLOCK_BYTES, ENCODINGS, FREE, RAW, SEGMENT_BYTES, Damaged, Elsewhere, digest
+from tests.store.state_files import (
+    DUE,
+    DUE_FACTOR,
+    FIRST_ROW,
+    FORMAT_VERSION,
+    MARKS,
+    PIECE_LENGTH_MASK,
+    ROW_BYTES,
+    SUPERBLOCK_MAGIC,
+    VOLUME_MAGIC,
+    Numbers,
+    State,
+    Volume,
+    Words,
+    size_word,
+)
+
+HEADS = 1
+"""Segments to which records are being appended; only these may hold nothing that is live."""
+
+SPARES = 1
+"""Segments that are taken, and to which nothing was written yet."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a store says of itself; `live_bytes` by segment, `piece_live_bytes` by piece, `touched_blocks` by volume."""
+
+    live_rows: int
+    live_bytes: Numbers
+    piece_live_bytes: Numbers
+    allocated_segments: int
+    garbage_bytes: int
+    touched_blocks: dict[int, int]
+
+
+def figures_of(store: Store) -> Figures:
+    """What this store says now."""
+    pool = store.pool
+    return Figures(
+        store.rows.live,
+        pool.live_bytes.copy(),
+        pool.pieces.live_bytes.copy(),
+        pool.allocated_segments,
+        pool.garbage_bytes,
+        {number: volume.touched_blocks for number, volume in store.volumes.items()},
+    )
 
 
 def check_store(store: Store, *, decode: bool = False) -> None:
-    """Raises AssertionError when a table of the store contradicts the others.
-
-    With `decode`, every live row is decoded too and must match its digest (not for stores damaged on purpose).
-    """
-    _check_maps_and_counts(store)
-    _check_rows(store)
-    _check_pool(store)
-    if decode:
-        _check_contents(store)
+    """Raises AssertionError, with all that is wrong, when the files of an open store contradict each other or what it
+    says. `decode` as in `violations`."""
+    check_state(State(live.files_of(store)), decode=decode, figures=figures_of(store))
 
 
 def check_nothing_twice(store: Store) -> None:
     """No two rows of a domain hold the same content. Holds unless records were damaged."""
-    rows, seen = store.rows, set()
-    for row in np.flatnonzero(rows.where.array).tolist():
-        key = (rows.domain.items[row], store.decoder.content(row))
-        assert key not in seen, f"row {row} holds a content that another row of its domain holds"
-        seen.add(key)
+    twice = list(contents_that_come_twice(State(live.files_of(store))))
+    assert not twice, "; ".join(twice)
 
 
-def _check_maps_and_counts(store: Store) -> None:
-    rows = store.rows
-    counts = np.zeros(rows.capacity, dtype=np.int64)
-    volumes_of: dict[int, int] = {}
-    for volume in store.volumes.values():
-        domain = volume.domain
-        volumes_of[domain.index] = volumes_of.get(domain.index, 0) + 1
-        assert store.domains._by_key[domain.key] is domain
-        assert volume.blocks <= volume._capacity, f"volume {volume.number}: the map does not cover the size"
-        touched = 0
-        for start, end in volume.prepared(0, volume._capacity):
-            entries = volume.map_array[start:end]
-            ids = ids_of(entries)
-            beyond = np.flatnonzero(entries[max(volume.blocks - start, 0) :])
-            assert not len(beyond), f"volume {volume.number}: {len(beyond)} entries beyond its size are no holes"
-            assert int(ids.max(initial=0)) < rows.capacity, f"volume {volume.number}: an id is out of range"
-            counts += np.bincount(ids, minlength=rows.capacity)
-            touched += int(np.count_nonzero(entries))
-            right = np.isin(entries, NOT_ROWS) | are_due(entries, store.pool.arrivals.count)
-            assert right[ids < FIRST_ROW].all(), f"volume {volume.number}: an entry is damaged"
-            mapped = ids[ids >= FIRST_ROW]
-            checks = entries[ids >= FIRST_ROW] ^ rows.digest.array[mapped]
-            assert not (checks >> np.uint64(CHECK_SHIFT)).any(), f"volume {volume.number} maps other contents"
-            foreign = mapped[rows.domain.array[mapped] != domain.index]
-            assert not len(foreign), f"volume {volume.number} maps rows of another domain: {foreign[:4]}"
-        assert volume.touched_blocks == touched, f"volume {volume.number}: {touched} blocks are touched"
-    counts[:FIRST_ROW] = 0
-    kept = rows.count.array[: rows.capacity].astype(np.int64)
-    wrong = np.flatnonzero(kept != counts)
-    assert not len(wrong), (
-        f"row {wrong[0]} is counted {kept[wrong[0]]} times, maps point at it {counts[wrong[0]]} times"
-    )
-    for key, entered in store.domains._by_key.items():
-        assert entered.key == key and entered.volumes == volumes_of.get(entered.index, 0)
+def check_state(state: State, *, decode: bool = False, figures: Figures | None = None) -> None:
+    """Raises AssertionError with all that is wrong in a state; `decode` as in `violations`."""
+    found = list(violations(state, decode=decode, figures=figures))
+    assert not found, "; ".join(found)
 
 
-def _check_rows(store: Store) -> None:
-    rows = store.rows
-    where = rows.where.array[: rows.capacity]
-    encoding = (where & np.uint64(ENCODING_MASK)).astype(np.int64)
-    assert set(np.unique(encoding).tolist()) <= {FREE, RAW, COMPRESSED, PATCHED, DENSE, DENSE_PATCHED}
-    assert not where[:FIRST_ROW].any(), "HOLE or ZERO has a row"
-    is_patch = encoding & PATCH_BITS == PATCH_BITS
-    patched = np.flatnonzero(is_patch)
-    references = rows.reference.array[patched]
-    dependents = np.bincount(references, minlength=rows.capacity)
-    kept = rows.dependents.array[: rows.capacity].astype(np.int64)
-    wrong = np.flatnonzero(kept != dependents)
-    assert not len(wrong), f"row {wrong[0]} has {dependents[wrong[0]]} patches against it, counted are {kept[wrong[0]]}"
-    assert not is_patch[references].any(), "a reference is a patch itself"
-    assert (encoding[references] != FREE).all(), "a reference is a free row"
-    assert (rows.domain.array[patched] == rows.domain.array[references]).all(), "a patch crosses domains"
-    needed = (rows.count.array[: rows.capacity] > 0) | (dependents > 0)
-    assert not (needed & (where == 0)).any(), f"free but needed: rows {np.flatnonzero(needed & (where == 0))[:4]}"
-    assert not (~needed & (where != 0)).any(), f"live but unneeded: rows {np.flatnonzero(~needed & (where != 0))[:4]}"
-    free = np.array(rows.free, dtype=np.int64)
-    assert len(np.unique(free)) == len(free), "a row is twice on the free list"
-    assert not len(free) or (free.min() >= FIRST_ROW and free.max() < rows.next_row)
-    assert not where[free].any(), "a live row is on the free list"
-    assert not where[rows.next_row :].any(), "a row that was never taken is live"
-    assert rows.live == np.count_nonzero(where)
+def violations(state: State, *, decode: bool = False, figures: Figures | None = None) -> Iterator[str]:
+    """All that is wrong in the state, a sentence each.
+
+    With `decode` every digest is computed anew: of headers, of domains, and of the content of every live row, but for
+    those in a tier that the state was read without. Not for stores damaged on purpose.
+    """
+    yield from _superblock(state)
+    yield from _domains(state, decode=decode)
+    for volume in state.volumes:
+        yield from _header(volume, decode=decode)
+        yield from _map(state, volume)
+    yield from _counts(state)
+    yield from _rows(state)
+    yield from _records(state)
+    yield from _pieces(state)
+    if figures is not None:
+        yield from _figures(state, figures)
+    if decode:
+        yield from _contents(state)
 
 
-def _check_pool(store: Store) -> None:
-    rows, pool = store.rows, store.pool
-    where = rows.where.array[rows.where.array != 0]
-    _check_pieces(store, where[where >= np.uint64(PAGED)].tolist())
-    records = sorted(unpack_where(word) for word in where[where < np.uint64(PAGED)].tolist())
-    live_bytes = np.zeros(pool.segments, dtype=np.int64)
-    previous_end = 0
-    for offset, size_bytes, encoding in records:
-        assert 0 < size_bytes <= BLOCK_BYTES and (encoding != RAW or size_bytes == BLOCK_BYTES)
-        segment = offset // SEGMENT_BYTES
-        assert offset >= previous_end, f"records overlap at {offset}"
-        previous_end = offset + size_bytes
-        assert (previous_end - 1) // SEGMENT_BYTES == segment, f"the record at {offset} crosses segments"
-        assert pool.is_allocated(segment), f"segment {segment} has live records and no memory"
-        assert segment != pool.head or previous_end <= pool.tail, "a record beyond the tail of the head"
-        live_bytes[segment] += size_bytes
-    wrong = np.flatnonzero(live_bytes != pool.live_bytes)
-    assert not len(wrong), (
-        f"segment {wrong[0]} has {live_bytes[wrong[0]]} live bytes, counted are {pool.live_bytes[wrong[0]]}"
-    )
-    allocated = {segment for segment in range(pool.segments) if pool.is_allocated(segment)}
-    assert len(allocated) == pool.allocated_segments
-    for special in (pool.head, pool.spare):
-        assert special < 0 or special in allocated, f"segment {special} is head or spare and has no memory"
-    assert pool.spare < 0 or not live_bytes[pool.spare]
-    assert sorted(pool._free) == sorted(set(range(pool.segments)) - allocated), "the free list is wrong"
-    empty = [segment for segment in allocated if not live_bytes[segment] and segment not in (pool.head, pool.spare)]
-    assert not empty, f"segments {empty[:4]} hold nothing and were not given back"
-    assert pool.garbage_bytes >= 0
-
-
-def _check_pieces(store: Store, words: list[int]) -> None:
-    pieces = store.pool.pieces
-    live_bytes = np.zeros(len(pieces.live_bytes), dtype=np.int64)
-    ends: dict[int, int] = {}
-    for piece, offset, size_bytes in sorted(unpack_paged(word) for word in words):
-        assert offset >= ends.get(piece, 0), f"records of piece {piece} overlap at {offset}"
-        ends[piece] = offset + size_bytes
-        assert ends[piece] <= pieces.length(piece), f"a record beyond the end of piece {piece}"
-        live_bytes[piece] += size_bytes
-    wrong = np.flatnonzero(live_bytes != pieces.live_bytes)
-    assert not len(wrong), f"piece {wrong[0]} has {live_bytes[wrong[0]]} live bytes"
-    assert pieces.numbers() == sorted(ends), "a piece that nobody needs is in the table"
-    assert len(set(pieces.doomed)) == len(pieces.doomed) and not set(pieces.doomed) & set(ends)
-    assert not set(pieces._free) & (set(ends) | set(pieces.doomed)), "the number of a piece is given away"
-
-
-def _check_contents(store: Store) -> None:
-    rows = store.rows
-    seeds = {domain.index: domain.seed for domain in store.domains._by_key.values()}
-    for row in np.flatnonzero(rows.where.array).tolist():
+def contents_that_come_twice(state: State) -> Iterator[str]:
+    """A sentence for each row whose content another row of its domain has."""
+    seen: dict[tuple[int, bytes], int] = {}
+    for row in np.flatnonzero(state.where).tolist():
         try:
-            block = store.decoder.content(row)
-        except NotHere:
+            key = (int(state.domain[row]), state.content(row))
+        except Elsewhere:
             continue
-        assert len(block) == BLOCK_BYTES
-        assert digest(block, seeds[rows.domain.items[row]]) == rows.digest.items[row], f"row {row} is damaged"
+        if seen.setdefault(key, row) != row:
+            yield f"row {row} holds a content that row {seen[key]} of its domain holds"
+
+
+def _superblock(state: State) -> Iterator[str]:
+    found = state.superblock
+    if found is None:
+        return  # a store in memory
+    if found.magic != SUPERBLOCK_MAGIC or found.version != FORMAT_VERSION:
+        yield f"the superblock says {found.magic!r}, version {found.version}"
+    if (found.block_bytes, found.segment_bytes, found.row_bytes) != (BLOCK_BYTES, SEGMENT_BYTES, ROW_BYTES):
+        yield "the superblock has another geometry"
+
+
+def _domains(state: State, *, decode: bool) -> Iterator[str]:
+    volumes = Counter(volume.domain_key for volume in state.volumes)
+    keys = Counter(domain.key for domain in state.domains)
+    for key in keys | volumes:
+        if keys[key] != 1 or not volumes[key]:
+            yield f"domain {key} is {keys[key]} times in the table, and has {volumes[key]} volumes"
+    for domain in state.domains if decode else ():
+        if digest(domain.key.to_bytes(8, "little"), domain.seed) != domain.check:
+            yield f"the key, the seed or the check of domain {domain.key} is damaged"
+
+
+def _header(volume: Volume, *, decode: bool) -> Iterator[str]:
+    if volume.magic != VOLUME_MAGIC or volume.name != f"volume-{volume.number}":
+        yield f"{volume.name} is no map of volume {volume.number}"
+    key = volume.number.to_bytes(8, "little") + volume.domain_key.to_bytes(8, "little")
+    if decode and volume.digest != digest(key, VOLUME_MAGIC):
+        yield f"the digest of the header of {volume.name} is wrong"
+    if volume.size_word != size_word(volume.size_bytes):
+        yield f"the size of {volume.name} is damaged"
+    elif volume.size_bytes > volume.capacity * BLOCK_BYTES:
+        yield f"the map of {volume.name} does not cover its size"
+
+
+def _map(state: State, volume: Volume) -> Iterator[str]:
+    ids, checks = _ids(volume.entries), (volume.entries >> np.uint64(32)).astype(np.int64)
+    beyond = volume.blocks * BLOCK_BYTES >= volume.size_bytes
+    if beyond.any():
+        yield f"{volume.name}: {beyond.sum()} entries beyond its size are no holes"
+    right = np.zeros(len(ids), dtype=np.bool_)
+    for mark, check in MARKS.items():
+        right |= (ids == mark) & (checks == check)
+    right |= (ids == DUE) & (checks % DUE_FACTOR == 0) & (checks // DUE_FACTOR < state.arrivals)
+    is_row = (ids >= FIRST_ROW) & (ids < state.rows_capacity)
+    if not (right | is_row).all():
+        yield f"{volume.name}: the entries of blocks {volume.blocks[~(right | is_row)][:4].tolist()} are damaged"
+    rows, blocks = ids[is_row], volume.blocks[is_row]
+    others = (state.digest[rows] >> np.uint64(32)).astype(np.int64) != checks[is_row]
+    if others.any():
+        yield f"{volume.name}: blocks {blocks[others][:4].tolist()} map other contents"
+    free = state.where[rows] == 0
+    if free.any():
+        yield f"{volume.name}: blocks {blocks[free][:4].tolist()} map free rows"
+    indexes = [domain.index for domain in state.domains if domain.key == volume.domain_key]
+    foreign = ~np.isin(state.domain[rows], indexes)
+    if foreign.any():
+        yield f"{volume.name}: blocks {blocks[foreign][:4].tolist()} map rows of another domain"
+
+
+def _counts(state: State) -> Iterator[str]:
+    counts = np.zeros(state.rows_capacity, dtype=np.int64)
+    for volume in state.volumes:
+        ids = _ids(volume.entries)
+        ids = ids[(ids >= FIRST_ROW) & (ids < state.rows_capacity)]
+        counts += np.bincount(ids, minlength=state.rows_capacity)
+    for row in np.flatnonzero(state.count != counts).tolist():
+        yield f"row {row} is counted {state.count[row]} times, maps point at it {counts[row]} times"
+    dependents = _dependents(state)
+    for row in np.flatnonzero(state.dependents != dependents).tolist():
+        yield f"row {row} has {dependents[row]} patches against it, counted are {state.dependents[row]}"
+    needed, live = (counts > 0) | (dependents > 0), state.where != 0
+    if (needed & ~live).any():
+        yield f"rows {np.flatnonzero(needed & ~live)[:4].tolist()} are free and needed"
+    if (live & ~needed).any():
+        yield f"rows {np.flatnonzero(live & ~needed)[:4].tolist()} are live, and nothing points at them"
+
+
+def _rows(state: State) -> Iterator[str]:
+    encoding = state.encoding
+    if not set(np.unique(encoding).tolist()) <= {FREE, *ENCODINGS}:
+        yield "a row has an encoding that is not known"
+    if ((state.where != 0) & (encoding == FREE)).any():
+        yield "a free row has a record"
+    if state.where[:FIRST_ROW].any():
+        yield "a block id that is no row's has a record"
+    patched = np.flatnonzero(encoding & 3 == 3)
+    references = state.reference[patched]
+    outside = (references < FIRST_ROW) | (references >= state.rows_capacity)
+    if outside.any():
+        yield f"rows {patched[outside][:4].tolist()} have references that are no rows"
+    patched, references = patched[~outside], references[~outside]
+    for wrong, what in (
+        (encoding[references] & 3 == 3, "a patch itself"),
+        (state.where[references] == 0, "free"),
+        (state.domain[patched] != state.domain[references], "another domain's"),
+    ):
+        if wrong.any():
+            yield f"the references of rows {patched[wrong][:4].tolist()} are {what}"
+    unknown = ~np.isin(state.domain[np.flatnonzero(state.where)], [domain.index for domain in state.domains])
+    if unknown.any():
+        yield f"{unknown.sum()} live rows have a domain that is not in the table"
+
+
+def _records(state: State) -> Iterator[str]:
+    """Those in the pool: each within a segment and within what has memory, no two at one place."""
+    rows = np.flatnonzero((state.where != 0) & ~state.is_paged)
+    rows = rows[np.argsort(state.offset[rows], kind="stable")]
+    starts, sizes = state.offset[rows], state.size[rows]
+    ends = starts + sizes
+    yield from _sizes(state, rows)
+    overlapping = starts[1:] < ends[:-1]
+    if overlapping.any():
+        yield f"the records of rows {rows[1:][overlapping][:4].tolist()} overlap with others"
+    crossing = starts // SEGMENT_BYTES != (ends - 1) // SEGMENT_BYTES
+    if crossing.any():
+        yield f"the records of rows {rows[crossing][:4].tolist()} cross segments"
+    data = np.array(state.pool_data, dtype=np.int64).reshape(-1, 2)
+    found = np.searchsorted(data[:, 0], starts, side="right") - 1
+    lacking = (found < 0) | (ends > np.where(found < 0, 0, data[:, 1].take(found, mode="clip") if len(data) else 0))
+    if lacking.any():
+        yield f"the records of rows {rows[lacking][:4].tolist()} lie where the pool has no memory"
+    empty = _segments_with_memory(state) - set((starts // SEGMENT_BYTES).tolist())
+    if len(empty) > HEADS:
+        yield f"segments {sorted(empty)} hold nothing and were not given back"
+
+
+def _sizes(state: State, rows: Numbers) -> Iterator[str]:
+    sizes = state.size[rows]
+    wrong = (sizes == 0) | (sizes > BLOCK_BYTES) | ((state.encoding[rows] == RAW) & (sizes != BLOCK_BYTES))
+    if wrong.any():
+        yield f"the records of rows {rows[wrong][:4].tolist()} have sizes that cannot be"
+
+
+def _pieces(state: State) -> Iterator[str]:
+    """Records in the tier: each within a piece that the table has, no two at one place."""
+    rows = np.flatnonzero(state.is_paged)
+    yield from _sizes(state, rows)
+    rows = rows[np.lexsort((state.offset[rows], state.piece[rows]))]
+    pieces, starts = state.piece[rows], state.offset[rows]
+    ends = starts + state.size[rows]
+    lengths = np.append(state.piece_lengths, 0)[np.minimum(pieces, len(state.pieces))]
+    if (ends > lengths).any():
+        yield f"the records of rows {rows[ends > lengths][:4].tolist()} lie beyond the ends of their pieces"
+    overlapping = (pieces[1:] == pieces[:-1]) & (starts[1:] < ends[:-1])
+    if overlapping.any():
+        yield f"the records of rows {rows[1:][overlapping][:4].tolist()} overlap with others of their pieces"
+    unneeded = set(np.flatnonzero(state.pieces).tolist()) - set(pieces.tolist())
+    if unneeded:
+        yield f"pieces {sorted(unneeded)[:4]} are in the table, and no row needs them"
+    if (state.piece_lengths > SEGMENT_BYTES).any():
+        yield "a piece is longer than a slot"
+
+
+def _figures(state: State, figures: Figures) -> Iterator[str]:
+    live, size, is_paged = state.where != 0, state.size, state.is_paged
+    if figures.live_rows != live.sum():
+        yield f"the store says that {figures.live_rows} rows are live, and {live.sum()} are"
+    for what, said, rows, places in (
+        ("segment", figures.live_bytes, live & ~is_paged, state.offset // SEGMENT_BYTES),
+        ("piece", figures.piece_live_bytes, is_paged, state.piece),
+    ):
+        inside = rows & (places < len(said))
+        counted = np.bincount(places[inside], size[inside], minlength=len(said)).astype(np.int64)
+        for place in np.flatnonzero(counted != said).tolist():
+            yield f"{what} {place} has {counted[place]} live bytes, the store says {said[place]}"
+    filled = len(_segments_with_memory(state))
+    if not 0 <= figures.allocated_segments - filled <= SPARES:
+        yield f"the store says that {figures.allocated_segments} segments are allocated, and {filled} have memory"
+    if figures.garbage_bytes < 0:
+        yield f"the store says that {figures.garbage_bytes} bytes are garbage"
+    touched = {volume.number: len(volume.blocks) for volume in state.volumes}
+    if figures.touched_blocks != touched:
+        yield f"the store says that its volumes touched {figures.touched_blocks} blocks, and they touched {touched}"
+
+
+def _contents(state: State) -> Iterator[str]:
+    seeds = {domain.index: domain.seed for domain in state.domains}
+    for row in np.flatnonzero(state.where).tolist():
+        try:
+            found = digest(state.content(row), seeds.get(int(state.domain[row]), 0))
+        except Elsewhere:
+            continue
+        except Damaged as error:
+            yield f"row {row} is damaged: {error}"
+            continue
+        if found != int(state.digest[row]):
+            yield f"row {row} is damaged: its record decodes to another content"
+
+
+def check_pieces_of(state: State, pieces: dict[int, bytes]) -> None:
+    """Raises AssertionError if these, of the tier, are not those that the table names."""
+    words = {piece: digest(data, 0) & ~PIECE_LENGTH_MASK | len(data) for piece, data in pieces.items()}
+    assert words == {piece: int(state.pieces[piece]) for piece in np.flatnonzero(state.pieces).tolist()}
+
+
+def _ids(entries: Words) -> Numbers:
+    return (entries & np.uint64(0xFFFF_FFFF)).astype(np.int64)
+
+
+def _dependents(state: State) -> Numbers:
+    references = state.reference[state.encoding & 3 == 3]
+    return np.bincount(references[references < state.rows_capacity], minlength=state.rows_capacity)
+
+
+def _segments_with_memory(state: State) -> set[int]:
+    return {
+        segment for start, end in state.pool_data for segment in range(start // SEGMENT_BYTES, -(-end // SEGMENT_BYTES))
+    }

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 
-import numpy as np
-
 from blockstore.store.fetch import Blocks, keep, missing, read
-from blockstore.store.geometry import BLOCK_BYTES, ENCODING_MASK
+from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.store import Store, blocks_of, run
 from blockstore.store.tiers import Tier, TierAway
 from blockstore.store.volume import Volume
+from tests.store.live import files_of
+from tests.store.records import ReadPiece
+from tests.store.state_files import State
 
 
 @lru_cache(maxsize=4096)
@@ -53,14 +55,28 @@ def kin(seed: int, other: int) -> bytes:
 
 
 def contents(store: Store, volume: Volume, tier: Tier | None = None) -> bytes:
-    """All bytes of a volume, some of which may be in a tier."""
+    """All bytes of a volume as the store reads them, some of which may be in a tier: they are what its files hold."""
     parts = []
     for offset in range(0, volume.size_bytes, 256 * BLOCK_BYTES):
         length = min(256 * BLOCK_BYTES, volume.size_bytes - offset)
         if tier is not None:
             fetch_from(store, tier)(blocks_of(volume, offset, length))
         parts += store.read(volume, offset, length)
-    return b"".join(parts)
+    found = b"".join(parts)
+    state = State(files_of(store), reader_of(tier) if tier is not None else None)
+    assert state.contents(volume.number) == found, "the store reads other bytes than its files hold"
+    return found
+
+
+def reader_of(tier: Tier) -> ReadPiece:
+    """For the reader of state files: asks until the tier has answered."""
+
+    def read_piece(piece: int, offset: int, length: int) -> bytes:
+        while True:
+            with suppress(TierAway):
+                return tier.read(piece, offset, length)
+
+    return read_piece
 
 
 def fetch_from(store: Store, tier: Tier) -> Callable[[Blocks], None]:
@@ -94,8 +110,8 @@ def steps_to_the_end(step: Callable[[], bool]) -> int:
 
 def encodings(store: Store) -> dict[int, int]:
     """How many live rows there are of each encoding."""
-    words = store.rows.where.array[store.rows.where.array != 0] & np.uint64(ENCODING_MASK)
-    return {int(code): int((words == code).sum()) for code in np.unique(words)}
+    state = State(files_of(store))
+    return dict(Counter(state.encoding[state.where != 0].tolist()))
 
 
 def put(store: Store, volume: Volume, offset: int, data: bytes, tier: Tier | None = None) -> None:

@@ -40,9 +40,12 @@ from pathlib import Path
 from blockstore.errors import OutOfRoom
 from blockstore.store.home import DirectoryHome
 from blockstore.store.store import Store, run
-from tests.store.invariants import check_store
+from tests.store.invariants import check_state
+from tests.store.places import Directory
+from tests.store.state_files import State
 
 path = Path(sys.argv[1])
+files = Directory(path)
 store = Store(DirectoryHome(path), 1 << 30)
 first = store.create_volume(1, 1)
 second = store.create_volume(2, 1)
@@ -53,7 +56,7 @@ try:
         run(store.write_steps(first, len(written) * len(data), data))
         written.append(data)
 except OutOfRoom:
-    check_store(store, decode=True)
+    check_state(State(files), decode=True)
 whole = b"".join(written)
 assert b"".join(store.read(first, 0, len(whole))) == whole
 number = 3
@@ -63,20 +66,20 @@ try:
         number += 1
 except OutOfRoom as error:
     assert str(path) in str(error)
-check_store(store)
+check_state(State(files))
 try:
     for block in range(0, 1 << 28, 1 << 22):
         run(store.write_steps(second, block, b"x"))
 except OutOfRoom:
-    check_store(store)
+    check_state(State(files))
 run(store.discard_steps(first, len(whole) // 2, len(whole)))
 run(store.write_steps(second, 0, b"y" * 4096))
-check_store(store, decode=True)
+check_state(State(files), decode=True)
 half = len(whole) // 2
 assert b"".join(store.read(first, 0, len(whole))) == whole[:half] + bytes(len(whole) - half)
 store.close()
 store = Store(DirectoryHome(path), 1 << 30)
-check_store(store, decode=True)
+check_state(State(files), decode=True)
 assert b"".join(store.read(store.volumes[1], 0, len(whole))) == whole[:half] + bytes(len(whole) - half)
 print("out of room after", len(written), "writes and", number, "volumes")
 """
