@@ -19,7 +19,7 @@ import pyfuse3
 import trio
 from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT
 
-from blockstore.daemon import descriptors
+from blockstore.daemon import file_limit
 from blockstore.daemon.door import Door
 from blockstore.daemon.names import MAXIMUM_NAME_BYTES, Inode, Names
 from blockstore.daemon.relay import TICKET_RESENT
@@ -76,7 +76,7 @@ class Operations(pyfuse3.Operations):
         for handle, (inode, may_write) in self._handles.items():
             if may_write:
                 self._writers.setdefault(inode, set()).add(handle)
-        self._is_short = False  # of descriptors, for another file
+        self._lack = ""  # why no further file can be made
         self._ended: set[int] = set()  # inodes whose VM is known to have ended
         self.initialised = trio.Event()
         self.at_init: Callable[[], object] = bool
@@ -307,7 +307,7 @@ class Operations(pyfuse3.Operations):
         with self._door:
             pool = self._store.pool
             limit_bytes, room_bytes = pool.limit_bytes, pool.free_bytes + pool.garbage_bytes
-            files_left = descriptors.files_left(len(self._store.volumes))
+            files_left = file_limit.files_left(len(self._store.volumes))
         with _errors():
             free_bytes = min(room_bytes, self._state_free_bytes())
             names = self._names.count()
@@ -324,7 +324,7 @@ class Operations(pyfuse3.Operations):
         if before is not None:
             return before
         volumes: list[Volume] = []
-        self._check_descriptors()
+        self._check_file_limit()
 
         def make_volume(made: Inode) -> None:
             with self._door:
@@ -341,18 +341,13 @@ class Operations(pyfuse3.Operations):
                     run(self._store.delete_steps(volume))
             raise
 
-    def _check_descriptors(self) -> None:
-        """Raises ENOSPC while there are still enough descriptors for what exists already to go on."""
-        was_short, self._is_short = self._is_short, descriptors.are_short()
-        if not self._is_short:
+    def _check_file_limit(self) -> None:
+        """Raises ENOSPC while what exists already can still go on."""
+        told, self._lack = self._lack, file_limit.lack(len(self._store.volumes))
+        if not self._lack:
             return
-        if not was_short:
-            log.error(
-                "no further file can be made: each takes %d descriptors, and the daemon may have %d; delete files, or "
-                "allow more (ulimit -Hn, or LimitNOFILE= in a systemd unit) and mount again",
-                descriptors.A_FILE,
-                descriptors.limit(),
-            )
+        if self._lack != told:
+            log.error("no further file can be made: %s", self._lack)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _opened(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:

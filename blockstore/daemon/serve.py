@@ -11,7 +11,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from blockstore.daemon import descriptors, handover, memory_limit, pressure, spill, state_loss
+from blockstore.daemon import file_limit, handover, memory_limit, pressure, spill, state_loss
 from blockstore.daemon.answers import Answers
 from blockstore.daemon.handover import Handover
 from blockstore.daemon.names import Names
@@ -35,12 +35,12 @@ def serve(options: MountOptions, service: Service) -> None:
 
     Raises MountError, StateError, OutOfRoom, BusyError before that.
     """
-    descriptors.raise_limit()
+    file_limit.raise_descriptor_limit()
     warnings = pressure.prepare()
     state = Path(options.state)
     home = DirectoryHome(state)
     try:
-        descriptors.check(home)
+        file_limit.check(home)
         inherited = _inherit(service, state)
         limit_bytes = (inherited and inherited[1].pool_limit_bytes) or options.pool_limit_bytes
         found = [

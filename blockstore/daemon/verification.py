@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from blockstore.daemon import descriptors, spill
+from blockstore.daemon import file_limit, spill
 from blockstore.daemon.names import Names
 from blockstore.daemon.names_copy import copied_names
 from blockstore.errors import InputError
@@ -111,12 +111,12 @@ def verify_state(state: Path, *, repair: bool, progress: Callable[[int, int], No
     if not state.is_dir():
         raise InputError(f"there is no directory {state}; `blockstore status --json` names the state of a mount")
     check_version(state)
-    descriptors.raise_limit()
+    file_limit.raise_descriptor_limit()
     directory = DirectoryHome(state)
     home: Home = directory if repair else CopiedHome(directory)
     with ExitStack() as stack:
         try:
-            descriptors.check(home)
+            file_limit.check(home)
             store = Store(home, MINIMUM_LIMIT_BYTES, look=True)
         except BaseException:
             home.close()

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
@@ -19,6 +20,9 @@ from blockstore.errors import OutOfRoom, StateError, state_in_use
 
 SECTOR_BYTES: Final = 512
 """The unit of st_blocks (inode(7))."""
+
+_MAP_FIXED: Final = 0x10
+_MAP_NORESERVE: Final = 0x4000
 
 _PUNCH_HOLE: Final = 1 | 2
 """FALLOC_FL_KEEP_SIZE and FALLOC_FL_PUNCH_HOLE of fallocate(2)."""
@@ -216,6 +220,21 @@ def allocate(fd: int, start: int, length: int, place: str) -> None:
         raise lack_of_room(error, place) from None
 
 
+def map_shared(fd: int, length: int) -> mmap.mmap:
+    """Maps a file for reading and writing, `length` bytes from its start. Raises OSError.
+
+    For files of which there are many: mmap.mmap keeps a descriptor of its own as long as the mapping lives. So it maps
+    anonymous memory here, and the file comes in the place of that. It is unmapped when nobody refers to it any more.
+    """
+    mapping = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
+    if _mmap(address, length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | _MAP_FIXED, fd, 0) != address:
+        code = ctypes.get_errno()
+        _unmapped.append(mapping)  # the kernel may have taken it away, and its addresses may be another's by now
+        raise OSError(code, os.strerror(code))
+    return mapping
+
+
 def punch(fd: int, start: int, length: int) -> None:
     """Give the memory of the range back; it reads as zeros. Unlike MADV_REMOVE this works on locked pages."""
     if _fallocate(fd, _PUNCH_HOLE, start, length):
@@ -230,5 +249,10 @@ def lack_of_room(error: OSError, place: str) -> Exception:
     return error
 
 
-_fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+_libc = ctypes.CDLL(None, use_errno=True)
+_fallocate = _libc.fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_mmap = _libc.mmap
+_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64)
+_mmap.restype = ctypes.c_void_p
+_unmapped: Final[list[mmap.mmap]] = []

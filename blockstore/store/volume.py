@@ -24,7 +24,7 @@ from blockstore.errors import StateError
 from blockstore.store.codec import digest
 from blockstore.store.features import multipliers
 from blockstore.store.geometry import BLOCK_BYTES, BLOCK_SHIFT, ID_MASK, ZERO_BLOCK
-from blockstore.store.home import Home, allocate, punch
+from blockstore.store.home import Home, allocate, map_shared, punch
 
 MAXIMUM_SIZE_BYTES: Final = 1 << 44
 """16 TiB, more than any VM has; a map of such a volume is 16 GiB of address space."""
@@ -227,7 +227,7 @@ class Volume:
         length = HEADER_BYTES + pages * mmap.PAGESIZE
         if os.fstat(self._fd).st_size < length:
             os.ftruncate(self._fd, length)
-        mapping = mmap.mmap(self._fd, length)
+        mapping = map_shared(self._fd, length)
         self._mapping = mapping
         view = memoryview(mapping)
         self._header = view[:HEADER_BYTES].cast("Q")
