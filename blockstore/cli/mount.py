@@ -175,7 +175,7 @@ def _default_limit_bytes(state: Path) -> int:
 
 def _room_bytes(state: Path) -> int:
     """What the file system under the state has for a pool, that of the state itself included."""
-    existing = next(path for path in (state, *state.parents) if path.is_dir())
+    existing = next(path for path in (state, *state.parents) if os.path.isdir(path))
     try:
         own_bytes = (state / "pool").stat().st_blocks * SECTOR_BYTES
     except OSError:

@@ -41,7 +41,7 @@ def snapshot(
     mount = mounts.find(mountpoint)
     place = snapshot_file.place_of(mount, domain, name)
     found = running.find(mount, vm, qmp)
-    if place.exists():
+    if snapshot_file.is_there(place):
         raise snapshot_file.taken(mount, place)
     moving = moving_disks(found, disks_folder)
     with snapshot_file.making(mount, domain) as (path, descriptor), told_where_disks_are(moving):

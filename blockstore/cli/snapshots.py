@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from datetime import datetime
@@ -48,7 +49,7 @@ def snapshots(context: click.Context, mountpoint: Path | None, as_json: bool) ->
             raise InputError(f"options of `snapshots {context.invoked_subcommand}` stand behind that word")
         return
     mount = mounts.find(mountpoint)
-    found = [_loaded(mount, path) for path in snapshot_file.all_paths(mount)]
+    found = [_loaded(mount, path) for path in snapshot_file.all_paths(mount, warn)]
     described = _described(mount, [each for each in found if each is not None])
     if as_json:
         print_json(described)
@@ -105,7 +106,7 @@ def export(name: str, place: str, mountpoint: Path | None) -> None:
 
     found = snapshot_file.find(mounts.find(mountpoint), name)
     target = Path(place)
-    if target.is_dir():
+    if os.path.isdir(target):
         target = target / f"{found.name.rsplit('/', 1)[-1]}{portable.SUFFIX}"
     elif place.endswith("/"):
         raise InputError(f"there is no folder {place}; make it first: mkdir -p {place}")
@@ -132,10 +133,10 @@ def new_place(mount: mounts.Mount, name: str) -> tuple[str, Path]:
     """Domain and file of a snapshot that is to be made. Raises InputError, BusyError."""
     domain, short = snapshot_file.domain_of(name), name.split("/", 1)[-1]
     snapshot_file.check_name(short)
-    if domain and not (mount.path / domain).is_dir():
+    if domain and not snapshot_file.is_there(mount.path / domain):
         raise InputError(f"there is no folder {mount.path / domain}; make it first: mkdir {mount.path / domain}")
     place = snapshot_file.place_of(mount, domain, short)
-    if place.exists():
+    if snapshot_file.is_there(place):
         raise snapshot_file.taken(mount, place)
     return domain, place
 
@@ -143,14 +144,14 @@ def new_place(mount: mounts.Mount, name: str) -> tuple[str, Path]:
 def _path_of(mount: mounts.Mount, name: str) -> Path:
     """Also of one that is damaged."""
     place = snapshot_file.place_of(mount, snapshot_file.domain_of(name), name.rsplit("/", 1)[-1])
-    return place if place.exists() else snapshot_file.find(mount, name).path
+    return place if snapshot_file.is_there(place) else snapshot_file.find(mount, name).path
 
 
 def _loaded(mount: mounts.Mount, path: Path) -> Snapshot | None:
-    """One that is damaged is told of, and does not keep the others from being listed."""
+    """One that is damaged, or was deleted meanwhile, is told of and does not keep the others from being listed."""
     try:
         return snapshot_file.load(mount, path)
-    except (StateError, InputError) as error:
+    except (StateError, InputError, MountError) as error:
         warn(str(error))
         return None
 

@@ -103,7 +103,7 @@ def umount(mountpoint: Path | None, force: bool, discard: bool, state: Path | No
             f"{DAEMON_END_S:.0f} s: a mount name space that cannot be seen from here may have it, or the daemon hangs; "
             f"look at {mount.state}/daemon.log"
         )
-    if discard and mount.state.is_dir():
+    if discard and os.path.isdir(mount.state):
         discard_state(mount.state)
 
 
@@ -142,7 +142,7 @@ def _discard_unmounted(mountpoint: Path | None, state: Path | None) -> None:
     if state is None:
         assert mountpoint is not None
         state = default_state(Path(os.path.realpath(mountpoint)))
-        if not state.is_dir():
+        if not os.path.isdir(state):
             raise InputError(
                 f"{mountpoint} is not a blockstore mount, and no mount of it has left a state in {state}; if its state "
                 "is elsewhere, name that with --state"

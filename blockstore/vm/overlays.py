@@ -76,7 +76,7 @@ def check(bases: Sequence[Base], whose: str) -> None:
 def folder_of(place: Path) -> Path:
     """Where overlays can be put, absolute. Raises InputError."""
     folder = place.absolute()
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"there is no folder {folder} for disks; make it first: mkdir -p {folder}")
     if "," in str(folder) or "{" in str(folder):
         raise InputError(

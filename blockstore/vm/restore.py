@@ -79,7 +79,7 @@ def start(
     path, size_bytes = str(mount.path / wish.name), origin.memory_bytes
     balloon = any(qemu_arguments.BALLOON_ID in each for each in origin.arguments)  # that `run` has added
     arguments = qemu_arguments.with_memory(wish.command[1:], path, size_bytes, balloon=balloon, backend=origin.backend)
-    if Path(origin.folder).is_dir():
+    if os.path.isdir(origin.folder):
         os.chdir(origin.folder)
     runner.run(
         mount,

@@ -16,7 +16,7 @@ import json
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -183,14 +183,26 @@ def load(mount: Mount, path: Path) -> Snapshot:
     return Snapshot(listed_name(mount, path), path, memory_bytes, len(device_state), facts)
 
 
-def all_paths(mount: Mount) -> list[Path]:
-    """The files of all snapshots of the mount, sorted. Raises MountError."""
-    return sorted(path for path in _hidden(mount) if path.name.endswith(SUFFIX))
+def all_paths(mount: Mount, left_out: Callable[[str], None] | None = None) -> list[Path]:
+    """The files of all snapshots of the mount, sorted. Raises MountError; of a domain that cannot be read `left_out` is
+    told instead, if there is one."""
+    return sorted(path for path in _hidden(mount, left_out) if path.name.endswith(SUFFIX))
+
+
+def is_there(place: Path) -> bool:
+    """Is there a file or folder of this name? Raises MountError where that cannot be told."""
+    try:
+        place.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _cannot(place, "looked at", error) from None
+    return True
 
 
 def find(mount: Mount, name: str) -> Snapshot:
     """The one with this name; without its domain if it is the only one of that name. Raises InputError, StateError."""
-    paths = all_paths(mount)
+    paths = all_paths(mount, _ignore)
     exact = [path for path in paths if path == place_of(mount, domain_of(name), name.rsplit("/", 1)[-1])]
     found = exact or [path for path in paths if "/" not in name and shown_name(path) == name]
     if not found:
@@ -203,23 +215,31 @@ def find(mount: Mount, name: str) -> Snapshot:
 
 def clear_leftovers(mount: Mount) -> None:
     """Delete what processes that were killed have left half-made. Raises MountError."""
-    for path in _hidden(mount):
+    for path in _hidden(mount, _ignore):
         owner = re.fullmatch(rf"{re.escape(PREFIX)}(\d+)-(\d+){re.escape(PARTIAL)}[0-9a-f]+", path.name)
         if owner and start_time(int(owner[1])) != int(owner[2]):
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
 
 
-def _hidden(mount: Mount) -> Iterator[Path]:
+def _hidden(mount: Mount, left_out: Callable[[str], None] | None) -> Iterator[Path]:
     """Files with a dot, at the top of each domain."""
     try:
-        folders = [mount.path, *(Path(each) for each in os.scandir(mount.path) if each.is_dir(follow_symlinks=False))]
-        for folder in folders:
-            with contextlib.suppress(FileNotFoundError):
-                names = os.listdir(folder)
-                yield from (folder / name for name in names if name.startswith(PREFIX))
+        domains = [Path(each) for each in os.scandir(mount.path) if each.is_dir(follow_symlinks=False)]
     except OSError as error:
-        raise MountError(f"{mount.path} cannot be read: {error.strerror}") from None
+        raise _cannot(mount.path, "read", error) from None
+    for folder in (mount.path, *domains):
+        try:
+            names = os.listdir(folder)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            failure = _cannot(folder, "read", error)
+            if left_out is None or folder == mount.path:
+                raise failure from None
+            left_out(str(failure))
+            continue
+        yield from (folder / name for name in names if name.startswith(PREFIX))
 
 
 @contextlib.contextmanager
@@ -270,6 +290,10 @@ def facts_of(fields: dict[str, Any]) -> Facts:
     if not all(isinstance(each, str) for each in texts) or not isinstance(facts.taken_at, (int, float)):
         raise InputError("these are no facts of a snapshot")
     return facts
+
+
+def _ignore(sentence: str) -> None:
+    """What is in a domain that cannot be read is nobody's here."""
 
 
 def _cannot(path: Path, what: str, error: OSError) -> MountError | OutOfRoom:

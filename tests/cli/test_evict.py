@@ -176,5 +176,7 @@ def test_root_is_told_that_it_may_not_open_the_files_of_another_user(lab: Lab) -
     )
     result = blockstore("status", str(mounted.path))
     assert result.returncode == 0 and "resident memory of 2 files cannot be seen" in result.stderr, result
+    for command in (["snapshots"], ["snapshots", "delete", "x"], ["snapshots", "show", "x"]):
+        one_line(blockstore(*command, "--mount", str(mounted.path)), 1, "Permission denied")
     result = run([*as_nobody, "-m", "blockstore", "evict", str(mounted.path)])
     assert result.stdout.count("resident, now 0 B") == 2 and result.returncode == 0, result

@@ -61,6 +61,8 @@ def test_hostile_names_in_every_command(lab: Lab) -> None:
     is_clean(blockstore("snapshot", HOSTILE, "base", "--mount", mount), 2)
     is_clean(blockstore("fork", HOSTILE, "--mount", mount), 2)
     is_clean(blockstore("snapshots", "show", HOSTILE, "--mount", mount), 4, SHOWN)
+    long = "a" * 300
+    one_line(blockstore("snapshots", "delete", f"{long}/x", "--mount", mount), 1, "File name too long")
     page = blockstore("report", mount, "-o", "-")
     assert SHOWN in page.stdout and "\x1b" not in page.stdout and "\u202e" not in page.stdout
     control.ask(mounted.state, {"do": "write_errors", "found": [[HOSTILE, 4096, "why\x1b"]]})

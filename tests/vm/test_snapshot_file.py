@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from blockstore.daemon.process_stat import children
 from blockstore.errors import BusyError, InputError, MountError, OutOfRoom, StateError
 from blockstore.vm import file_work, running, snapshot_file
 from blockstore.vm.snapshot_file import Facts
+from tests.daemon.lab import apart
 
 MIB = 1 << 20
 FACTS = Facts("vm1", 1e9, "7.2.0", "pc-q35-7.2", "/usr/bin/qemu", ["-m", "1M"], "/", "blockstore0")
@@ -162,3 +164,36 @@ def test_a_snapshot_is_told_from_a_vm(mount: Mount) -> None:
         running.find(mount, "blue/base", None)
     with pytest.raises(InputError, match="has no file 'blue/other'"):
         running.find(mount, "blue/other", None)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_domain_that_cannot_be_read_keeps_no_other_from_being_listed() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        mount = Mount(Path(folder), "0:1", Path(folder))
+        for domain in ("blue", "red"):
+            (mount.path / domain).mkdir()
+            make(mount, f"{domain}/base").chmod(0o644)
+        (mount.path / "blue").chmod(0o700)
+        mount.path.chmod(0o755)
+        apart(lambda: list_as_nobody(mount), 20)
+
+
+def list_as_nobody(mount: Mount) -> None:
+    os.setgid(65534)
+    os.setuid(65534)
+    left_out: list[str] = []
+    paths = snapshot_file.all_paths(mount, left_out.append)
+    assert [snapshot_file.load(mount, path).name for path in paths] == ["red/base"]
+    assert left_out == [f"{mount.path}/blue cannot be read: Permission denied"]
+    assert snapshot_file.find(mount, "base").name == "red/base"
+    snapshot_file.clear_leftovers(mount)
+    with pytest.raises(MountError, match="blue cannot be read"):
+        snapshot_file.all_paths(mount)
+    with pytest.raises(MountError, match="cannot be looked at: Permission denied"):
+        snapshot_file.is_there(snapshot_file.place_of(mount, "blue", "base"))
+
+
+def test_a_place_that_the_kernel_does_not_take(mount: Mount) -> None:
+    with pytest.raises(MountError, match="File name too long"):
+        snapshot_file.is_there(snapshot_file.place_of(mount, "b" * 300, "base"))
+    assert not snapshot_file.is_there(snapshot_file.place_of(mount, "red", "base"))
