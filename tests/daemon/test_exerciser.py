@@ -31,7 +31,7 @@ def check_after_remount(lab: Lab, mounted: Mounted, models: Path, paths: list[Pa
 
 
 @pytest.mark.mount
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in (2, 3))])
 def test_one_process(lab: Lab, mounted: Mounted, seed: int) -> None:
     models = lab.path / "models"
     for folder in (models, mounted.path / "one", mounted.path / "two"):

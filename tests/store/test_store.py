@@ -208,7 +208,8 @@ def small(seed: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("make", "freed"), ((noise, 2), (noise, 4), (small, 2), pytest.param(small, 4, marks=pytest.mark.nightly))
+    ("make", "freed"),
+    ((noise, 2), (noise, 4), *(pytest.param(small, each, marks=pytest.mark.nightly) for each in (2, 4))),
 )
 def test_garbage_is_reclaimed_before_a_write_stalls(
     make: Callable[[int], bytes], freed: int, monkeypatch: pytest.MonkeyPatch
