@@ -268,9 +268,13 @@ class Supervisor:
         if self._error is None:
             message = f"the daemon died{'' if self._served else ' at its start'} ({died_of}){self._last_words()}"
             self._error = {"error": f"{message}; look at {self._state}/daemon.log", "code": 1}
-        if not self._served and self._device:  # it got as far as that
-            command = lean.command("blockstore.daemon.unmount", self._device)
-            os.spawnve(os.P_WAIT, command[0], command, lean.environment())
+            if not self._served:
+                self.log("CRITICAL", message)
+        if not self._served:
+            # Nothing is said of the end of a mount: the log may be that of another one, which has this state.
+            if self._device:
+                command = lean.command("blockstore.daemon.unmount", self._device)
+                os.spawnve(os.P_WAIT, command[0], command, lean.environment())
         elif not self._wanted_end:
             self.log("CRITICAL", f"{self._error['error']}; the mount has ended, and whoever uses it gets errors")
         self._report(self._error)

@@ -537,6 +537,7 @@ def test_two_mounts_of_one_state_at_once(lab: Lab) -> None:
         assert sorted(os.listdir(winner)) == [f"memory{each}" for each in range(number)]
         put(winner / f"memory{number}", CONTENT)
         mounted = Mounted(winner, state, lane=True)
+        assert "the mount has ended" not in mounted.log(), "the other one was none"
         mounted.kill_daemon()
         assert all(cold(winner / f"memory{each}") == CONTENT for each in range(number + 1))
         assert mounted.umount().returncode == 0
