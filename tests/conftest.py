@@ -14,9 +14,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import suite
-from tests.daemon.lab import Lab, Mounted, apart, run
+from tests.daemon.lab import LOGS, Lab, Mounted, apart, run
+from tests.daemon.logs import unannounced
 
 TEST_S = 120.0
+
+FAILED = pytest.StashKey[bool]()
 
 # For all hypothesis tests: how fast the machine is, and what failed on it before, decides nothing. In CI the examples
 # are the same in each run.
@@ -39,24 +42,47 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Forget what the test before expected."""
+    LOGS.expected.clear()
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run tests that are marked `mount` in a child process."""
     marker = pyfuncitem.get_closest_marker("mount")
     if marker is None:
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-    apart(lambda: pyfuncitem.obj(**arguments), marker.kwargs.get("timeout_s", TEST_S))
+    errors: list[str] = []
+    try:
+        apart(lambda: pyfuncitem.obj(**arguments), marker.kwargs.get("timeout_s", TEST_S), errors)
+    except pytest.fail.Exception:
+        pyfuncitem.stash[FAILED] = True
+        pyfuncitem.add_report_section("call", "errors in logs", "\n".join(errors))
+        raise
+    judge(pyfuncitem, errors)
     return True
 
 
+def judge(node: pytest.Item, errors: list[str]) -> None:
+    """Fails the test if there are errors in logs that it did not announce. One that has failed says enough."""
+    patterns = [*LOGS.expected, *(pattern for marker in node.iter_markers("logs") for pattern in marker.args)]
+    found = unannounced(errors, patterns)
+    if found and not node.stash.get(FAILED, False):
+        node.stash[FAILED] = True
+        pytest.fail("errors in logs that the test did not announce:\n" + "\n".join(found), pytrace=False)
+
+
 @pytest.fixture
-def lab() -> Iterator[Lab]:
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A workspace that makes mounts, and leaves nothing behind."""
     workspace = Lab()
     try:
         yield workspace
     finally:
         workspace.close()
+    judge(request.node, LOGS.errors())
 
 
 @pytest.fixture(params=["lane", "no-lane"])
@@ -108,3 +134,5 @@ def _standing(lane: bool) -> Iterator[Callable[[], Mounted]]:
         yield get
     finally:
         workspace.close()
+    errors = LOGS.errors()
+    assert not errors, "\n".join(errors)

@@ -119,6 +119,7 @@ def test_full_file_system_under_the_state(lab: Lab, size_kib: int) -> None:
     assert mounts_below(lab.path) == [tiny] and not os.listdir(tiny) and not daemons_of(lab.path)
 
 
+@pytest.mark.logs(r"the daemon ended by an error(\n.*)*Too many open files", r"the daemon failed \(OSError\(24")
 def test_the_log_that_a_failed_start_names_is_there(lab: Lab) -> None:
     """The state directory is taken back but for that, and the next start uses it."""
     state = lab.path / "state"
@@ -130,6 +131,7 @@ def test_the_log_that_a_failed_start_names_is_there(lab: Lab) -> None:
     assert not state.exists()
 
 
+@pytest.mark.logs(r"mnt.state has (format version \d+, not|another geometry)", "the superblock of .* is damaged")
 def test_state_of_another_version_geometry_or_none(lab: Lab) -> None:
     mounted = lab.mount(pool_limit="16M")
     put(mounted.path / "file", noisy(100_000, 1))
@@ -147,6 +149,7 @@ def test_state_of_another_version_geometry_or_none(lab: Lab) -> None:
     assert cold(lab.mount(state=mounted.state).path / "file") == noisy(100_000, 1)
 
 
+@pytest.mark.logs("the state in .*mnt.state is damaged: ")
 def test_state_that_lost_a_file_is_refused_and_kept(lab: Lab) -> None:
     mounted = lab.mount(pool_limit="16M")
     put(mounted.path / "file", noisy(100_000, 1))

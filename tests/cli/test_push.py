@@ -177,6 +177,7 @@ def a_name_with_its_domain(lab: Lab, server: Server) -> None:
 
 
 @pytest.mark.parametrize("lane", [True, False], ids=["lane", "no-lane"])
+@pytest.mark.logs("valkey://.* is away: no connection to")
 def test_blocks_come_when_they_are_used(lab: Lab, tmp_path: Path, lane: bool) -> None:
     with server_at(tmp_path) as server:
         blocks_come_when_they_are_used(lab, server, lane)
@@ -255,6 +256,7 @@ def read_while_it_is_pulled(lab: Lab, server: Server, monkeypatch: pytest.Monkey
     assert place_of(mounted, "copy").read_bytes()[:MEMORY_BYTES] == content
 
 
+@pytest.mark.logs("the host that it was to come from has not got it")
 def test_what_is_deleted_too_early_is_said_so(lab: Lab, tmp_path: Path) -> None:
     with server_at(tmp_path) as server:
         what_is_deleted_too_early_is_said_so(lab, server)

@@ -32,6 +32,7 @@ from suitelab.identity import WORKSPACE_PREFIX
 
 from blockstore.daemon import process_stat
 from tests.cli.runner import invoke
+from tests.daemon.logs import Logs
 from tests.store.material import near, noise, text
 
 PROJECT: Final = Path(__file__).parents[2]
@@ -66,6 +67,7 @@ class Lab:
         self.path = Path(folder).resolve()
         self.mounted = None
         _workspaces.add(self.path)
+        LOGS.watch(self.path)
 
     def port(self) -> int:
         """A port to listen at, which is nobody else's while the workspace is open."""
@@ -91,6 +93,7 @@ class Lab:
         warned = [line for line in result.stderr.splitlines() if not any(text in line for text in known)]
         assert result.returncode == 0 and not warned, result
         self.mounted = place
+        LOGS.watch(self.path, place.state)
         return place
 
     def close(self) -> None:
@@ -109,6 +112,7 @@ class Lab:
                 assert ended(pid, KILL_S), f"daemon {pid} cannot be killed"
         while self._ports:
             self._ports.pop().close()
+        LOGS.forget(self.path)
         _workspaces.discard(self.path)
         shutil.rmtree(self.path, ignore_errors=True)
 
@@ -179,6 +183,7 @@ class Mounted:
 
     def kill_daemon(self) -> int:
         """kill -9 the daemon, which the supervisor replaces; the one that died."""
+        LOGS.expect(r"supervisor: the daemon died \(signal 9\)$")
         pid = self.daemon_pid()
         os.kill(pid, signal.SIGKILL)
         assert ended(pid, KILL_S)
@@ -193,6 +198,7 @@ class Mounted:
 
 def blockstore(*arguments: str, timeout_s: float = COMMAND_S, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line."""
+    LOGS.find()
     return run([sys.executable, "-m", "blockstore", *arguments], timeout_s, **environment)
 
 
@@ -302,8 +308,9 @@ def until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
-def apart(function: Callable[[], None], timeout_s: float) -> None:
-    """Call the function in a child process; what it raises, skips included, is raised here."""
+def apart(function: Callable[[], None], timeout_s: float, errors: list[str] | None = None) -> None:
+    """Call the function in a child process; what it raises, skips included, is raised here. `errors` gets those that
+    came into the logs meanwhile."""
     reader, writer = os.pipe()
     pid = os.fork()
     if not pid:
@@ -320,23 +327,31 @@ def apart(function: Callable[[], None], timeout_s: float) -> None:
         os.close(reader)
         end(pid)
         os.waitpid(pid, 0)
+    if errors is not None:
+        errors += LOGS.errors()
     if not answer:
         pytest.fail(f"the test did not end within {timeout_s:g} s, or died", pytrace=False)
-    kind, message = pickle.loads(answer)
+    kind, message, others, expected = pickle.loads(answer)
+    if errors is not None:
+        LOGS.expected += expected
+        errors += [error for error in others if error not in errors]
     if kind == "skipped":
         pytest.skip(message)
     if kind == "failed":
         pytest.fail(message, pytrace=False)
 
 
-def _outcome(function: Callable[[], None]) -> tuple[str, str]:
+def _outcome(function: Callable[[], None]) -> tuple[str, str, list[str], list[str]]:
+    """Also the errors in logs, of which those of a state that the test has deleted can be seen only here, and those
+    that it expects."""
+    kind, message = "passed", ""
     try:
         function()
     except pytest.skip.Exception as skipped:
-        return "skipped", str(skipped)
+        kind, message = "skipped", str(skipped)
     except BaseException:
-        return "failed", traceback.format_exc()[-60_000:]
-    return "passed", ""
+        kind, message = "failed", traceback.format_exc()[-60_000:]
+    return kind, message, LOGS.errors(), LOGS.expected
 
 
 def _read_all(reader: int, timeout_s: float) -> bytes:
@@ -356,6 +371,10 @@ def _read_all(reader: int, timeout_s: float) -> bytes:
 def mounts_below(folder: Path) -> list[Path]:
     """The mounts at and below a folder, in the order in which they were made."""
     return [path for path, _, _ in _mountinfo() if path == folder or folder in path.parents]
+
+
+LOGS: Final = Logs(mounts_below)
+"""Of all workspaces."""
 
 
 def device_of(path: Path) -> str:

@@ -15,7 +15,7 @@ from blockstore.store.geometry import BLOCK_BYTES, unpack_where
 from tests.cli.runner import invoke
 from tests.daemon.lab import Mounted, cold, drop, ended, mixed_blocks, put, spawn
 
-pytestmark = pytest.mark.mount
+pytestmark = [pytest.mark.mount, pytest.mark.logs(r"block \d+ cannot be decoded: ")]
 
 
 def flip(state: Path, row: int) -> None:

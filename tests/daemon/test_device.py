@@ -121,6 +121,7 @@ device.Device.maximum_write_bytes = property(lambda self: 1 << 20)
 
 
 @pytest.mark.mount
+@pytest.mark.logs("may not have a pipe that is large enough for this mount")
 def test_a_mount_whose_writes_do_not_fit_into_the_pipe_is_served_and_warned_of(lab: Lab) -> None:
     (lab.path / "sitecustomize.py").write_text(LARGER_THAN_THE_PIPE)
     mounted = Mounted(lab.mountpoint(), lab.path / "mnt.state", True)

@@ -181,6 +181,7 @@ def test_force(lab: Lab) -> None:
     until(lambda: not daemons_of(lab.path), "the daemon ends")
 
 
+@pytest.mark.logs("stays mounted .* used by the mount at ")
 def test_sigterm(lab: Lab) -> None:
     mounted = lab.mount()
     place = lab.path / "place"

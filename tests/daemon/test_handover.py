@@ -87,6 +87,10 @@ def pids(mounted: Mounted) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("number", (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS))
+@pytest.mark.logs(
+    r"the daemon died \(signal (6|7|9|11)\)",
+    "^daemon.stderr: Fatal Python error: (Aborted|Bus error|Segmentation fault)",
+)
 def test_a_killed_daemon_is_replaced(lab: Lab, number: signal.Signals) -> None:
     mounted = lab.mount()
     path = mounted.path / "memory"
@@ -134,6 +138,7 @@ def test_a_file_that_lost_its_last_user_meanwhile_is_deleted(lab: Lab) -> None:
     until(lambda: mounted.total()["touched"] == 0, "the file is deleted")
 
 
+@pytest.mark.logs(r"the daemon died \(signal 9\)$")
 def test_each_change_of_names_happens_once(lab: Lab) -> None:
     """A change that was made, but not answered, when the daemon died is asked again, and must not be made twice."""
     mounted = lab.mount()
@@ -177,6 +182,7 @@ def test_each_change_of_names_happens_once(lab: Lab) -> None:
     assert not os.listdir(mounted.path)
 
 
+@pytest.mark.logs(r"the daemon died \(no sign of life")
 def test_a_hung_daemon_is_replaced(lab: Lab) -> None:
     mounted = lab.mount("--watchdog", "2")
     path = mounted.path / "memory"
@@ -238,6 +244,7 @@ def test_code_that_does_not_start_is_refused(lab: Lab) -> None:
     assert pids(mounted) == before
 
 
+@pytest.mark.logs(r"the daemon died at its start \(exit code 9\)$")
 def test_a_mount_whose_first_daemon_dies_is_taken_away(lab: Lab) -> None:
     """Between the mount and the first answer; and no other mount with it."""
     other = lab.mount(name="other")
@@ -251,6 +258,10 @@ def test_a_mount_whose_first_daemon_dies_is_taken_away(lab: Lab) -> None:
     assert other.umount().returncode == 0
 
 
+@pytest.mark.logs(
+    r"supervisor: (the daemon died at its start \(exit code 1\)|the supervisor ended by an error|it came about so)",
+    "^daemon.stderr: Traceback",
+)
 def test_a_supervisor_that_fails_leaves_the_reason(lab: Lab) -> None:
     """Here that nobody has the other end of its pipe, when it wants to say that no daemon starts."""
     state = lab.path / "state"
@@ -262,6 +273,9 @@ def test_a_supervisor_that_fails_leaves_the_reason(lab: Lab) -> None:
     assert "CRITICAL" in log and "the supervisor ended by an error" in log and "in _report" in log, log
 
 
+@pytest.mark.logs(
+    "has format version 99, not", r"the daemon died \(exit code [14]\)$", "it dies again and again: waiting"
+)
 def test_a_daemon_that_cannot_start_pauses_and_reload_ends_the_pause(lab: Lab) -> None:
     """The mount is kept, and VMs wait; when the cause is gone they go on."""
     mounted = lab.mount()
@@ -313,6 +327,9 @@ def rests(controller: int, mounted: Mounted) -> bool:
     return True
 
 
+@pytest.mark.logs(
+    "the superblock of .* is damaged", r"the daemon died \(exit code [14]\)$", "it dies again and again: waiting"
+)
 def test_unmounted_while_nobody_serves(lab: Lab) -> None:
     mounted = lab.mount()
     superblock = mounted.state / "superblock"
@@ -365,6 +382,7 @@ def notify_socket(mounted: Mounted) -> str:
     return "\0" + name[1:]
 
 
+@pytest.mark.logs(r"the daemon died \(no sign of life\)$")
 def test_a_stopped_supervisor_does_not_stop_the_daemon(lab: Lab) -> None:
     """Its beats pile up in the supervisor's queue until that is full."""
     mounted = lab.mount("--watchdog", "4")  # a beat a second, as the controller looks
@@ -415,6 +433,7 @@ def test_sigterm_to_the_supervisor_unmounts(lab: Lab) -> None:
     assert cold(lab.mount(state=mounted.state).path / "memory") == CONTENT
 
 
+@pytest.mark.logs("the mount has ended, and whoever uses it gets errors")
 def test_without_the_lane_the_mount_ends_with_its_daemon(lab: Lab) -> None:
     """As on kernels that cannot ask again: whoever waits gets an error instead of waiting for ever."""
     mounted = lab.mount(lane=False)
@@ -553,6 +572,7 @@ def test_a_refused_mount_leaves_the_running_one_alone(lab: Lab) -> None:
     assert blockstore("reload", str(mounted.path)).returncode == 0
 
 
+@pytest.mark.logs(r"the daemon died \(signal 9\)$", "it dies again and again: waiting", "stays mounted ")
 def test_a_crash_after_a_refused_end_is_a_crash_like_any_other(lab: Lab) -> None:
     mounted = lab.mount()
     put(mounted.path / "memory", CONTENT)
@@ -568,6 +588,7 @@ def test_a_crash_after_a_refused_end_is_a_crash_like_any_other(lab: Lab) -> None
         assert ask(holder, "sum") == wanted and mounts_below(lab.path) == [mounted.path]
 
 
+@pytest.mark.logs("the mount is detached from the tree")
 def test_the_end_of_a_detached_mount_is_not_the_end_of_another_one(lab: Lab) -> None:
     first = lab.mount()
     put(first.path / "memory", CONTENT)
@@ -587,6 +608,7 @@ def test_the_end_of_a_detached_mount_is_not_the_end_of_another_one(lab: Lab) -> 
     assert second.umount().returncode == 0
 
 
+@pytest.mark.logs("there is no room for more: writes wait")
 def test_a_full_file_system_under_the_state(lab: Lab) -> None:
     """The next daemon starts without room, and deleting files makes some."""
     tiny = lab.mountpoint("tiny")
@@ -635,6 +657,7 @@ def test_a_damaged_row_is_mended_by_the_next_daemon(lab: Lab) -> None:
     assert blockstore("verify", str(mounted.path)).returncode == 0 and mounted.total()["lost_blocks"] == 0
 
 
+@pytest.mark.logs(r"the daemon died \(signal 9\)$")
 def test_handles_are_not_given_twice(lab: Lab) -> None:
     """An open that was done, but not answered, is not done again: the file would count one writer for ever."""
     mounted = lab.mount()

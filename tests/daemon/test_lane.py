@@ -53,6 +53,7 @@ def expect(mounted: Mounted, kind: str, *, failed: bool) -> None:
 
 
 @pytest.mark.mount
+@pytest.mark.logs(r"a \w+ that nobody foresaw$")
 def test_what_nobody_foresaw_is_an_error_for_that_request_alone(faulty: Mounted) -> None:
     path, other = faulty.path / "memory", faulty.path / "other"
     put(path, noisy(777 * 4096, 1))

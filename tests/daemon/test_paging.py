@@ -200,6 +200,7 @@ def test_the_daemon_is_killed_while_it_pages_out(lab: Lab, disk: str) -> None:
     assert result.returncode == 0, result
 
 
+@pytest.mark.logs("valkey://.* is away: no connection to")
 def test_reads_wait_for_a_server_that_is_away(lab: Lab, lane: bool, tmp_path: Path) -> None:
     with server_at(tmp_path) as server:
         reads_wait(lab, lane, server)
@@ -246,6 +247,7 @@ def small_file_system(place: Path, size: str) -> Iterator[Callable[[str], None]]
         run(["umount", "--lazy", str(place)])
 
 
+@pytest.mark.logs("the file system of the tier .* is full; nothing more", "there is no room for more: writes wait")
 def test_writes_wait_for_a_full_disk(lab: Lab, tmp_path: Path) -> None:
     with small_file_system(tmp_path / "disk", "6M") as enlarge:
         mounted = lab.mount("--spill", f"file:{tmp_path}/disk/tier", pool_limit=POOL)
@@ -267,6 +269,7 @@ def test_writes_wait_for_a_full_disk(lab: Lab, tmp_path: Path) -> None:
         assert mounted.umount("--discard").returncode == 0 and not (tmp_path / "disk/tier").exists()
 
 
+@pytest.mark.logs("the tier .* cannot be opened: Read-only file system")
 def test_a_read_only_disk_is_told_of_before_a_vm_waits_for_it(lab: Lab, tmp_path: Path) -> None:
     def check() -> str:
         return blockstore("status", str(mounted.path), "--check").stdout
@@ -283,6 +286,7 @@ def test_a_read_only_disk_is_told_of_before_a_vm_waits_for_it(lab: Lab, tmp_path
         assert mounted.umount().returncode == 0
 
 
+@pytest.mark.logs("the tier .* is not there", r"\d+ pieces of the VMs' memory are in --spill")
 def test_mounted_again_without_its_tier_and_with(lab: Lab, disk: str, tmp_path: Path) -> None:
     mounted = lab.mount("--spill", disk, pool_limit=POOL)
     data = fill(mounted)
@@ -316,6 +320,7 @@ def mounted_with(mounted: Mounted, url: str) -> subprocess.CompletedProcess[str]
     return blockstore("mount", str(mounted.path), "--state", str(mounted.state), "--spill", url)
 
 
+@pytest.mark.logs("has lost 1 pieces; ", "the tier has no piece 0 for it")
 def test_a_tier_that_has_lost_a_piece(lab: Lab, disk: str, tmp_path: Path) -> None:
     mounted = lab.mount("--spill", disk, pool_limit=POOL)
     data = fill(mounted)

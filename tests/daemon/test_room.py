@@ -25,7 +25,7 @@ from tests.daemon.lab import (
     until,
 )
 
-pytestmark = pytest.mark.mount
+pytestmark = [pytest.mark.mount, pytest.mark.logs("there is no room for more: (writes wait|a request waits)")]
 
 MIB = 1 << 20
 POOL_MIB = 16

@@ -45,6 +45,7 @@ def check_tells(mounted: Mounted, *words: str) -> None:
 
 
 @pytest.mark.mount
+@pytest.mark.logs("was deleted under the mount", r"/volume-\d+ cannot be opened: No such file")
 def test_every_command_tells_that_the_state_was_deleted(lab: Lab) -> None:
     mounted = lab.mount()
     put(mounted.path / "file", noisy(4 * MIB, 1))
@@ -77,6 +78,7 @@ def test_every_command_tells_that_the_state_was_deleted(lab: Lab) -> None:
 
 @pytest.mark.mount
 @pytest.mark.parametrize("name", ["pool", "superblock", "names.sqlite", "rows-where"])
+@pytest.mark.logs("were deleted under the mount")
 def test_a_file_of_the_state_was_deleted(lab: Lab, name: str) -> None:
     mounted = lab.mount()
     put(mounted.path / "file", noisy(MIB, 1))
@@ -93,6 +95,7 @@ def test_a_file_of_the_state_was_deleted(lab: Lab, name: str) -> None:
 
 
 @pytest.mark.mount
+@pytest.mark.logs(r"were deleted under the mount \(volume-\d+\)")
 def test_a_map_of_the_state_was_deleted_but_not_with_its_file(lab: Lab) -> None:
     mounted = lab.mount()
     for name in ("keep", "drop"):
@@ -106,6 +109,7 @@ def test_a_map_of_the_state_was_deleted_but_not_with_its_file(lab: Lab) -> None:
 
 
 @pytest.mark.mount
+@pytest.mark.logs("was renamed to .* under the mount")
 def test_a_state_that_was_renamed_is_found_again(lab: Lab) -> None:
     mounted = lab.mount()
     put(mounted.path / "file", noisy(MIB, 1))
@@ -126,6 +130,7 @@ def test_a_state_that_was_renamed_is_found_again(lab: Lab) -> None:
 
 
 @pytest.mark.mount
+@pytest.mark.logs("was deleted under the mount")
 def test_the_daemon_dies_after_the_state_was_deleted(lab: Lab) -> None:
     mounted = lab.mount()
     put(mounted.path / "file", noisy(MIB, 1))

@@ -33,7 +33,10 @@ from tests.daemon.lab import (
 )
 from tests.vm.test_controller import own_cgroup
 
-pytestmark = pytest.mark.mount
+pytestmark = [
+    pytest.mark.mount,
+    pytest.mark.logs("OSError: the test wants this write to fail$", "write-back of pages of .* had failed; "),
+]
 
 SIZE: Final = 8 << 20
 
@@ -240,6 +243,7 @@ def test_a_vm_that_is_held_down_keeps_what_was_not_written(faulty: Faulty, way: 
         assert is_new(writer)
 
 
+@pytest.mark.logs("there is no room for more: writes wait")
 def test_the_controller_goes_on_while_the_pool_is_full(faulty: Faulty) -> None:
     """And what was lost is written when there is room."""
     place = str(faulty.mounted.path)
