@@ -39,7 +39,7 @@ RECORDS = ("shared", "patched", "compressed", "dense", "raw", "references")
 HOST = ("pool", "tables", "daemon_memory", "resident")
 BESIDES = {
     *("state", "daemon_pid", "supervisor_pid", "restarts", "can_be_replaced"),
-    *("refaults", "controller", "controller_pid", "mounted_at", "daemon_memory_parts"),
+    *("refaults", "controller", "controller_pid", "controller_ticks", "mounted_at", "daemon_memory_parts"),
     *("fault_latency", "write_latency", "background", "tier", "tier_latency", "arriving"),
     *(
         "pool_limit",
