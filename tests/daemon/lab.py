@@ -30,7 +30,7 @@ import pytest
 from benchlab.ports import Port
 from suitelab.identity import WORKSPACE_PREFIX
 
-from blockstore.daemon import process_stat
+from blockstore.daemon import control, process_stat
 from tests.cli.runner import invoke
 from tests.daemon.logs import Logs
 from tests.store.material import near, noise, text
@@ -137,10 +137,27 @@ class Mounted:
         total: dict[str, Any] = self.status()["total"]
         return total
 
+    def controller_pid(self) -> int:
+        """The controller, which the daemon starts when it serves."""
+        pids: list[int | None] = [None]
+
+        def runs() -> bool:
+            pids[0] = self.total()["controller_pid"]
+            return pids[0] is not None
+
+        until(runs, "the controller runs")
+        assert pids[0] is not None
+        return pids[0]
+
     def controller_ticks(self, count: int = 3) -> None:
-        """Wait until the controller has looked at the VMs so many times more; `count - 1` looks are over then."""
-        enough = self.total()["controller_ticks"] + count
-        until(lambda: bool(self.total()["controller_ticks"] >= enough), f"the controller looks {count} times")
+        """Wait until the controller has looked at the VMs so many times more; `count - 1` looks are over then. Also
+        where the mount is detached."""
+
+        def ticks() -> int:
+            return int(control.ask(self.state, {"do": "status"})["controller_ticks"])
+
+        enough = ticks() + count
+        until(lambda: ticks() >= enough, f"the controller looks {count} times")
 
     def evict(self, *names: str) -> subprocess.CompletedProcess[str]:
         """`evict`, which must work."""
@@ -279,6 +296,13 @@ def end(pid: int) -> None:
     if not ended(pid, KILL_S):
         for workspace in _workspaces:
             abort_below(workspace)
+
+
+def stop(pid: int) -> None:
+    """SIGSTOP, and wait until the process stands still: what it has asked the kernel for comes to its end before."""
+    os.kill(pid, signal.SIGSTOP)
+    stat = Path(f"/proc/{pid}/stat")
+    until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", f"process {pid} stands still")
 
 
 def ended(pid: int, timeout_s: float = UNTIL_S) -> bool:

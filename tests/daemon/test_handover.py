@@ -43,6 +43,7 @@ from tests.daemon.lab import (
     said,
     sha256,
     spawn,
+    stop,
     supervisors_of,
     until,
 )
@@ -131,7 +132,7 @@ def test_a_file_that_lost_its_last_user_meanwhile_is_deleted(lab: Lab) -> None:
     put(mounted.path / "memory", CONTENT)
     holder = spawn(HOLDER, str(mounted.path / "memory"), "unlink")
     ask(holder, "sum")
-    os.kill(mounted.daemon_pid(), signal.SIGSTOP)
+    stop(mounted.daemon_pid())
     end(holder.pid)
     holder.wait(60)
     mounted.kill_daemon()
@@ -189,7 +190,7 @@ def test_a_hung_daemon_is_replaced(lab: Lab) -> None:
     put(path, CONTENT)
     drop(path)
     before = mounted.daemon_pid()
-    os.kill(before, signal.SIGSTOP)
+    stop(before)
     assert cold(path) == CONTENT
     after, restarts = pids(mounted)
     assert after != before and restarts and "no sign of life" in mounted.log()
@@ -317,9 +318,7 @@ def pauses_at_last(mounted: Mounted) -> bool:
 def rests(controller: int, mounted: Mounted) -> bool:
     """Stop the controller; let it go on, and say so, if it has something of the mount open. What it has asked of a
     daemon that dies keeps it there, so that nobody can unmount."""
-    os.kill(controller, signal.SIGSTOP)
-    stat = Path(f"/proc/{controller}/stat")
-    until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "the controller has stopped")
+    stop(controller)
     links = [os.readlink(entry) for entry in Path(f"/proc/{controller}/fd").iterdir()]
     if any(link == str(mounted.path) or link.startswith(f"{mounted.path}/") for link in links):
         os.kill(controller, signal.SIGCONT)
@@ -334,8 +333,7 @@ def test_unmounted_while_nobody_serves(lab: Lab) -> None:
     mounted = lab.mount()
     superblock = mounted.state / "superblock"
     whole = superblock.read_bytes()
-    until(lambda: mounted.total()["controller_pid"] is not None, "the controller runs")
-    controller = mounted.total()["controller_pid"]
+    controller = mounted.controller_pid()
     try:
         until(lambda: rests(controller, mounted), "the controller uses nothing of the mount")
         superblock.write_bytes(bytes(len(whole)))
@@ -387,7 +385,7 @@ def test_a_stopped_supervisor_does_not_stop_the_daemon(lab: Lab) -> None:
     """Its beats pile up in the supervisor's queue until that is full."""
     mounted = lab.mount("--watchdog", "4")  # a beat a second, as the controller looks
     supervisor = mounted.supervisor_pid()
-    os.kill(supervisor, signal.SIGSTOP)
+    stop(supervisor)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
             stranger.setblocking(False)

@@ -35,6 +35,7 @@ from tests.daemon.lab import (
     put,
     ready,
     spawn,
+    stop,
     until,
 )
 
@@ -199,11 +200,11 @@ def test_same_port_after_reload_and_kill(lab: Lab) -> None:
         until(lambda: has_restarted(port, restarts), "the next daemon's controller serves")  # noqa: B023
         assert blockstore("reload", str(mounted.path)).returncode == 0
         until(lambda: has_restarted(port, restarts + 1), "the new code's controller serves")  # noqa: B023
-    controller = mounted.total()["controller_pid"]
+    controller = mounted.controller_pid()
     os.kill(controller, signal.SIGKILL)
     until(lambda: mounted.total()["controller_pid"] not in (None, controller), "another controller")
     assert value(scrape(port), "up") == 1
-    last = mounted.total()["controller_pid"]
+    last = mounted.controller_pid()
     assert mounted.umount().returncode == 0 and ended(last)
     with pytest.raises(urllib.error.URLError):
         get(port)
@@ -212,7 +213,7 @@ def test_same_port_after_reload_and_kill(lab: Lab) -> None:
 def test_a_daemon_that_stands_still_is_down(lab: Lab) -> None:
     mounted, port = mount(lab, "--watchdog", "60")
     daemon = mounted.daemon_pid()
-    os.kill(daemon, signal.SIGSTOP)
+    stop(daemon)
     try:
         started = time.monotonic()
         samples = scrape(port, **{SECONDS: "1.5"})
@@ -263,7 +264,7 @@ def test_other_addresses(lab: Lab) -> None:
         if "[::1]" in hosts and not socket.has_dualstack_ipv6():
             continue
         mounted = lab.mount("--metrics", f"{option}:{port}")
-        until(lambda: mounted.total()["controller_pid"] is not None, "the controller runs")  # noqa: B023
+        mounted.controller_pid()
         for host in hosts:
             assert "blockstore_up" in get(port, host=host)
         assert mounted.umount("--discard").returncode == 0

@@ -29,6 +29,7 @@ from tests.daemon.lab import (
     put,
     ready,
     spawn,
+    stop,
     until,
 )
 from tests.vm.test_controller import own_cgroup
@@ -249,8 +250,8 @@ def test_the_controller_goes_on_while_the_pool_is_full(faulty: Faulty) -> None:
     place = str(faulty.mounted.path)
     with writing(faulty.path) as writer, writing(faulty.path) as other:
         assert blockstore("attach", str(other.pid), "--resident", "64M").returncode == 0
-        controller = faulty.mounted.total()["controller_pid"]
-        os.kill(controller, signal.SIGSTOP)  # it would find the error, too, sooner or later
+        controller = faulty.mounted.controller_pid()
+        stop(controller)  # it would find the error, too, sooner or later
         faulty.lose(writer)
         assert blockstore("set", place, "--pool-limit", "16M").returncode == 0
         filler = spawn(FILLER, f"{place}/filler")
