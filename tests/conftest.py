@@ -17,7 +17,8 @@ from tests import suite
 from tests.daemon.lab import LOGS, Lab, Mounted, apart, run
 from tests.daemon.logs import unannounced
 
-TEST_S = 120.0
+TEST_S = 300.0
+"""For a test that mounts; most take seconds. It ends one that hangs, before pytest does (pyproject.toml)."""
 
 FAILED = pytest.StashKey[bool]()
 

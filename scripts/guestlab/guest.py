@@ -31,7 +31,7 @@ MAX_COMMAND_BYTES = 3500
 #: A multiple of four, so that each piece of base64 decodes on its own.
 _UPLOAD_CHARS = 3000
 #: QEMU answers on its control socket within a tenth of a second; a machine under load takes longer.
-_START_TIMEOUT_S = 30
+_START_TIMEOUT_S = 60
 _TERMINATE_TIMEOUT_S = 5
 _KILL_TIMEOUT_S = 30
 _CPU = {"tcg": "max,la57=off", "kvm": "host"}
@@ -203,7 +203,7 @@ class Guest:
             piece = encoded[start : start + _UPLOAD_CHARS]
             self.command(f"echo {piece} | base64 -d >>{shlex.quote(path)}", timeout_s)
 
-    def qmp(self, command: str, arguments: dict[str, Any] | None = None, timeout_s: float = 10) -> Any:
+    def qmp(self, command: str, arguments: dict[str, Any] | None = None, timeout_s: float = 60) -> Any:
         """Run one QMP command and return its result."""
         self._running()
         assert self._qmp is not None

@@ -23,7 +23,7 @@ class QmpChannel:
         """Leave capability negotiation; QEMU answers once its machine is complete."""
         self.execute("qmp_capabilities", timeout_s=timeout_s)
 
-    def execute(self, command: str, arguments: dict[str, Any] | None = None, timeout_s: float = 10) -> Any:
+    def execute(self, command: str, arguments: dict[str, Any] | None = None, timeout_s: float = 60) -> Any:
         """Run one command and return the `return` member of its reply."""
         request: dict[str, Any] = {"execute": command}
         if arguments is not None:

@@ -43,7 +43,7 @@ def test_short_file_is_found(bench: Bench, source: Path) -> None:
     os.geteuid() != 0 or not Path("/dev/fuse").exists() or not (shutil.which("nbdkit") and shutil.which("nbdfuse")),
     reason="needs root, /dev/fuse, nbdkit and nbdfuse",
 )
-@pytest.mark.mount(timeout_s=60)
+@pytest.mark.mount
 def test_nbdfuse_keeps_what_is_written_and_leaves_nothing(bench: Bench, source: Path) -> None:
     with peers.PEERS[peers.NBDFUSE](Place(bench.workspace, source.stat().st_size)) as peer:
         for _ in range(2):

@@ -263,7 +263,7 @@ def test_a_stopped_daemon_does_not_hang_the_command_line(lab: Lab) -> None:
     mounted = lab.mount("--watchdog", "120")
     os.kill(mounted.daemon_pid(), signal.SIGSTOP)
     try:
-        one_line(blockstore("status", str(mounted.path), timeout_s=25), 1, mounted.state)
+        one_line(blockstore("status", str(mounted.path)), 1, mounted.state)
     finally:
         os.kill(mounted.daemon_pid(), signal.SIGCONT)
     assert mounted.umount().returncode == 0

@@ -40,7 +40,7 @@ SHM: Final = Path("/dev/shm")
 
 NEEDS_QEMU: Final = pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs qemu-system-x86_64")
 
-COMMAND_S: Final = 60.0
+COMMAND_S: Final = 120.0
 UNTIL_S: Final = 60.0
 """How long anything may take that certainly happens. It ends a test that would hang, and is no measure: a machine that
 others use too is slower by a factor of ten now and then."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.exerciser import model_name
-from tests.daemon.lab import PROJECT, Lab, Mounted, run
+from tests.daemon.lab import COMMAND_S, PROJECT, Lab, Mounted, run
 
 STEPS = 1500
 PROCESSES = 4
@@ -37,12 +37,12 @@ def test_one_process(lab: Lab, mounted: Mounted, seed: int) -> None:
     for folder in (models, mounted.path / "one", mounted.path / "two"):
         folder.mkdir()
     paths = [mounted.path / "one/a", mounted.path / "one/b", mounted.path / "two/c"]
-    result = run(command(seed, STEPS, models, paths, lane=mounted.lane), timeout_s=100)
+    result = run(command(seed, STEPS, models, paths, lane=mounted.lane))
     assert result.returncode == 0, result.stdout + result.stderr
     check_after_remount(lab, mounted, models, paths)
 
 
-@pytest.mark.mount(timeout_s=200)
+@pytest.mark.mount
 def test_several_processes_on_a_small_pool(lab: Lab, lane: bool) -> None:
     mounted = lab.mount(lane=lane, pool_limit="64M")
     models = lab.path / "models"
@@ -59,7 +59,7 @@ def test_several_processes_on_a_small_pool(lab: Lab, lane: bool) -> None:
         )
         for number, paths in enumerate(groups)
     ]
-    outputs = [process.communicate(timeout=180)[0] for process in processes]
+    outputs = [process.communicate(timeout=COMMAND_S)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * PROCESSES, "\n".join(outputs)
     total = mounted.total()
     assert all(total[kind] for kind in ("zero", "shared", "patched", "compressed", "raw")), total

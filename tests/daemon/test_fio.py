@@ -29,10 +29,10 @@ def test_verify(mounted: Mounted, engine: str) -> None:
     ]
     checks = ["--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--invalidate=1", "--end_fsync=1"]
     contents = ["--buffer_compress_percentage=50", "--refill_buffers", "--randseed=1", "--allow_file_create=1"]
-    result = run(["fio", *common, *ENGINES[engine], *checks, *contents, "--aux-path=/tmp"], timeout_s=100)
+    result = run(["fio", *common, *ENGINES[engine], *checks, *contents, "--aux-path=/tmp"])
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert "verify: bad" not in result.stdout + result.stderr
     # Once more from the store alone, without the page cache.
     mounted.evict()
-    again = run(["fio", *common, *ENGINES[engine], *checks, *contents, "--verify_only=1", "--aux-path=/tmp"], 100)
+    again = run(["fio", *common, *ENGINES[engine], *checks, *contents, "--verify_only=1", "--aux-path=/tmp"])
     assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]

@@ -48,7 +48,7 @@ from tests.daemon.lab import (
     until,
 )
 
-pytestmark = pytest.mark.mount(timeout_s=120)
+pytestmark = pytest.mark.mount
 
 HOLDER = """
 import hashlib, mmap, os, sys
@@ -438,7 +438,7 @@ def test_without_the_lane_the_mount_ends_with_its_daemon(lab: Lab) -> None:
     put(mounted.path / "memory", CONTENT)
     mounted.kill_daemon()
     until(lambda: not supervisors_of(lab.path), "the supervisor ends")
-    assert run(["stat", str(mounted.path / "memory")], timeout_s=20).returncode != 0
+    assert run(["stat", str(mounted.path / "memory")]).returncode != 0
     assert "the mount has ended" in mounted.log()
 
 
@@ -629,7 +629,7 @@ def test_a_full_file_system_under_the_state(lab: Lab) -> None:
         end(writer.pid)
         writer.wait(60)
         for name in ("big", "file1"):
-            assert run(["rm", str(path / name)], timeout_s=30).returncode == 0
+            assert run(["rm", str(path / name)]).returncode == 0
         put(path / "new", noisy(2 << 20, "new"))
         assert cold(path / "new") == noisy(2 << 20, "new") and cold(path / "file2") == noisy(4 << 20, 2)
     finally:

@@ -136,7 +136,7 @@ def test_a_mapping_waits_too(full: Mounted) -> None:
         until(lambda: is_stalled(full), "the write-back is held up")
         # Who looks at the file must not wait for its pages, least of all with the directory locked, so that nobody can
         # delete anything.
-        assert run(["ls", "-l", str(full.path)], timeout_s=20).stdout.count("\n") == 3
+        assert run(["ls", "-l", str(full.path)]).stdout.count("\n") == 3
         (full.path / "old").unlink()
         assert said(vm) == "synced"
         assert cold(path) == noisy(12 * MIB, "vm")
@@ -186,7 +186,7 @@ def test_many_writers_wait_while_others_read_and_then_are_killed(lab: Lab, full_
             )
             assert said(reader, 20) == str(whole[5000000]), read
             reader.wait(60)
-        assert "writes wait" in blockstore("status", str(full.path), timeout_s=20).stderr
+        assert "writes wait" in blockstore("status", str(full.path)).stderr
         if way == "mapped":  # the kernel lets nobody go who waits for the write-back of pages
             abort_below(lab.path)
         for writer in writers:

@@ -19,7 +19,7 @@ from tests.daemon.lab import NEEDS_QEMU, Lab, Mounted, blockstore, one_line, unt
 from tests.guest.test_snapshot_of_a_guest import MEMORY_BYTES, NAME, ask, forked, wait_restored
 
 pytestmark = [
-    pytest.mark.mount(timeout_s=180),
+    pytest.mark.mount,
     pytest.mark.guest,
     NEEDS_QEMU,
     pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img (Debian: qemu-utils)"),

@@ -10,7 +10,7 @@ from guestlab.guest import Guest
 
 from tests.daemon.lab import NEEDS_QEMU, Lab, blockstore
 
-pytestmark = [pytest.mark.mount(timeout_s=300), pytest.mark.guest, NEEDS_QEMU]
+pytestmark = [pytest.mark.mount, pytest.mark.guest, NEEDS_QEMU]
 
 MEMORY_BYTES = 128 << 20
 WORK_MIB = 6

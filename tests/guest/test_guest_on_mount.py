@@ -11,7 +11,7 @@ from guestlab.guest import Guest
 from tests.daemon.lab import NEEDS_QEMU, Mounted, blockstore, one_line
 
 pytestmark = [
-    pytest.mark.mount(timeout_s=300),
+    pytest.mark.mount,
     pytest.mark.guest,
     NEEDS_QEMU,
 ]

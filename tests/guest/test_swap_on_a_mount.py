@@ -8,7 +8,7 @@ from guestlab.guest import Guest
 from tests.daemon.lab import NEEDS_QEMU, Lab
 
 pytestmark = [
-    pytest.mark.mount(timeout_s=300),
+    pytest.mark.mount,
     pytest.mark.guest,
     NEEDS_QEMU,
 ]

@@ -11,7 +11,7 @@ from tests.daemon.lab import end_daemons_with
 KILLS = 25
 
 
-@pytest.mark.mount(timeout_s=250)
+@pytest.mark.mount
 def test_nothing_is_lost_with_daemons_that_are_killed() -> None:
     try:
         losses = kill_loop(KILLS, seed=3, say=lambda text: None)

@@ -11,7 +11,7 @@ from soaklab.soak import Verdict, soak
 from tests.daemon.lab import NEEDS_QEMU, end_daemons_with
 
 pytestmark = [
-    pytest.mark.mount(timeout_s=280),
+    pytest.mark.mount,
     pytest.mark.guest,
     NEEDS_QEMU,
     pytest.mark.skipif(shutil.which("fio") is None, reason="fio is not installed"),
