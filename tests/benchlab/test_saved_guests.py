@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
 ]
 
-LOAD_S = 60.0
+LOAD_S = 240.0
 GUESTS = GuestSet("test", (Plan("one", light=(Light("true", 3, 2),)),), memory_bytes=128 * MIB, debian=False)
 
 
