@@ -29,7 +29,7 @@ from tests.store.material import noise, put
 from tests.store.tiers.faulty import FaultyTier
 
 BLOCKS = 600
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 class Asking:

@@ -23,7 +23,7 @@ from tests.store.live import remembered_files as remembered_files
 from tests.store.material import noise, put
 from tests.store.tiers.faulty import FaultyTier
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 class Paged:

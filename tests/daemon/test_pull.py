@@ -22,7 +22,7 @@ from tests.store.invariants import check_store
 from tests.store.live import remembered_files as remembered_files
 from tests.store.test_arrivals import MEMORY, push
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 DUE = 37
 """Of MEMORY, in which seven come twice."""
 
