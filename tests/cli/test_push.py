@@ -296,7 +296,7 @@ def a_password(lab: Lab, server: Server, folder: Path) -> None:
     result = blockstore("push", "base", "--to", url_of(server), *on(mounted), BLOCKSTORE_SPILL_PASSWORD="secret")
     assert result.returncode == 0, result
     one_line(
-        blockstore("pull", "base", "--as", "copy", *at, *on(mounted), BLOCKSTORE_SPILL_PASSWORD="secret"),
+        invoke("pull", "base", "--as", "copy", *at, *on(mounted), BLOCKSTORE_SPILL_PASSWORD="secret"),
         1,
         "?password-file=",
     )
@@ -339,19 +339,19 @@ def bad_input(lab: Lab, server: Server) -> None:
     mounted = lab.mount()
     keep(mounted, "base", memory(5))
     url, nowhere = url_of(server), "valkey://127.0.0.1:1"
-    one_line(blockstore("push", "base", *on(mounted), "--to", "ftp://x"), 2, "ftp://x", "valkey://HOST")
-    one_line(blockstore("push", "base", *on(mounted), "--to", "file:/tmp/x"), 2, "file:/tmp/x", "snapshots export")
-    one_line(blockstore("push", "none", *on(mounted), "--to", url), 2, "none", "no snapshot")
-    refused = blockstore("push", "base", *on(mounted), "--to", nowhere)
+    one_line(invoke("push", "base", *on(mounted), "--to", "ftp://x"), 2, "ftp://x", "valkey://HOST")
+    one_line(invoke("push", "base", *on(mounted), "--to", "file:/tmp/x"), 2, "file:/tmp/x", "snapshots export")
+    one_line(invoke("push", "none", *on(mounted), "--to", url), 2, "none", "no snapshot")
+    refused = invoke("push", "base", *on(mounted), "--to", nowhere)
     one_line(refused, 1, "valkey://127.0.0.1:1 is away: no connection to 127.0.0.1:1 (Connection refused)")
-    one_line(blockstore("pull", "base", *on(mounted), "--from", url, "--as", "copy"), 2, "base", "push it there first")
+    one_line(invoke("pull", "base", *on(mounted), "--from", url, "--as", "copy"), 2, "base", "push it there first")
     push(mounted, server, "base")
-    one_line(blockstore("push", "base", *on(mounted), "--to", url), 3, "base", "--as", "--delete")
-    one_line(blockstore("pull", "base", *on(mounted), "--from", url), 3, "base", "already")
-    one_line(blockstore("pull", "base", *on(mounted), "--from", url, "--as", "no/x"), 2, "mkdir")
-    one_line(blockstore("pull", "base", *on(mounted), "--from", nowhere, "--as", "copy"), 1, "127.0.0.1:1")
+    one_line(invoke("push", "base", *on(mounted), "--to", url), 3, "base", "--as", "--delete")
+    one_line(invoke("pull", "base", *on(mounted), "--from", url), 3, "base", "already")
+    one_line(invoke("pull", "base", *on(mounted), "--from", url, "--as", "no/x"), 2, "mkdir")
+    one_line(invoke("pull", "base", *on(mounted), "--from", nowhere, "--as", "copy"), 1, "127.0.0.1:1")
     assert blockstore("push", "base", "--to", url, "--delete").returncode == 0
-    one_line(blockstore("push", "base", "--to", url, "--delete"), 2, "base", "no snapshot")
+    one_line(invoke("push", "base", "--to", url, "--delete"), 2, "base", "no snapshot")
     with Valkey(port=server.port) as client:
         client.set(f"blockstore:{pushed.id_of('base').hex()}:piece:1", "of a push that was killed")
         assert blockstore("push", "base", "--to", url, "--delete").returncode == 0

@@ -13,6 +13,7 @@ import pytest
 from blockstore.cli.sizes import compact_size, format_size
 from blockstore.printable import printable
 from blockstore.vm import history
+from tests.cli.runner import invoke
 from tests.cli.words import CLASSES
 from tests.daemon.lab import Lab, Mounted, blockstore, mixed_blocks, one_line, put, run, until
 
@@ -76,7 +77,7 @@ class Page(HTMLParser):
 
 
 def report(mounted: Mounted) -> Page:
-    result = blockstore("report", str(mounted.path), "-o", "-")
+    result = invoke("report", mounted.path, "-o", "-")
     assert result.returncode == 0 and not result.stderr, result
     return Page(result.stdout)
 
@@ -89,7 +90,8 @@ def expected(figures: dict[str, Any], exact: tuple[str, ...]) -> list[str]:
     return [compact_size(figures[key]) for key in exact]
 
 
-def test_the_page_says_what_status_says(mounted: Mounted) -> None:
+def test_the_page_says_what_status_says(lab: Lab) -> None:
+    mounted = lab.mount()
     for number in range(3):
         put(mounted.path / f"vm{number}", b"".join(mixed_blocks(number // 2)) * 4)
     mounted.evict()
@@ -164,15 +166,14 @@ def test_history_is_of_one_mount(lab: Lab) -> None:
     assert history.read(again.state, before) == []
 
 
-def test_where_it_goes(lab: Lab) -> None:
-    mounted = lab.mount()
-    target, link = lab.path / "report.html", lab.path / "link.html"
+def test_where_it_goes(shared: Mounted, tmp_path: Path) -> None:
+    target, link = tmp_path / "report.html", tmp_path / "link.html"
     target.write_text("old")
     link.symlink_to(target)
-    result = blockstore("report", str(mounted.path), "-o", str(link))
+    result = blockstore("report", str(shared.path), "-o", str(link))
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert link.is_symlink() and "</html>" in target.read_text()
-    assert [path.name for path in lab.path.iterdir() if "html" in path.name] in (
+    assert [path.name for path in tmp_path.iterdir() if "html" in path.name] in (
         ["report.html", "link.html"],
         ["link.html", "report.html"],
     )
@@ -183,11 +184,11 @@ def test_where_it_cannot_go(lab: Lab) -> None:
     (lab.path / "folder.html").mkdir()
     for place in ("missing/report.html", "folder.html", "mnt.state/lock/report.html", "long" * 80 + ".html"):
         path = lab.path / place
-        one_line(blockstore("report", str(mounted.path), "-o", str(path)), 2, path, "cannot be written")
+        one_line(invoke("report", mounted.path, "-o", path), 2, path, "cannot be written")
     for name in ("report.png", "report", "report.html.gz", ".html"):
-        one_line(blockstore("report", str(mounted.path), "-o", name), 2, name, "should end in .html")
-    one_line(blockstore("report", str(mounted.path)), 2, "--output")
-    one_line(blockstore("report", str(lab.path), "-o", "-"), 1, lab.path)
+        one_line(invoke("report", mounted.path, "-o", name), 2, name, "should end in .html")
+    one_line(invoke("report", mounted.path), 2, "--output")
+    one_line(invoke("report", lab.path, "-o", "-"), 1, lab.path)
     command = [sys.executable, "-m", "blockstore", "report", str(mounted.path), "-o", "-"]
     full = run(["sh", "-c", 'exec "$@" > /dev/full', "sh", *command])
     one_line(full, 1, "No space left")

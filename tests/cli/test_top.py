@@ -21,6 +21,7 @@ import pytest
 from blockstore.cli.sizes import compact_size
 from blockstore.daemon import phase
 from blockstore.store.classes import CLASSES
+from tests.cli.runner import invoke
 from tests.daemon.lab import PROJECT, Lab, Mounted, blockstore, mixed_blocks, noisy, one_line, put, run, until
 
 pytestmark = pytest.mark.mount
@@ -136,25 +137,24 @@ def told(mounted: Mounted) -> dict[str, list[str]]:
     return found
 
 
-def test_what_it_shows(mounted: Mounted) -> None:
-    fill(mounted)
-    with terminal(mounted.path, size=(160, 40)) as screen:
+def test_what_it_shows(shared: Mounted) -> None:
+    fill(shared)
+    with terminal(shared.path, size=(160, 40)) as screen:
         screen.shows("alone", "big", "warm", "total", "stored", "compressed", "resident, lately", "of 512M", "VMs 3")
-        until(lambda: rows(screen) == told(mounted), "the figures are those of `status`")
+        until(lambda: rows(screen) == told(shared), "the figures are those of `status`")
         assert rows(screen)["big"][0] == "1.00G" and rows(screen)["alone"][1] == "1.00M"
         assert all(len(line) <= 160 for line in screen.lines())
         screen.press("q")
         screen.ends(0)
 
 
-def test_faults_and_their_latency(lab: Lab) -> None:
-    mounted = lab.mount()
-    fill(mounted)
-    with terminal(mounted.path) as screen:
+def test_faults_and_their_latency(shared: Mounted) -> None:
+    fill(shared)
+    with terminal(shared.path) as screen:
         screen.shows("alone", "faults/s 0")
 
         def has_faults() -> bool:
-            wait_for_blocks(mounted.path / "alone", 1)
+            wait_for_blocks(shared.path / "alone", 1)
             return any("p50 ≤" in line and "p99 ≤" in line and "faults/s 0 " not in line for line in screen.lines())
 
         until(has_faults, "faults are shown")
@@ -164,10 +164,9 @@ def test_faults_and_their_latency(lab: Lab) -> None:
         screen.ends(0)
 
 
-def test_sort_keys(lab: Lab) -> None:
-    mounted = lab.mount()
-    fill(mounted)
-    with terminal(mounted.path) as screen:
+def test_sort_keys(shared: Mounted) -> None:
+    fill(shared)
+    with terminal(shared.path) as screen:
         screen.shows("alone", "warm", "name▲")
         assert screen.names() == ["alone", "big", "warm"]
         for key, first, heading in (
@@ -187,12 +186,11 @@ def test_sort_keys(lab: Lab) -> None:
         screen.ends(0)
 
 
-def test_small_and_changing_windows(lab: Lab) -> None:
-    mounted = lab.mount()
-    fill(mounted)
+def test_small_and_changing_windows(shared: Mounted) -> None:
+    fill(shared)
     for number in range(40):
-        put(mounted.path / f"many{number:02}", b"x")
-    with terminal(mounted.path) as screen:
+        put(shared.path / f"many{number:02}", b"x")
+    with terminal(shared.path) as screen:
         screen.shows("alone", "memory", "many00", "tab more")
         assert "many39" not in screen.text()
         screen.press("\t")
@@ -209,10 +207,9 @@ def test_small_and_changing_windows(lab: Lab) -> None:
         screen.ends(0)
 
 
-def test_count(lab: Lab) -> None:
-    mounted = lab.mount()
-    put(mounted.path / "vm1", b"data")
-    with terminal(mounted.path, "--count", "3") as screen:
+def test_count(shared: Mounted) -> None:
+    put(shared.path / "vm1", b"data")
+    with terminal(shared.path, "--count", "3") as screen:
         screen.shows("vm1")
         screen.ends(0)
 
@@ -252,7 +249,8 @@ def test_quits_while_nobody_answers(lab: Lab) -> None:
         screen.ends(0)
 
 
-def test_the_mount_goes(mounted: Mounted) -> None:
+def test_the_mount_goes(lab: Lab) -> None:
+    mounted = lab.mount()
     fill(mounted)
     with terminal(mounted.path) as screen:
         screen.shows("alone")
@@ -271,35 +269,33 @@ def test_nobody_will_start_another_daemon(lab: Lab) -> None:
         assert "cannot be reached" in " ".join(text.replace("\n", "").split()), text
 
 
-def test_sigterm_restores_the_terminal(lab: Lab) -> None:
-    mounted = lab.mount()
-    put(mounted.path / "vm1", b"data")
-    with terminal(mounted.path) as screen:
+def test_sigterm_restores_the_terminal(shared: Mounted) -> None:
+    put(shared.path / "vm1", b"data")
+    with terminal(shared.path) as screen:
         screen.shows("vm1")
-        (pid,) = run(["pgrep", "-f", f"blockstore top --interval 0.5 {mounted.path}$"]).stdout.split()[-1:]
+        (pid,) = run(["pgrep", "-f", f"blockstore top --interval 0.5 {shared.path}$"]).stdout.split()[-1:]
         os.kill(int(pid), signal.SIGTERM)
         screen.ends(0)
 
 
-def test_names_that_could_do_harm(lab: Lab) -> None:
-    mounted = lab.mount()
+def test_names_that_could_do_harm(shared: Mounted) -> None:
     for name in (b"bad\xff\xfe", b"\x1b[31mred", b"\x1b]0;title\x07", b"new\nline", b"[bold]markup", "漢字".encode()):
-        with open(os.fsencode(mounted.path) + b"/" + name, "wb") as file:
+        with open(os.fsencode(shared.path) + b"/" + name, "wb") as file:
             file.write(b"data")
-    (mounted.path / ("long" * 50)).touch()
-    with terminal(mounted.path) as screen:
+    (shared.path / ("long" * 50)).touch()
+    with terminal(shared.path) as screen:
         screen.shows("bad\\xff", "[bold]", "longlo…", "new\\x0a", "漢")
         assert b"title\x07" not in screen.raw and b"\x1b[31mred" not in screen.raw
         screen.press("q")
         screen.ends(0)
-    plain = blockstore("top", str(mounted.path), "--count", "1")
+    plain = blockstore("top", str(shared.path), "--count", "1")
     assert plain.returncode == 0 and plain.stdout.count("\n") == 8
     assert "\x1b" not in plain.stdout and "\x07" not in plain.stdout and not plain.stderr
 
 
-def test_plain_lines(mounted: Mounted) -> None:
-    fill(mounted)
-    result = blockstore("top", str(mounted.path), "--count", "2", "--interval", "0.5")
+def test_plain_lines(shared: Mounted) -> None:
+    fill(shared)
+    result = blockstore("top", str(shared.path), "--count", "2", "--interval", "0.5")
     assert result.returncode == 0 and not result.stderr, result
     lines = [line.split("  ") for line in result.stdout.splitlines()]
     assert [line[1] for line in lines] == ["alone", "big", "warm", "total"] * 2
@@ -309,10 +305,9 @@ def test_plain_lines(mounted: Mounted) -> None:
     assert {"faults/s -"} <= set(lines[0])
 
 
-def test_plain_lines_on_a_dumb_terminal_and_with_ctrl_c(lab: Lab) -> None:
-    mounted = lab.mount()
-    put(mounted.path / "vm1", b"data")
-    with terminal(mounted.path, term="dumb", size=(200, 40)) as screen:
+def test_plain_lines_on_a_dumb_terminal_and_with_ctrl_c(shared: Mounted) -> None:
+    put(shared.path / "vm1", b"data")
+    with terminal(shared.path, term="dumb", size=(200, 40)) as screen:
         until(lambda: screen.text().count("  total  ") >= 2, "it goes on")
         screen.press("\x03")
         screen.shows(f"{PROMPT}0")
@@ -333,10 +328,9 @@ def test_plain_lines_and_the_mount_goes(lab: Lab) -> None:
     assert (process.returncode, errors) == (1, f"blockstore: the mount at {mounted.path} has gone\n")
 
 
-def test_a_reader_that_goes(lab: Lab) -> None:
-    mounted = lab.mount()
-    put(mounted.path / "vm1", b"data")
-    script = f"{sys.executable} -m blockstore top {mounted.path} --interval 0.5 | head -n 1"
+def test_a_reader_that_goes(shared: Mounted) -> None:
+    put(shared.path / "vm1", b"data")
+    script = f"{sys.executable} -m blockstore top {shared.path} --interval 0.5 | head -n 1"
     result = run(["sh", "-c", script])
     assert result.stdout.count("\n") == 1 and not result.stderr, result
 
@@ -352,12 +346,12 @@ def test_a_pool_that_fills_is_said_once(lab: Lab) -> None:
         screen.ends(0)
 
 
-def test_bad_input(lab: Lab) -> None:
-    for path in (lab.path, lab.path / "missing"):
-        one_line(blockstore("top", str(path)), 1, path, "not a blockstore mount")
+def test_bad_input(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing"):
+        one_line(invoke("top", path), 1, path, "not a blockstore mount")
     for option, value in (
         *(("--interval", value) for value in ("0.4", "-1", "nan", "inf", "x", "1e9")),
         *(("--count", value) for value in ("0", "-1", "1.5", "x")),
     ):
-        one_line(blockstore("top", str(lab.path), option, value), 2, option)
-    one_line(blockstore("top", str(lab.path), "more"), 2, "more")
+        one_line(invoke("top", tmp_path, option, value), 2, option)
+    one_line(invoke("top", tmp_path, "more"), 2, "more")
