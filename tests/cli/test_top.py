@@ -266,7 +266,8 @@ def test_nobody_will_start_another_daemon(lab: Lab) -> None:
         screen.shows("alone")
         mounted.kill()
         text = screen.ends(1)
-        assert "cannot be reached" in " ".join(text.replace("\n", "").split()), text
+        said = " ".join(text.replace("\n", "").split())  # the second if it dies while it is asked
+        assert "cannot be reached" in said or "gave no answer" in said, text
 
 
 def test_sigterm_restores_the_terminal(shared: Mounted) -> None:
