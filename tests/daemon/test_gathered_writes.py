@@ -20,7 +20,7 @@ from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.home import MemoryHome
 from blockstore.store.store import Store
 from blockstore.store.volume import Volume
-from tests.store.material import contents, noise
+from tests.store.material import noise
 
 WRITES = 5  # the socket takes no more at once
 
@@ -54,8 +54,9 @@ class Driven:
 
     def stored(self) -> list[bytes]:
         """What the files have where it was to be written."""
-        data = [contents(self.store, self.store.volumes[number % 2 + 1]) for number in range(WRITES)]
-        return [text[number * BLOCK_BYTES : (number + 1) * BLOCK_BYTES] for number, text in enumerate(data)]
+        volumes = [self.store.volumes[number % 2 + 1] for number in range(WRITES)]
+        read = self.store.read
+        return [b"".join(read(volume, at * BLOCK_BYTES, BLOCK_BYTES)) for at, volume in enumerate(volumes)]
 
 
 @pytest.fixture
