@@ -2,7 +2,7 @@
 
     superblock    magic 16s, format version u32, block, segment and row bytes u32, id 16s
     domains       (key, seed, check) u64 each; the check is the digest of the key under the seed
-    volume-N      a page: magic, number, domain key, size word, mtime in ns, digest of number and key, u64 each;
+    volume-N      a page: magic, number, domain key, size word u64, mtime in ns i64, digest of number and key u64;
                   then a map entry u64 for each block: bits 0..31 the block id, 32..63 half of the content's digest
     rows-where    u64: bits 0..2 encoding, 3..15 size, 16..62 offset in the pool; bit 63: 36..62 piece, 16..35 offset
     rows-digest   u64, rows-reference u32, rows-domain u16, rows-count u32, rows-dependents u16
@@ -48,7 +48,7 @@ DUE_FACTOR: Final = 61
 
 SUPERBLOCK: Final = struct.Struct("<16sIIII16s")
 SUPERBLOCK_MAGIC: Final = b"blockstore state"
-VOLUME_HEADER: Final = struct.Struct("<6Q")
+VOLUME_HEADER: Final = struct.Struct("<4QqQ")
 VOLUME_MAGIC: Final = int.from_bytes(b"bsvolume", "little")
 
 PIECE_LENGTH_MASK: Final = (1 << 21) - 1

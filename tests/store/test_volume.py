@@ -17,6 +17,8 @@ from blockstore.store.store import CLONE_STEP_BLOCKS, Outcome, Store, run
 from blockstore.store.volume import HEADER_BYTES, MAXIMUM_SIZE_BYTES, PAGE_ENTRIES, Volume, pack_size, unpack_size
 from tests.store.invariants import check_store
 from tests.store.material import contents, noise, put, text
+from tests.store.places import Directory
+from tests.store.state_files import State
 
 PAGE_BYTES = 4096
 TERABYTE = 1 << 40
@@ -127,6 +129,7 @@ def test_times_before_1970_are_found_again(state_path: Path, monkeypatch: pytest
     store.close()
     store = Store(DirectoryHome(state_path), 64 << 20)
     assert [store.volumes[number].mtime_ns for number in (5, 6)] == [-1, -5]
+    assert [volume.mtime_ns for volume in State(Directory(state_path)).volumes] == [-1, -5]
     store.close()
 
 
