@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from blockstore.cli.sizes import format_size
+from blockstore.cli.sizes import counted, format_size
 from blockstore.vm.observe import full_share
 
 WARNING_SHARE: Final = 0.80
@@ -63,6 +63,17 @@ def judge(answer: Mapping[str, Any]) -> Health:
     if answer.get("is_orphaned"):
         found.append((WARNING, "the supervisor has died: the mount ends if the daemon dies too; unmount when you can"))
     return Health(max((level for level, _ in found), default=OK), [sentence for _, sentence in found])
+
+
+def missing(total: Mapping[str, Any]) -> list[str]:
+    """What the figures of observe() do not say, in a sentence; none if they say all."""
+    unseen = total["unseen"]
+    if not unseen:
+        return []
+    return [
+        f"the resident memory of {counted(unseen['files'], 'file')} cannot be seen and is missing here "
+        f"({unseen['reason']}); without --allow-other only the user who made the mount may open its files"
+    ]
 
 
 def _room(answer: Mapping[str, Any]) -> list[tuple[int, str]]:

@@ -60,7 +60,7 @@ def _make(mount: mounts.Mount) -> str:
         machine_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         version=version(),
         taken_s=now_s,
-        warnings=health.judge(answer).sentences,
+        warnings=[*health.missing(found["total"]), *health.judge(answer).sentences],
     )
     return page(found, samples, facts)
 

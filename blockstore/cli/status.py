@@ -58,9 +58,7 @@ def status(mountpoint: Path | None, as_json: bool, check: bool) -> int:
         say(_tier(report["total"]["tier"]))
     if report["total"]["arriving"]:
         say(_arriving(report["total"]["arriving"]))
-    if unseen := report["total"]["unseen"]:
-        warn(_unseen(unseen))
-    for sentence in health.judge(answer).sentences:
+    for sentence in [*health.missing(report["total"]), *health.judge(answer).sentences]:
         warn(sentence)
     return 0
 
@@ -92,13 +90,6 @@ def _arriving(figures: dict[str, Any]) -> str:
     places = ", ".join(f"{source['snapshot']} in {source['place']}" for source in figures["sources"])
     size = format_size(figures["fetched_bytes"])
     return f"Still to come from {places}: {counted(figures['due_blocks'], 'block')}; {size} fetched so far"
-
-
-def _unseen(figures: dict[str, Any]) -> str:
-    return (
-        f"the resident memory of {counted(figures['files'], 'file')} cannot be seen and is missing here "
-        f"({figures['reason']}); without --allow-other only the user who made the mount may open its files"
-    )
 
 
 def _check(mountpoint: Path | None) -> int:

@@ -162,7 +162,7 @@ def _print_lines(mount: mounts.Mount, first: Observation, interval_s: float, cou
         else:
             history.add(outcome)
             _print_report(history)
-            warned = _warn(health.judge(outcome.answer).sentences, warned)
+            warned = _warn([*health.missing(outcome.report["total"]), *health.judge(outcome.answer).sentences], warned)
             left = None if left is None else left - 1
         if left == 0:
             return

@@ -202,6 +202,8 @@ def head_of(mount: Mount, interval_s: float, history: History, width: int) -> Te
     )
     text = Text("\n").join(flow(pairs, width) for pairs in lines)
     found = health.judge(answer)
+    for sentence in health.missing(total):
+        text.append(f"\nwarning: {printable(sentence)}", style="yellow")
     for sentence in found.sentences:
         text.append(
             f"\nwarning: {printable(sentence)}", style="bold red" if found.level == health.CRITICAL else "yellow"

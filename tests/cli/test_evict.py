@@ -174,8 +174,10 @@ def test_root_is_told_that_it_may_not_open_the_files_of_another_user(lab: Lab) -
     one_line(
         result, 1, "2 files could not be evicted: vm1 (Permission denied), vm2 (Permission denied)", "--allow-other"
     )
-    result = blockstore("status", str(mounted.path))
-    assert result.returncode == 0 and "resident memory of 2 files cannot be seen" in result.stderr, result
+    for name, *options in (["status"], ["top", "--count", "1"], ["report", "-o", "-"]):
+        result = blockstore(name, str(mounted.path), *options)
+        assert result.returncode == 0, result
+        assert "resident memory of 2 files cannot be seen" in result.stdout + result.stderr, result
     for command in (["snapshots"], ["snapshots", "delete", "x"], ["snapshots", "show", "x"]):
         one_line(blockstore(*command, "--mount", str(mounted.path)), 1, "Permission denied")
     result = run([*as_nobody, "-m", "blockstore", "evict", str(mounted.path)])

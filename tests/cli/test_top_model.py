@@ -45,7 +45,14 @@ def observed(
     each = {name: {**nothing, **figures} for name, figures in {**(named or {}), **volumes}.items()}
     total = {key: sum(figures[key] for figures in each.values()) for key in (*SIZES, "refaults")}
     latency = None if counts is None else {"counts": counts + [0] * (len(BOUNDS_US) + 1 - len(counts))}
-    more = {"saved": 0.0, "daemon_pid": pid, "fault_latency": latency, "restarts": 0, "pool_limit": 1 << 29}
+    more = {
+        "saved": 0.0,
+        "daemon_pid": pid,
+        "fault_latency": latency,
+        "restarts": 0,
+        "pool_limit": 1 << 29,
+        "unseen": None,
+    }
     answer = {"pool_used": 1, "pool_room": 99, "stalled": 0, "refused_writes": 0, "corrupt_reads": 0, "lost_blocks": 0}
     return Observation(taken_s, {"volumes": each, "total": {**total, **more, "pool_full": 0.01}}, answer)
 
