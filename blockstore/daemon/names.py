@@ -294,7 +294,8 @@ class Names:
         self._db.execute("DELETE FROM inodes WHERE inode = ? AND nlink = 0", (inode,))
 
     def files(self) -> dict[int, str]:
-        """The path below the root of every regular file; files without a name are called `(deleted N)`."""
+        """The path below the root of every regular file; files without a name are called `(deleted N)`, with a ' behind
+        it where a file has taken that for its name. No two are alike."""
         paths = {ROOT: ""}
         rows = self._db.execute(
             "WITH RECURSIVE tree (inode, path) AS (SELECT inode, name FROM entries WHERE parent = ? UNION ALL "
@@ -305,7 +306,14 @@ class Names:
         for inode, path in rows:
             paths[inode] = os.fsdecode(path)
         files = self._db.execute("SELECT inode FROM inodes WHERE mode & ? = ?", (0o170000, stat.S_IFREG))
-        return {inode: paths.get(inode, f"(deleted {inode})") for (inode,) in files}
+        found = {inode: paths.get(inode, "") for (inode,) in files}
+        nameless = [inode for inode, path in found.items() if not path]
+        taken = set(paths.values()) if nameless else set()
+        for inode in nameless:
+            found[inode] = f"(deleted {inode})"
+            while found[inode] in taken:
+                found[inode] += "'"
+        return found
 
     def path_of(self, inode: int) -> str | None:
         """Returns the path below the root of one file, by its parents; None if it has no name any more."""

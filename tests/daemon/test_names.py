@@ -92,8 +92,11 @@ def test_paths_of_files(names: Names) -> None:
     gone = file(names, one, b"gone")
     names.remove(one, b"gone", directory=False)
     assert names.files() == {**paths, gone: f"(deleted {gone})"}
+    name = f"(deleted {gone})"
+    alike = names.create(ROOT, name.encode(), 0o100600, 0, 0).inode
+    assert names.files() == {**paths, alike: name, gone: f"{name}'"}, "status failed for two of one name"
     assert {inode: names.path_of(inode) for inode in (*paths, gone)} == {**paths, gone: None}
-    assert names.count() == 7
+    assert names.count() == 8
 
 
 def test_long_and_dotted_names(names: Names) -> None:
