@@ -15,8 +15,9 @@ import sys
 from typing import Final
 
 LACKING: Final = "blockstore.lacking"
-LACKING_ONE: Final = "blockstore.lacking-one"
-"""Error handlers of codecs: for what an encoding lacks an escape, or exactly one letter, so that columns stay."""
+LACKING_CELLS: Final = "blockstore.lacking-cells"
+"""Error handlers of codecs: for what an encoding lacks an escape, or as many cells of a terminal, so that columns
+stay."""
 
 _SIMILAR: Final = dict(zip("≤µ…▲▼─\N{MINUS SIGN}▁▂▃▄▅▆▇█", "<u~^v--_.:-=+*#", strict=True))
 
@@ -51,9 +52,9 @@ def print_in_the_locale() -> None:
 
 
 def keep_columns() -> None:
-    """From now on what is drawn on stderr has one letter for each, also for one that the encoding lacks."""
+    """From now on what is drawn on stderr is as wide where the encoding lacks letters as where it has them."""
     if isinstance(sys.__stderr__, io.TextIOWrapper):
-        sys.__stderr__.reconfigure(errors=LACKING_ONE)
+        sys.__stderr__.reconfigure(errors=LACKING_CELLS)
 
 
 def _similar(error: UnicodeError) -> tuple[str, int]:
@@ -64,11 +65,13 @@ def _similar(error: UnicodeError) -> tuple[str, int]:
     ), error.end
 
 
-def _similar_one(error: UnicodeError) -> tuple[str, int]:
+def _similar_in_width(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
     lacking = error.object[error.start : error.end]
-    return "".join(_SIMILAR.get(each, "?") for each in lacking), error.end
+    from rich.cells import cell_len  # 20 ms, which only those need who draw
+
+    return "".join(_SIMILAR.get(each) or "?" * cell_len(each) for each in lacking), error.end
 
 
 codecs.register_error(LACKING, _similar)
-codecs.register_error(LACKING_ONE, _similar_one)
+codecs.register_error(LACKING_CELLS, _similar_in_width)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from blockstore.cli import output
+from blockstore.cli import output, streams
 from blockstore.cli.verify import _print
 from blockstore.daemon import control
 from tests.daemon.lab import Lab, Mounted, blockstore, end, noisy, one_line, put, run, said, spawn
@@ -144,3 +144,9 @@ def test_an_encoding_that_lacks_letters(name: str, locales: str) -> None:
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, timeout=60)
     assert not said.stderr and said.stdout in ("≤ 漢 ö\n".encode(), b"< \\u6f22 \xf6\n")
     assert (said.stdout == b"< \\u6f22 \xf6\n") == (name == "latin-1")
+
+
+def test_what_is_drawn_stays_as_wide() -> None:
+    """A screen of columns: what an encoding lacks must not move what stands at its right."""
+    assert "│漢≤█é▁".encode("latin-1", streams.LACKING_CELLS) == b"???<#\xe9_"
+    assert "漢≤█é".encode("ascii", streams.LACKING) == b"\\u6f22<#\\xe9"
