@@ -111,8 +111,13 @@ def figures(mounted: Mounted) -> dict[str, Any]:
     return volume
 
 
-def test_refaults_are_counted_exactly(lab: Lab) -> None:
-    mounted = lab.mount()
+@pytest.fixture
+def mounted(shared: Mounted) -> Mounted:
+    """The mount of the tests that need none of their own."""
+    return shared
+
+
+def test_refaults_are_counted_exactly(mounted: Mounted) -> None:
     with vm(mounted) as process:
         before = figures(mounted)["refaults"]
         ask(process, "touch 100 333")
@@ -131,8 +136,7 @@ def test_refaults_are_counted_exactly(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("way", ["cgroup", "madvise"])
-def test_a_fixed_size_is_held(lab: Lab, way: str) -> None:
-    mounted = lab.mount()
+def test_a_fixed_size_is_held(mounted: Mounted, way: str) -> None:
     with own_cgroup() as cgroup:
         if way == "cgroup" and cgroup is None:
             pytest.skip("no memory cgroup can be made here")
@@ -158,8 +162,7 @@ def test_a_fixed_size_is_held(lab: Lab, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["cgroup", pytest.param("madvise", marks=pytest.mark.nightly)])
-def test_auto_leaves_the_working_set(lab: Lab, way: str) -> None:
-    mounted = lab.mount()
+def test_auto_leaves_the_working_set(mounted: Mounted, way: str) -> None:
     with own_cgroup() as cgroup:
         if way == "cgroup" and cgroup is None:
             pytest.skip("no memory cgroup can be made here")
@@ -192,8 +195,7 @@ def test_the_end_of_a_vm_ends_its_control(lab: Lab) -> None:
     assert mounted.umount().returncode == 0
 
 
-def test_the_file_of_a_vm_is_not_cut_off_under_it(lab: Lab) -> None:
-    mounted = lab.mount()
+def test_the_file_of_a_vm_is_not_cut_off_under_it(mounted: Mounted) -> None:
     with vm(mounted) as process:
         attach(process)
         for cut_off in (lambda: os.truncate(mounted.path / "vm", MIB), lambda: (mounted.path / "vm").open("wb")):
@@ -206,14 +208,13 @@ def test_the_file_of_a_vm_is_not_cut_off_under_it(lab: Lab) -> None:
     os.truncate(mounted.path / "vm", MIB)
 
 
-def test_private_memory_is_refused(lab: Lab) -> None:
-    mounted = lab.mount()
+def test_private_memory_is_refused(mounted: Mounted) -> None:
     put(mounted.path / "vm", noisy(MIB, 1))
     private = VM.replace("mmap.mmap(descriptor, 0)", "mmap.mmap(descriptor, 0, mmap.MAP_PRIVATE)")
     process = spawn(private, str(mounted.path / "vm"))
     try:
         assert said(process) == "ready"
-        one_line(blockstore("attach", str(process.pid)), 2, process.pid, "share=on")
+        one_line(invoke("attach", process.pid), 2, process.pid, "share=on")
     finally:
         end(process.pid)
 
@@ -294,8 +295,7 @@ def test_no_controller_works_against_a_full_pool(lab: Lab) -> None:
         until(lambda: figures(mounted)["resident"] <= 4 * MIB, "and then it goes on")
 
 
-def test_bad_input(lab: Lab, tmp_path: Path) -> None:
-    mounted = lab.mount()
+def test_bad_input(mounted: Mounted, tmp_path: Path) -> None:
     for arguments, words in (
         (["999999999"], ["999999999"]),
         ([str(os.getpid())], [str(os.getpid()), "maps no file"]),
@@ -305,7 +305,7 @@ def test_bad_input(lab: Lab, tmp_path: Path) -> None:
         ([str(os.getpid()), "--target", "0"], ["target"]),
         ([str(os.getpid()), "--mount", str(tmp_path)], [str(tmp_path)]),
     ):
-        result = blockstore("attach", *arguments)
+        result = invoke("attach", *arguments)
         assert result.returncode in (1, 2) and result.stderr.startswith("blockstore: "), result
         assert result.stderr.count("\n") == 1 and all(word in result.stderr for word in words), result
-    assert mounted.umount().returncode == 0
+    assert mounted.status()["volumes"] == {}

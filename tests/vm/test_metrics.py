@@ -19,6 +19,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from blockstore.daemon.latency import BOUNDS_US
+from tests.cli.runner import invoke
 from tests.daemon.lab import (
     Lab,
     Mounted,
@@ -284,7 +285,7 @@ def test_port_in_use(lab: Lab, foreground: bool) -> None:
 def test_addresses_that_are_none(lab: Lab) -> None:
     for text, code in (("9180", 2), (":0", 2), ("[::1", 2), ("nowhere.invalid:9180", 1), ("192.0.2.1:9180", 1)):
         place, state = lab.mountpoint(), lab.path / "state"
-        one_line(blockstore("mount", str(place), "--state", str(state), "--metrics", text), code, text)
+        one_line(invoke("mount", place, "--state", state, "--metrics", text), code, text)
         assert not mounts_below(lab.path) and not state.exists()
 
 

@@ -16,7 +16,7 @@ from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.vm import apart, prefetch, resident, working_set
 from blockstore.vm.prefetch import Prefetch, Reading
 from blockstore.vm.working_set import Run
-from tests.daemon.lab import Lab, drop, noisy, put, until
+from tests.daemon.lab import Mounted, drop, noisy, put, until
 
 MIB = 1 << 20
 BLOCKS = MIB // BLOCK_BYTES
@@ -34,8 +34,8 @@ def opened(path: Path) -> Iterator[int]:
 
 
 @pytest.mark.mount
-def test_the_runs_are_read_and_no_more(lab: Lab) -> None:
-    path = lab.mount().path / "vm"
+def test_the_runs_are_read_and_no_more(shared: Mounted) -> None:
+    path = shared.path / "vm"
     put(path, noisy(MIB, 1))
     drop(path)
     with opened(path) as descriptor:
@@ -46,9 +46,9 @@ def test_the_runs_are_read_and_no_more(lab: Lab) -> None:
 
 
 @pytest.mark.mount
-def test_a_page_that_was_written_to_stays(lab: Lab) -> None:
+def test_a_page_that_was_written_to_stays(shared: Mounted) -> None:
     """The worst that prefetching could do: take back what a VM has written."""
-    path = lab.mount().path / "vm"
+    path = shared.path / "vm"
     content = bytearray(noisy(MIB, 1))
     put(path, bytes(content))
     drop(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -39,6 +39,12 @@ for line in sys.stdin:
             pass
     print("done", flush=True)
 """
+
+
+@pytest.fixture
+def mounted(standing: Callable[[], Mounted]) -> Mounted:
+    """In either mode: what comes with a page is agreed with the kernel by the lane, or by libfuse."""
+    return standing()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from pathlib import Path
 
 import pytest
 
@@ -11,11 +12,10 @@ from blockstore.vm import resident
 from blockstore.vm.write_back import PIECE_BYTES, ROUND_S, WriteBack
 from tests.daemon.lab import Lab, noisy
 
-pytestmark = pytest.mark.mount
-
 SIZE_BYTES = 5 * PIECE_BYTES + 12288
 
 
+@pytest.mark.mount
 def test_one_round_writes_all(lab: Lab) -> None:
     path = lab.mount().path / "memory"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
@@ -40,7 +40,7 @@ def test_one_round_writes_all(lab: Lab) -> None:
     assert mapping[:] == wanted
 
 
-def test_an_empty_file(lab: Lab) -> None:
-    path = lab.mount().path / "memory"
-    with path.open("w+b") as file:
+def test_an_empty_file(tmp_path: Path) -> None:
+    with (tmp_path / "memory").open("w+b") as file:
         WriteBack(file.fileno()).go_on(1.0)
+        assert resident.of_descriptor(file.fileno()) == resident.Residency(0, 0, 0)
