@@ -235,7 +235,7 @@ def _records(state: State) -> Iterator[str]:
     lacking = (found < 0) | (ends > np.where(found < 0, 0, data[:, 1].take(found, mode="clip") if len(data) else 0))
     if lacking.any():
         yield f"the records of rows {rows[lacking][:4].tolist()} lie where the pool has no memory"
-    empty = _segments_with_memory(state) - set((starts // SEGMENT_BYTES).tolist())
+    empty = _written_segments(state) - set((starts // SEGMENT_BYTES).tolist())
     if len(empty) > HEADS:
         yield f"segments {sorted(empty)} hold nothing and were not given back"
 
@@ -279,7 +279,7 @@ def _figures(state: State, figures: Figures) -> Iterator[str]:
         counted = np.bincount(places[inside], size[inside], minlength=len(said)).astype(np.int64)
         for place in np.flatnonzero(counted != said).tolist():
             yield f"{what} {place} has {counted[place]} live bytes, the store says {said[place]}"
-    filled = len(_segments_with_memory(state))
+    filled = len(_written_segments(state))
     if not 0 <= figures.allocated_segments - filled <= SPARES:
         yield f"the store says that {figures.allocated_segments} segments are allocated, and {filled} have memory"
     if figures.garbage_bytes < 0:
@@ -318,7 +318,10 @@ def _dependents(state: State) -> Numbers:
     return np.bincount(references[references < state.rows_capacity], minlength=state.rows_capacity)
 
 
-def _segments_with_memory(state: State) -> set[int]:
-    return {
+def _written_segments(state: State) -> set[int]:
+    """Those that have memory, but for pages of zeros: a damaged row had these read, and a read gives a hole memory."""
+    live = set((state.offset[(state.where != 0) & ~state.is_paged] // SEGMENT_BYTES).tolist())
+    found = {
         segment for start, end in state.pool_data for segment in range(start // SEGMENT_BYTES, -(-end // SEGMENT_BYTES))
     }
+    return {segment for segment in found if segment in live or state.is_written(segment)}

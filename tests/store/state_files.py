@@ -206,6 +206,11 @@ class State:
     def volumes(self) -> list[Volume]:
         return [self._volume(name) for name in sorted(self._names) if name.startswith("volume-")]
 
+    def is_written(self, segment: int) -> bool:
+        """Is a byte in this segment of the pool other than 0?"""
+        with self._opened("pool") as fd:
+            return bool(os.pread(fd, SEGMENT_BYTES, segment * SEGMENT_BYTES).strip(b"\0"))
+
     def volume(self, number: int) -> Volume:
         return next(volume for volume in self.volumes if volume.number == number)
 
