@@ -94,6 +94,7 @@ def test_damage_is_named_and_mended_under_a_mount(lab: Lab) -> None:
     assert cold(mounted.path / "vm1") == CONTENT
 
 
+@pytest.mark.logs(r"block \d+ cannot be decoded: ")
 def test_what_cannot_be_mended_stays_unreadable_until_it_is_written(lab: Lab) -> None:
     mounted = lab.mount()
     path = mounted.path / "vm1"
@@ -114,6 +115,7 @@ def test_what_cannot_be_mended_stays_unreadable_until_it_is_written(lab: Lab) ->
     verify(mounted.path, "--repair", code=0)
 
 
+@pytest.mark.logs(r"block \d+ cannot be decoded: ", "the state in .*mnt.state is damaged: ")
 def test_a_state_that_nobody_serves(lab: Lab) -> None:
     """Looking changes nothing; repair makes a state that was refused mountable, and loses only what is damaged."""
     mounted = lab.mount()
@@ -151,6 +153,7 @@ def test_what_a_killed_daemon_left_is_told_and_put_right(lab: Lab) -> None:
     verify("--state", mounted.state, code=0)
 
 
+@pytest.mark.logs("is damaged: the map of 'vm[0-9]*' is missing")
 def test_names_without_memory_and_memory_without_names(lab: Lab) -> None:
     mounted = lab.mount()
     put(mounted.path / "vm1", CONTENT)

@@ -232,6 +232,7 @@ def test_a_detached_mount_ends_with_its_vm(lab: Lab) -> None:
     assert ended(supervisor), "the controller has let go of the file"
 
 
+@pytest.mark.logs(r"the controller ended \(exit code -9\); starting another one")
 def test_control_goes_on_with_the_next_daemon(lab: Lab) -> None:
     mounted = lab.mount()
     with vm(mounted) as process:
@@ -277,6 +278,7 @@ def test_a_fresh_mount_can_be_unmounted_at_once(lab: Lab) -> None:
     assert opened_meanwhile(path, Controller(mounted.state, mounted.path).tick) > 0, "something may have been lost"
 
 
+@pytest.mark.logs("there is no room for more: writes wait")
 def test_no_controller_works_against_a_full_pool(lab: Lab) -> None:
     mounted = lab.mount(pool_limit="24M")
     with vm(mounted) as process:

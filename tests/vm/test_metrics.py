@@ -193,6 +193,7 @@ def test_controlled_vm(lab: Lab) -> None:
         assert ("blockstore_volume_wanted_bytes", frozenset({("volume", "vm")})) not in scrape(port)
 
 
+@pytest.mark.logs(r"the controller ended \(exit code -9\); starting another one")
 def test_same_port_after_reload_and_kill(lab: Lab) -> None:
     mounted, port = mount(lab)
     put(mounted.path / "vm", noisy(1 << 20, 1))
