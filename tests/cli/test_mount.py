@@ -119,7 +119,7 @@ def test_full_file_system_under_the_state(lab: Lab, size_kib: int) -> None:
     assert mounts_below(lab.path) == [tiny] and not os.listdir(tiny) and not daemons_of(lab.path)
 
 
-@pytest.mark.logs(r"the daemon ended by an error(\n.*)*Cannot allocate memory")
+@pytest.mark.logs(r"the daemon ended by an error(\n.*)*Cannot allocate memory", r"the daemon failed \(OSError\(12")
 def test_the_log_that_a_failed_start_names_is_there(lab: Lab) -> None:
     """The state directory is taken back but for that, and the next start uses it."""
     state = lab.path / "state"
