@@ -271,9 +271,11 @@ def test_a_fresh_mount_can_be_unmounted_at_once(lab: Lab) -> None:
     mounted = lab.mount()
     path = mounted.path / "memory"
     put(path, noisy(MIB, 1))
-    stop(mounted.controller_pid())  # ours is to be the only one that looks
+    stopped = mounted.controller_pid()
+    stop(stopped)  # ours is to be the only one that looks
     assert opened_meanwhile(path, Controller(mounted.state, mounted.path).tick) == 0
     mounted.kill_daemon()
+    os.kill(stopped, signal.SIGKILL)  # it cannot see that its daemon has gone
     until(lambda: mounted.serves(), "the next daemon serves")
     assert opened_meanwhile(path, Controller(mounted.state, mounted.path).tick) > 0, "something may have been lost"
 
