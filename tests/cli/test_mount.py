@@ -346,6 +346,7 @@ def test_a_pool_limit_below_what_is_stored(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(("limit", "files"), [("-Sn 200", 400), ("-n 200", 150)])
+@pytest.mark.logs(r"need \d+ descriptors, and a process may have", "no further file can be made: the daemon may have")
 def test_more_files_than_descriptors(lab: Lab, limit: str, files: int) -> None:
     """The soft limit is lifted; at the hard one files cannot be made, which statfs(2) foretells, and everything else
     goes on."""
