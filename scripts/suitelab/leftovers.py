@@ -36,7 +36,7 @@ class Leftovers:
         self._run = run
         self._cgroups_before = set(_cgroups())
 
-    def take_away(self, grace_s: float = GRACE_S) -> list[str]:
+    def take_away(self, grace_s: float) -> list[str]:
         """Waits for what is about to end, and removes the rest. Returns a line for each thing that was left."""
         deadline_s = time.monotonic() + grace_s
         while self._found() and time.monotonic() < deadline_s:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from suitelab.identity import VARIABLE
-from suitelab.leftovers import Leftovers
+from suitelab.leftovers import GRACE_S, Leftovers
 from suitelab.notes import Notes
 from suitelab.reruns import run_again
 from suitelab.steps import Command, started
@@ -39,7 +39,7 @@ class Run:
         try:
             self._steps()
         finally:
-            left = self._leftovers.take_away()
+            left = self._leftovers.take_away(GRACE_S)
             for thing in left:
                 print(f"left behind, and removed now: {thing}", file=sys.stderr)
             if left:
