@@ -114,6 +114,7 @@ class State:
         self._read_piece = read_piece
         self._names = set(files.names())
         self._references: dict[int, bytes] = {}
+        self._pieces: dict[int, bytes] = {}
 
     @cached_property
     def superblock(self) -> Superblock | None:
@@ -243,9 +244,20 @@ class State:
         if word >> 63:
             if self._read_piece is None:
                 raise Elsewhere
-            return self._read_piece(word >> 36 & (1 << 27) - 1, word >> 16 & (SEGMENT_BYTES - 1), size_bytes)
+            piece, start = word >> 36 & (1 << 27) - 1, word >> 16 & (SEGMENT_BYTES - 1)
+            return self._whole_piece(piece)[start : start + size_bytes]
         start = word >> 16
         return self._pool[start : start + size_bytes]
+
+    def _whole_piece(self, piece: int) -> bytes:
+        """Read once, however many records are in it. Raises Damaged."""
+        if piece not in self._pieces:
+            assert self._read_piece is not None
+            length = int(self.piece_lengths[piece]) if piece < len(self.pieces) else 0
+            if not length:
+                raise Damaged(f"there is no piece {piece}")
+            self._pieces[piece] = self._read_piece(piece, 0, length)
+        return self._pieces[piece]
 
     @cached_property
     def _pool(self) -> mmap.mmap | bytes:
