@@ -27,6 +27,10 @@ CONNECT_RETRY_S: Final = 0.05
 RESTART_S: Final = 30.0
 """How long a request waits for a daemon that is being started."""
 
+FAILING_S: Final = 2.0
+"""How long `status` waits for one that has died several times in a row. The supervisor's first pauses, which two deaths
+by chance bring about, are shorter (backoff.py)."""
+
 Answer = dict[str, Any]
 
 
@@ -38,10 +42,11 @@ def ask(state: Path, request: dict[str, Any], timeout_s: float = CLIENT_S, *, wa
     """Ask the daemon with this state directory. Raises MountError when it does not answer, or refuses; StateLost when
     its socket was deleted with the state; NobodyServes when nobody would start another one.
 
-    A daemon that died and is being started again is waited for; one that has died several times in a row only if it
-    `waits_for_failing`.
+    A daemon that died and is being started again is waited for; one that has died several times in a row for
+    FAILING_S only, unless it `waits_for_failing`.
     """
-    deadline = time.monotonic() + RESTART_S
+    began_s = time.monotonic()
+    deadline = began_s + RESTART_S
     while True:
         try:
             return _ask_once(state, request, timeout_s)
@@ -55,7 +60,7 @@ def ask(state: Path, request: dict[str, Any], timeout_s: float = CLIENT_S, *, wa
                 if found is None and error.is_refused:
                     raise NobodyServes(nobody_serves(state)) from None
                 raise MountError(str(error)) from None
-            if found.name == "waiting" and not waits_for_failing:
+            if found.name == "waiting" and not waits_for_failing and time.monotonic() - began_s >= FAILING_S:
                 raise MountError(
                     f"the daemon with the state {state} has died several times in a row ({found.reason}); its "
                     f"supervisor (process {found.supervisor_pid}) tries again within seconds; look at "

@@ -55,8 +55,9 @@ log = logging.getLogger(__name__)
 UNMOUNT_S: Final = 60.0
 """How long an unmount by signal may take: it writes back what is dirty, gigabytes at worst."""
 
-LOOK_S: Final = 10.0
-"""How long that waits for the controller's first look, after which all that may leave is in the store."""
+LOOK_S: Final = 60.0
+"""How long that waits for the controller's first look, after which all that may leave is in the store. It takes a
+second where the machine is idle; systemd kills after 90 (TimeoutStopSec=)."""
 
 LOOK_RETRY_S: Final = 0.1
 
@@ -395,6 +396,10 @@ class Session:
         deadline = time.monotonic() + LOOK_S
         while not self.has_looked and time.monotonic() < deadline:
             time.sleep(LOOK_RETRY_S)
+        if not self.has_looked:
+            log.error(
+                "the controller has not looked within %.0f s for what the daemon before this one may have lost", LOOK_S
+            )
         for mount in [mount for mount in mounts.all_mounts() if mount.device == self.handover.device]:
             users = "somebody"
             try:

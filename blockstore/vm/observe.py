@@ -26,8 +26,8 @@ KEPT: Final = (
 
 
 def observe(mount: Mount, timeout_s: float = control.CLIENT_S) -> tuple[Report, dict[str, Any]]:
-    """The report, and the daemon's answer that it was made of. Raises MountError, at once while the daemon dies again
-    and again."""
+    """The report, and the daemon's answer that it was made of. Raises MountError, soon while the daemon dies again and
+    again."""
     answer = control.ask(mount.state, {"do": "status"}, timeout_s, waits_for_failing=False)
     figures: Report = answer["report"]
     unseen: list[str] = []
