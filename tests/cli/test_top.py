@@ -214,6 +214,7 @@ def test_count(shared: Mounted) -> None:
         screen.ends(0)
 
 
+@pytest.mark.logs("requests wait, but the lane takes none", r"the daemon died \(no sign of life")
 def test_the_daemon_restarts(lab: Lab) -> None:
     mounted = lab.mount()
     fill(mounted)
@@ -232,6 +233,7 @@ def test_the_daemon_restarts(lab: Lab) -> None:
         screen.ends(0)
 
 
+@pytest.mark.logs("requests wait, but the lane takes none", r"the daemon died \(no sign of life")
 def test_quits_while_nobody_answers(lab: Lab) -> None:
     mounted = lab.mount()
     fill(mounted)

@@ -200,7 +200,7 @@ class Mounted:
 
     def kill_daemon(self) -> int:
         """kill -9 the daemon, which the supervisor replaces; the one that died."""
-        LOGS.expect(r"supervisor: the daemon died \(signal 9\)$")
+        LOGS.expect(r"supervisor: the daemon died \(signal 9\)")
         pid = self.daemon_pid()
         os.kill(pid, signal.SIGKILL)
         assert ended(pid, KILL_S)

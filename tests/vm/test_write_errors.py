@@ -244,7 +244,7 @@ def test_a_vm_that_is_held_down_keeps_what_was_not_written(faulty: Faulty, way: 
         assert is_new(writer)
 
 
-@pytest.mark.logs("there is no room for more: writes wait")
+@pytest.mark.logs("there is no room for more: ")
 def test_the_controller_goes_on_while_the_pool_is_full(faulty: Faulty) -> None:
     """And what was lost is written when there is room."""
     place = str(faulty.mounted.path)
