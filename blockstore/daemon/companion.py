@@ -67,12 +67,15 @@ class Companion:
         await self._bind_again()
         try:
             while True:
-                self._start()
                 started = trio.current_time()
+                try:
+                    self._start()
+                except OSError as error:  # the state was deleted or renamed, or there is no room for a process
+                    log.error("the controller cannot be started: %s; trying again", error)
                 while self.pid is not None:
                     await trio.sleep(LOOK_S)
-                assert self._process is not None
-                log.error("the controller ended (exit code %s); starting another one", self._process.returncode)
+                if self._process is not None:
+                    log.error("the controller ended (exit code %s); starting another one", self._process.returncode)
                 lived_s = trio.current_time() - started
                 delay_s = FIRST_DELAY_S if lived_s > LONGEST_DELAY_S else min(delay_s * 2, LONGEST_DELAY_S)
                 await trio.sleep(delay_s)
@@ -104,6 +107,7 @@ class Companion:
             environment = dict(os.environ)
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
+        self._process = None
         with _open_log(Path(self._options.state) / "daemon.controller") as errors:
             self._process = subprocess.Popen(
                 command,

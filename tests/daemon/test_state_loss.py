@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -74,6 +75,29 @@ def test_every_command_tells_that_the_state_was_deleted(lab: Lab) -> None:
     assert forced.returncode == 0 and forced.stderr == f"blockstore: warning: {lost}\n", forced
     assert not mounts_below(lab.path) and not daemons_of(lab.path) and not supervisors_of(lab.path)
     assert not mounted.state.exists()
+
+
+@pytest.mark.mount
+@pytest.mark.logs("was deleted under the mount", "the controller (ended|cannot be started)")
+def test_the_daemon_outlives_its_controller_when_the_state_was_deleted(lab: Lab) -> None:
+    """No other controller can be started, for its log has no folder; the files can be copied out all the same."""
+    mounted = lab.mount()
+    data = noisy(4 * MIB, 1)
+    put(mounted.path / "file", data)
+    daemon, controller = mounted.daemon_pid(), mounted.total()["controller_pid"]
+    with (mounted.state / "daemon.log").open() as log:
+        shutil.rmtree(mounted.state)
+        os.kill(controller, signal.SIGKILL)
+        told = ""
+
+        def says_so() -> bool:
+            nonlocal told
+            told += log.read()
+            return "the controller cannot be started" in told
+
+        until(says_so, "the daemon has tried to start another one")
+    assert not ended(daemon, 0) and cold(mounted.path / "file") == data
+    assert mounted.umount("--force").returncode == 0
 
 
 @pytest.mark.mount
