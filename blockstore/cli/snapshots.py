@@ -133,18 +133,24 @@ def new_place(mount: mounts.Mount, name: str) -> tuple[str, Path]:
     """Domain and file of a snapshot that is to be made. Raises InputError, BusyError."""
     domain, short = snapshot_file.domain_of(name), name.split("/", 1)[-1]
     snapshot_file.check_name(short)
+    place = snapshot_file.place_of(mount, domain, short)
     if domain and not snapshot_file.is_there(mount.path / domain):
         raise InputError(f"there is no folder {mount.path / domain}; make it first: mkdir {mount.path / domain}")
-    place = snapshot_file.place_of(mount, domain, short)
+    if (mount.path / domain).is_symlink():
+        raise InputError(f"{mount.path / domain} is a symbolic link and may lead out of the mount; name a folder")
     if snapshot_file.is_there(place):
         raise snapshot_file.taken(mount, place)
     return domain, place
 
 
 def _path_of(mount: mounts.Mount, name: str) -> Path:
-    """Also of one that is damaged."""
+    """Also of one that is damaged. Raises InputError for one that is called so in a domain only, for that may be the
+    wrong one."""
     place = snapshot_file.place_of(mount, snapshot_file.domain_of(name), name.rsplit("/", 1)[-1])
-    return place if snapshot_file.is_there(place) else snapshot_file.find(mount, name).path
+    if snapshot_file.is_there(place):
+        return place
+    found = snapshot_file.find(mount, name)
+    raise InputError(f"{mount.path} has no snapshot {name!r} at the top; write {found.name} if you mean that one")
 
 
 def _loaded(mount: mounts.Mount, path: Path) -> Snapshot | None:

@@ -29,9 +29,11 @@ def folder_of(mount: Mount, name: str) -> Iterator[tuple[int, str]]:
     """The folder of the mount's file `name` (vm1, blue/vm1) as a descriptor, and the file's name in that folder.
 
     One folder after the other is opened by the descriptor of the one above it: a path may be longer than PATH_MAX, and
-    no symbolic link that takes a folder's place leads out of the mount. Raises OSError.
+    no symbolic link that takes a folder's place, and no "..", leads out of the mount. Raises OSError.
     """
     *folders, last = name.split("/")
+    if ".." in folders:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     descriptor = os.open(mount.path, _FOLDER_FLAGS)
     try:
         for each in folders:

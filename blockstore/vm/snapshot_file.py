@@ -103,7 +103,9 @@ def domain_of(name: str) -> str:
 
 
 def place_of(mount: Mount, domain: str, name: str) -> Path:
-    """Where the snapshot `name` of a domain is, or would be."""
+    """Where the snapshot `name` of a domain is, or would be. Raises InputError for a domain that leaves the mount."""
+    if domain in (".", "..") or "/" in domain:
+        raise InputError(f"{domain!r} is no sharing domain; these are the folders at the top of {mount.path}")
     return mount.path / domain / f"{PREFIX}{name}{SUFFIX}"
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from blockstore.cli.snapshots import new_place
 from blockstore.daemon.mounts import Mount
 from blockstore.daemon.process_stat import children
 from blockstore.errors import BusyError, InputError, MountError, OutOfRoom, StateError
 from blockstore.vm import file_work, running, snapshot_file
+from blockstore.vm.open_files import folder_of
 from blockstore.vm.snapshot_file import Facts
 from tests.daemon.lab import apart
 
@@ -197,3 +199,21 @@ def test_a_place_that_the_kernel_does_not_take(mount: Mount) -> None:
     with pytest.raises(MountError, match="File name too long"):
         snapshot_file.is_there(snapshot_file.place_of(mount, "b" * 300, "base"))
     assert not snapshot_file.is_there(snapshot_file.place_of(mount, "red", "base"))
+
+
+@pytest.mark.parametrize("domain", ("..", ".", "a/b", "/etc"))
+def test_no_domain_leaves_the_mount(mount: Mount, domain: str) -> None:
+    with pytest.raises(InputError, match="is no sharing domain"):
+        snapshot_file.place_of(mount, domain, "base")
+    with pytest.raises(FileNotFoundError), folder_of(mount, f"blue/../../{mount.path.name}/blue/base"):
+        pass
+
+
+def test_a_snapshot_is_made_in_no_folder_that_is_a_link(mount: Mount, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (mount.path / "red").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="symbolic link"):
+        new_place(mount, "red/base")
+    with pytest.raises(InputError, match="is no sharing domain"):
+        new_place(mount, "../base")
+    assert new_place(mount, "blue/base")[0] == "blue"
