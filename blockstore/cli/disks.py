@@ -31,8 +31,8 @@ def disks(folders: tuple[Path, ...], delete: bool, mountpoints: tuple[Path, ...]
     """List the overlays that `--disks` of `fork`, `snapshot` and `restore` has made in these folders.
 
     Nothing needs that of a fork, or of a restored VM, when it has ended and its memory file is gone, unless another
-    overlay in the folders, or a snapshot of a mount, lies on it. An overlay that a VM went on in is its disk by now,
-    and stays. Name all folders, and all mounts: what is elsewhere is not seen, but for VMs that run.
+    image in the folders, whatever its name, or a snapshot of a mount lies on it. An overlay that a VM went on in is its
+    disk by now, and stays. Name all folders, and all mounts: what is elsewhere is not seen, but for VMs that run.
 
     \b
     Example:

@@ -48,16 +48,22 @@ class Overlay(NamedTuple):
 def overlays_in(folders: Sequence[Path], mounts: Sequence[Mount]) -> list[Overlay]:
     """Returns those in the folders, by path; what needs them is looked for in these folders and in the mounts. Raises
     InputError, MountError."""
-    below = {path: _below(path) for folder in folders for path in _candidates(folder)}
+    places = {Path(os.path.realpath(folder)) for folder in folders}
+    below = {path: _below(path) for folder in folders for path in _images(folder)}
     uses = _uses(mounts)
     memories = {name.replace("/", "-"): name for mount in mounts for name in _files(mount)}
     found = []
-    for path in sorted(path for path, base in below.items() if base is not None):
+    for path in sorted(path for path, base in below.items() if base):
         name = _NAME.fullmatch(path.name)
-        assert name is not None
-        over = next((each for each, base in sorted(below.items()) if base == path), None)
+        if name is None or path.parent not in places:
+            continue
+        over = next((each for each, base in sorted(below.items()) if _is_on(each, base, path)), None)
         needed_by = ""
-        if _is_open(path):
+        try:
+            is_open, size_bytes = _is_open(path), path.stat().st_blocks * SECTOR_BYTES
+        except FileNotFoundError:  # deleted meanwhile
+            continue
+        if is_open:
             needed_by = "a VM that runs"
         elif over is not None:
             needed_by = f"the overlay {over.name}"
@@ -67,34 +73,48 @@ def overlays_in(folders: Sequence[Path], mounts: Sequence[Mount]) -> list[Overla
             needed_by = f"the memory file {memories[name['vm']]}"
         elif name["went_on"]:
             needed_by = f"{name['vm']}, whose disk it is by now"
-        found.append(Overlay(path, name["vm"], path.stat().st_blocks * SECTOR_BYTES, needed_by))
+        found.append(Overlay(path, name["vm"], size_bytes, needed_by))
     return found
 
 
-def _candidates(folder: Path) -> Iterator[Path]:
+def _images(folder: Path) -> Iterator[Path]:
+    """Yields the regular files of the folder, and those that its symbolic links lead to: an overlay that lies on one of
+    ours may have any name. Raises InputError."""
     try:
         names = os.listdir(folder)
     except OSError as error:
         raise InputError(f"{folder} cannot be read: {error.strerror}; name a folder that `--disks` was given") from None
-    yield from (Path(os.path.realpath(folder)) / name for name in names if _NAME.fullmatch(name))
+    paths = (Path(os.path.realpath(folder / name)) for name in names)
+    yield from (path for path in paths if path.is_file())
 
 
-def _below(path: Path) -> Path | None:
-    """Returns the file that this one is an overlay over; None if it is no overlay. Raises InputError."""
+def _below(path: Path) -> str:
+    """Returns the name of the file that this one is an overlay over, as QEMU has written it; empty if it is no overlay,
+    or was deleted. Raises InputError."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return ""
     except OSError as error:
         raise InputError(f"{path} cannot be looked at: {error.strerror}; run this as its owner") from None
     try:
         header = os.pread(descriptor, _HEADER.size, 0)
         if len(header) < _HEADER.size or header[:4] != _MAGIC:
-            return None
+            return ""
         _, _, start, length = _HEADER.unpack(header)
         if not (start and 0 < length <= _LONGEST_NAME_BYTES):
-            return None
-        return Path(os.path.realpath(path.parent / os.fsdecode(os.pread(descriptor, length, start))))
+            return ""
+        return os.fsdecode(os.pread(descriptor, length, start))
     finally:
         os.close(descriptor)
+
+
+def _is_on(over: Path, base: str, path: Path) -> bool:
+    """Returns whether the image `over`, which says that it lies on `base`, lies on the file `path`. Where QEMU has
+    written a description in JSON, it is enough that the file's name is in that."""
+    if base.startswith("json:"):
+        return path.name in base
+    return bool(base) and os.path.realpath(over.parent / base.removeprefix("file:")) == str(path)
 
 
 def _is_open(path: Path) -> bool:

@@ -53,6 +53,33 @@ def test_what_an_overlay_is_needed_by(tmp_path: Path, disk: Path) -> None:
     assert needed_by(tmp_path) == {went_on.name: "blue-vm1, whose disk it is by now"}
 
 
+@needs_qemu_img
+@pytest.mark.parametrize(
+    "named", ["{}", "file:{}", 'json:{{"driver":"qcow2","file":{{"driver":"file","filename":"{}"}}}}']
+)
+def test_what_lies_on_an_overlay_may_have_any_name(tmp_path: Path, disk: Path, named: str) -> None:
+    folder, elsewhere = tmp_path / "overlays", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    fork = overlay(folder / "vm1-1.disk1.qcow2", disk, "raw")
+    on_it = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", named.format(fork)]
+    assert run([*on_it, str(folder / "work.qcow2")]).returncode == 0
+    assert needed_by(folder) == {fork.name: "the overlay work.qcow2"}
+    (folder / "work.qcow2").rename(elsewhere / "far.disk1.qcow2")
+    assert needed_by(folder) == {fork.name: ""}
+    (folder / "link").symlink_to(elsewhere / "far.disk1.qcow2")
+    assert needed_by(folder) == {fork.name: "the overlay far.disk1.qcow2"}
+
+
+@needs_qemu_img
+def test_what_is_no_file_is_no_overlay(tmp_path: Path, disk: Path) -> None:
+    fork = overlay(tmp_path / "vm1-1.disk1.qcow2", disk, "raw")
+    os.mkfifo(tmp_path / "vm2.disk1.qcow2")
+    (tmp_path / "vm3.disk1.qcow2").mkdir()
+    (tmp_path / "vm4.disk1.qcow2").symlink_to("nowhere")
+    assert needed_by(tmp_path) == {fork.name: ""}
+
+
 @pytest.mark.mount
 @needs_qemu_img
 def test_delete(lab: Lab, disk: Path) -> None:
