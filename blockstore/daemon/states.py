@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
+from typing import Final
 
+from blockstore.daemon import phase
 from blockstore.errors import InputError
+from blockstore.store.home import LOCK_NAME
+
+_LOCKS: Final = (LOCK_NAME, phase.NAME)
+"""Files whose locks keep a second daemon, and a second supervisor, from using the state."""
 
 
 def remove_state(state: Path) -> None:
-    """Delete a state directory that no daemon holds, file by file."""
-    foreign = [entry.name for entry in state.iterdir() if entry.is_dir()]
-    for entry in state.iterdir():
+    """Delete a state directory that no daemon holds, file by file; the locks go last, so that no mount begins with what
+    is left until then. One that begins afterwards keeps the directory. Raises InputError."""
+    entries = list(state.iterdir())
+    foreign = [entry.name for entry in entries if entry.is_dir()]
+    for entry in sorted(entries, key=lambda entry: _LOCKS.index(entry.name) if entry.name in _LOCKS else -1):
         if entry.name not in foreign:
             entry.unlink(missing_ok=True)
     if foreign:
         raise InputError(f"{state} holds a directory that is not blockstore's ({foreign[0]}); remove it yourself")
-    state.rmdir()
+    try:
+        state.rmdir()
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
     with contextlib.suppress(OSError):
         if state.parent.name == default_states().name:
             state.parent.rmdir()

@@ -21,6 +21,9 @@ from blockstore.errors import OutOfRoom, StateError, state_in_use
 SECTOR_BYTES: Final = 512
 """The unit of st_blocks (inode(7))."""
 
+LOCK_NAME: Final = "lock"
+"""The file of a state directory whose lock says that a process has the state."""
+
 _MAP_FIXED: Final = 0x10
 _MAP_NORESERVE: Final = 0x4000
 
@@ -67,7 +70,7 @@ class MemoryHome:
 
 
 class DirectoryHome:
-    """A state directory, mode 0700, held by one process at a time through a lock on its file `lock`."""
+    """A state directory, mode 0700, held by one process at a time through a lock on its file LOCK_NAME."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -81,7 +84,7 @@ class DirectoryHome:
         with contextlib.suppress(OSError):  # systemd-tmpfiles(8) deletes nothing of a directory that is locked
             fcntl.flock(self._directory_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         try:
-            self._lock_fd = self.open("lock")
+            self._lock_fd = self.open(LOCK_NAME)
         except BaseException:
             os.close(self._directory_fd)
             raise
