@@ -19,6 +19,7 @@ from blockstore.daemon import control, lean, mounts, phase
 from blockstore.daemon.listening import listen
 from blockstore.daemon.notify import NOTIFY_VARIABLE
 from blockstore.daemon.options import MountOptions
+from blockstore.daemon.states import check_default_states, default_states
 from blockstore.errors import BusyError, InputError, MountError, error_of, state_in_use
 from blockstore.store.superblock import refuse_foreign
 
@@ -91,6 +92,7 @@ def become(options: MountOptions) -> NoReturn:
         # A mount that was kept for us is not ours to check.
         if not os.environ.get("LISTEN_FDS"):
             check(options)
+            _make_state(Path(options.state))
         command, environment = [sys.executable, "-m", "blockstore.daemon", options.to_json()], dict(os.environ)
     else:
         check(options)
@@ -181,6 +183,9 @@ def _check_device() -> None:
 def _make_state(state: Path) -> bool:
     """Make the state directory if need be; True if it was not there. Errors are the daemon's to find, but for these."""
     try:
+        if state.parent == default_states():
+            state.parent.mkdir(mode=0o700, exist_ok=True)
+            check_default_states(state)
         state.mkdir(mode=0o700, parents=True)
     except FileExistsError:  # of an earlier mount, or of one that starts at the same moment
         if not state.is_dir() or os.access(state, os.W_OK | os.X_OK):

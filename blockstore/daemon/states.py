@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -49,3 +50,17 @@ def default_state(mountpoint: Path) -> Path:
 def default_states() -> Path:
     """Where state directories are made for mounts that name none: memory, one folder for each user."""
     return Path(f"/dev/shm/blockstore-{os.geteuid()}")
+
+
+def check_default_states(state: Path) -> None:
+    """Raises InputError for a state in the folder of `default_states` if another user has made that, as anybody may in
+    /dev/shm, or may write to it: links in the place of a state's files would have us write to any file of ours."""
+    states = default_states()
+    if state.parent != states:
+        return
+    found = states.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & stat.S_IWOTH:
+        raise InputError(
+            f"{states}, where states are by default, is not a folder that only its owner, user {os.geteuid()}, may "
+            "write to; remove it, or name a state directory elsewhere with --state"
+        )
