@@ -24,6 +24,12 @@ ANSWER_S: Final = 10.0
 
 CLOSE_S: Final = 1.0
 
+GREETINGS: Final = 3
+"""How often a connection is tried that QEMU closes before it has greeted. QEMU 7.2 does so now and then (once in some
+hundred) when the client before has just gone, and takes the next one."""
+
+GREETING_RETRY_S: Final = 0.1
+
 POLL_S: Final = 0.002
 """Between two looks at a migration or a job, most of which take 10 to 30 ms."""
 
@@ -41,6 +47,10 @@ class Refused(VmError):
     """QEMU has answered, and will not do it."""
 
 
+class Gone(VmError):
+    """QEMU has closed the connection, or ended."""
+
+
 class Monitor:
     """A connection to the QMP socket of one VM, called `vm` in messages."""
 
@@ -55,7 +65,7 @@ class Monitor:
         self._client = QMPClient(vm)
         self.connection = connect(path, vm)
         try:
-            self._run(self._client.connect(self.connection), greeting_s or ANSWER_S, "greet")
+            self._greet(greeting_s or ANSWER_S)
         except BaseException:
             self.close()
             raise
@@ -118,6 +128,18 @@ class Monitor:
         self._loop.close()
         self.connection.close()
 
+    def _greet(self, timeout_s: float) -> None:
+        for tries_left in reversed(range(GREETINGS)):
+            try:
+                self._run(self._client.connect(self.connection), timeout_s, "greet")
+                return
+            except Gone:
+                if not tries_left:
+                    raise
+            time.sleep(GREETING_RETRY_S)
+            self.connection.close()
+            self._client, self.connection = QMPClient(self._vm), connect(self._path, self._vm)
+
     def _execute_with(self, descriptor: int, command: str, arguments: dict[str, Any]) -> None:
         try:
             self._client.send_fd_scm(descriptor)
@@ -138,5 +160,5 @@ class Monitor:
         except (OSError, EOFError, QMPError) as error:
             raise self._gone(what, error) from None
 
-    def _gone(self, what: str, error: BaseException) -> VmError:
-        return VmError(f"the QEMU of {self._vm} closed {self._path} at {what}: {error or type(error).__name__}")
+    def _gone(self, what: str, error: BaseException) -> Gone:
+        return Gone(f"the QEMU of {self._vm} closed {self._path} at {what}: {error or type(error).__name__}")

@@ -360,6 +360,7 @@ def test_what_cannot_be_a_tier(lab: Lab, tmp_path: Path) -> None:
         assert not (lab.path / "state").exists()
 
 
+@pytest.mark.logs("valkey://.* is away: ", "there is no room for more: ")
 def test_a_signal_ends_a_mount_whose_tier_is_away(lab: Lab, tmp_path: Path) -> None:
     with server_at(tmp_path) as server:
         mounted = lab.mount("--spill", f"valkey://127.0.0.1:{server.port}", pool_limit=POOL)
