@@ -307,7 +307,8 @@ class Operations(pyfuse3.Operations):
         with self._door:
             pool = self._store.pool
             limit_bytes, room_bytes = pool.limit_bytes, pool.free_bytes + pool.garbage_bytes
-            files_left = file_limit.files_left(len(self._store.volumes))
+            files = len(self._store.volumes)
+        files_left = file_limit.files_left(files)  # which reads a file, and not at the door
         with _errors():
             free_bytes = min(room_bytes, self._state_free_bytes())
             names = self._names.count()

@@ -145,24 +145,25 @@ class Pager:
     def _find_out_whether_it_is_read(self) -> None:
         """Asks for one byte after a failure: a tier that is full still gives what is in it, and one that is away keeps
         VMs waiting although none of them needs it at the moment."""
-        piece = next(iter(self._pieces.numbers()), None)
         try:
-            if piece is not None:
-                self._tier.read(piece, 0, 1)
+            self._read_a_byte()
         except TierAway as error:
             self._fetches.health.failed(error)
-        except PieceMissing:
-            return
 
     def _probe(self) -> None:
         """Somebody met a tier that was away, and has not waited for it. Nobody else would find out that it is back."""
+        if not self._read_a_byte():
+            self._tier.check()
+        self._fetches.health.answered()
+
+    def _read_a_byte(self) -> bool:
+        """Returns False if there is no piece to read one from. Raises TierAway."""
         piece = next(iter(self._pieces.numbers()), None)
         if piece is None:
-            self._tier.check()
-        else:
-            with suppress(PieceMissing):
-                self._tier.read(piece, 0, 1)
-        self._fetches.health.answered()
+            return False
+        with suppress(PieceMissing):
+            self._tier.read(piece, 0, 1)
+        return True
 
     def _reconcile(self) -> None:
         if not self._pieces.count:
