@@ -92,7 +92,7 @@ def nobody_serves(state: Path) -> str:
     """Returns the sentence for a mount whose processes have all ended."""
     from blockstore.daemon import mounts  # for a day that should not come
 
-    path = next((str(mount.path) for mount in mounts.all_mounts() if mount.state == state), "MOUNTPOINT")
+    path = next((str(mount.path) for mount in mounts.served_from(state)), "MOUNTPOINT")
     return (
         f"the mount {path} cannot be reached: its daemon and its supervisor have ended, and only systemd, if it served "
         f"it, would start another daemon; end it with `blockstore umount {path}` (--force if it is in use), and mount "

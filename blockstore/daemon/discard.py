@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from blockstore.daemon import mounts, phase, spill
@@ -18,12 +17,11 @@ def check_unserved(state: Path) -> None:
     if not state.is_dir():
         raise InputError(f"there is no state directory {state}")
     superblock.check_version(state)
-    for mount in mounts.all_mounts():
-        if os.path.realpath(mount.state) == str(state):
-            raise BusyError(
-                f"the state directory {state} is in use by the mount at {mount.path}; "
-                f"end both: blockstore umount --discard {mount.path}"
-            )
+    for mount in mounts.served_from(state):
+        raise BusyError(
+            f"the state directory {state} is in use by the mount at {mount.path}; "
+            f"end both: blockstore umount --discard {mount.path}"
+        )
     if phase.load(state) is not None:  # of a mount that is detached, or of another name space
         raise state_in_use(str(state))
 

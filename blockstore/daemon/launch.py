@@ -80,7 +80,7 @@ def start(options: MountOptions) -> list[str]:
     except BusyError:
         raise  # somebody else has come to use the directory that we made
     except BaseException as error:
-        if made and not mounts_with(state):
+        if made and not mounts.served_from(state):
             log = state / "daemon.log"
             _forget_new_state(state, {log} if str(log) in str(error) else set())
         raise
@@ -104,11 +104,6 @@ def become(options: MountOptions) -> NoReturn:
 
 def _supervisor(report_fd: int, options: MountOptions) -> list[str]:
     return lean.command("blockstore.daemon.supervisor", str(report_fd), options.to_json())
-
-
-def mounts_with(state: Path) -> list[mounts.Mount]:
-    """The mounts that are served from this state directory."""
-    return [mount for mount in mounts.all_mounts() if mount.state == state]
 
 
 def _await_report(process: subprocess.Popen[bytes], report_fd: int, state: Path) -> list[str]:

@@ -75,6 +75,12 @@ def all_mounts() -> list[Mount]:
     return mounts
 
 
+def served_from(state: Path) -> list[Mount]:
+    """The mounts that are served from this state directory, whatever links lead to it."""
+    place = os.path.realpath(state)
+    return [mount for mount in all_mounts() if os.path.realpath(mount.state) == place]
+
+
 class MountLine(NamedTuple):
     """Of any file system: `root` is the directory of it that is mounted at `path`. `number` is the mount's own, unique
     in all name spaces, `parent` that of the mount that it is mounted on; `groups` are its peer groups by relation
