@@ -11,7 +11,7 @@ import fcntl
 import os
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -50,6 +50,7 @@ def overlays_in(folders: Sequence[Path], mounts: Sequence[Mount]) -> list[Overla
     InputError, MountError."""
     places = {Path(os.path.realpath(folder)) for folder in folders}
     below = {path: _below(path) for folder in folders for path in _images(folder)}
+    over, described = _over(below)
     uses = _uses(mounts)
     memories = {name.replace("/", "-"): name for mount in mounts for name in _files(mount)}
     found = []
@@ -57,7 +58,7 @@ def overlays_in(folders: Sequence[Path], mounts: Sequence[Mount]) -> list[Overla
         name = _NAME.fullmatch(path.name)
         if name is None or path.parent not in places:
             continue
-        over = next((each for each, base in sorted(below.items()) if _is_on(each, base, path)), None)
+        on_it = min((*over.get(str(path), ()), *(each for each in described if path.name in below[each])), default=None)
         needed_by = ""
         try:
             is_open, size_bytes = _is_open(path), path.stat().st_blocks * SECTOR_BYTES
@@ -65,8 +66,8 @@ def overlays_in(folders: Sequence[Path], mounts: Sequence[Mount]) -> list[Overla
             continue
         if is_open:
             needed_by = "a VM that runs"
-        elif over is not None:
-            needed_by = f"the overlay {over.name}"
+        elif on_it is not None:
+            needed_by = f"the overlay {on_it.name}"
         elif path in uses:
             needed_by = f"the snapshot {uses[path]}"
         elif name["vm"] in memories:
@@ -109,12 +110,17 @@ def _below(path: Path) -> str:
         os.close(descriptor)
 
 
-def _is_on(over: Path, base: str, path: Path) -> bool:
-    """Returns whether the image `over`, which says that it lies on `base`, lies on the file `path`. Where QEMU has
-    written a description in JSON, it is enough that the file's name is in that."""
-    if base.startswith("json:"):
-        return path.name in base
-    return bool(base) and os.path.realpath(over.parent / base.removeprefix("file:")) == str(path)
+def _over(below: Mapping[Path, str]) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Returns the images that lie on each file, and those of which QEMU has written a description in JSON: such a one
+    lies on a file if the file's name is in that."""
+    over: dict[str, list[Path]] = {}
+    described = []
+    for image, base in below.items():
+        if base.startswith("json:"):
+            described.append(image)
+        elif base:
+            over.setdefault(os.path.realpath(image.parent / base.removeprefix("file:")), []).append(image)
+    return over, described
 
 
 def _is_open(path: Path) -> bool:
