@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from blockstore.cli.natural_order import natural
+from blockstore.cli.natural_order import by_name
 from blockstore.cli.output import Part
 from blockstore.cli.sizes import format_size
 from blockstore.cli.table import Row, Table, print_table
@@ -14,10 +14,10 @@ from blockstore.store.report import Report
 
 def print_control(report: Report, width: int | None) -> None:
     """Nothing, if there is none."""
-    found = [(name, each) for name, each in report["volumes"].items() if each["controller"] is not None]
+    found = [(name, each) for name, each in by_name(report["volumes"]) if each["controller"] is not None]
     if not found:
         return
-    rows = [Row(name, _cells(figures)) for name, figures in sorted(found, key=lambda item: natural(item[0]))]
+    rows = [Row(name, _cells(figures)) for name, figures in found]
     headings = ("process", "wanted", "resident", "by", "refaults", "waiting")
     print_table(Table("Resident part, controlled", "", headings, rows), width)
 

@@ -19,7 +19,7 @@ from blockstore.errors import InputError, MountError
 from blockstore.vm import write_errors
 from blockstore.vm.evict import Evicted
 from blockstore.vm.evict import evict as evict_file
-from blockstore.vm.open_files import open_volume
+from blockstore.vm.open_files import NOT_OURS, open_volume
 
 NAMED: Final = 5
 """Of the files that were left out, so many are named."""
@@ -89,7 +89,7 @@ def _left_out(reasons: Mapping[str, str]) -> str:
         words.append(f"{len(reasons) - NAMED} more")
     hint = ""
     if os.strerror(errno.EACCES) in reasons.values():
-        hint = "; without --allow-other only the user who made the mount may open its files"
+        hint = f"; {NOT_OURS}"
     return f"{counted(len(reasons), 'file')} could not be evicted: {', '.join(words)}{hint}"
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from blockstore.cli.sizes import counted, format_size
 from blockstore.vm.observe import full_share
+from blockstore.vm.open_files import NOT_OURS
 
 WARNING_SHARE: Final = 0.80
 CRITICAL_SHARE: Final = 0.95
@@ -72,7 +73,7 @@ def missing(total: Mapping[str, Any]) -> list[str]:
         return []
     return [
         f"the resident memory of {counted(unseen['files'], 'file')} cannot be seen and is missing here "
-        f"({unseen['reason']}); without --allow-other only the user who made the mount may open its files"
+        f"({unseen['reason']}); {NOT_OURS}"
     ]
 
 

@@ -9,10 +9,9 @@ from typing import Final
 import click
 
 from blockstore.cli.address import ADDRESS
-from blockstore.cli.number import Seconds
+from blockstore.cli.number import Percent, Seconds
 from blockstore.cli.output import warn
 from blockstore.cli.paths import DIRECTORY
-from blockstore.cli.percent import Percent
 from blockstore.cli.sizes import SIZE, format_size
 from blockstore.daemon import launch, memory_limit, mounts
 from blockstore.daemon.options import DEFAULT_BACKGROUND_CPU, DEFAULT_COLD_AFTER_S, MountOptions

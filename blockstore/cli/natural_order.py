@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, TypeVar
 
 _NUMBER: Final = re.compile(r"([0-9]+)")
 
 Key = tuple[list[tuple[int, str]], str]
+Value = TypeVar("Value")
+
+
+def by_name(named: Mapping[str, Value]) -> list[tuple[str, Value]]:
+    """Returns names and values in the order of the names."""
+    return sorted(named.items(), key=lambda item: natural(item[0]))
 
 
 def natural(name: str) -> Key:

@@ -18,25 +18,41 @@ class WholeNumber(click.IntRange):
             number = int(str(value))
         except ValueError:
             self.fail(f"{value!r} is no whole number", param, ctx)
-        return int(within(self, number, param, ctx))
+        return int(_within(self, number, param, ctx))
 
 
-class Seconds(click.FloatRange):
-    """A time."""
+class _Decimal(click.FloatRange):
+    """A finite number in a range, with or without the sign that stands for its unit."""
 
-    name = "seconds"
+    sign = ""
+    what = ""
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
-            number = float(str(value))
+            number = float(str(value).removesuffix(self.sign))
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
-            self.fail(f"{value!r} is no number of seconds; write it as 10 or 0.5", param, ctx)
-        return within(self, number, param, ctx)
+            self.fail(f"{value!r} is no {self.what}", param, ctx)
+        return _within(self, number, param, ctx)
 
 
-def within(
+class Seconds(_Decimal):
+    """A time."""
+
+    name = "seconds"
+    what = "number of seconds; write it as 10 or 0.5"
+
+
+class Percent(_Decimal):
+    """A part: 20, 0.5 or 20%."""
+
+    name = "percent"
+    sign = "%"
+    what = "number of per cent; write it as 20 or 0.5%"
+
+
+def _within(
     kind: click.IntRange | click.FloatRange, number: float, param: click.Parameter | None, ctx: click.Context | None
 ) -> float:
     """Returns the number if it is in the range of its kind, and fails as click does otherwise."""

@@ -15,7 +15,7 @@ from html import escape
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-from blockstore.cli.natural_order import natural
+from blockstore.cli.natural_order import by_name, natural
 from blockstore.cli.report_charts import MINIMUM_SAMPLES, charts, gaps
 from blockstore.cli.report_style import SCRIPT, STYLE
 from blockstore.cli.sizes import compact_size, counted, format_size
@@ -217,8 +217,7 @@ def _volumes(report: Report) -> Iterator[str]:
 
 def _controlled(report: Report) -> Iterator[str]:
     """The VMs whose resident part is controlled, if there are any."""
-    volumes = sorted(report["volumes"].items(), key=lambda item: natural(item[0]))
-    found = {name: each for name, each in volumes if each.get("controller")}
+    found = {name: each for name, each in by_name(report["volumes"]) if each.get("controller")}
     if not found:
         return
     headings = ("process", "wanted", "resident", "by", "refaults", "waiting")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from blockstore.cli.percent import Percent
+from blockstore.cli.number import Percent
 from blockstore.cli.sizes import parse_size
 from blockstore.daemon.attachments import AUTO
 from blockstore.vm.policy import FLOOR_BYTES

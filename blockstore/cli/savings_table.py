@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from blockstore.cli.natural_order import natural
+from blockstore.cli.natural_order import by_name
 from blockstore.cli.output import Part
 from blockstore.cli.sizes import compact_size, format_size
 from blockstore.cli.table import Row, Table, fits, print_list, print_table
@@ -84,7 +84,7 @@ def _pairs(figures: Mapping[str, Any], keys: Iterable[str]) -> Iterator[tuple[st
 
 
 def _volumes(report: Report) -> list[tuple[str, Mapping[str, Any]]]:
-    return sorted(report["volumes"].items(), key=lambda item: natural(item[0]))
+    return by_name(report["volumes"])
 
 
 def _cell(key: str, value: float) -> Part:

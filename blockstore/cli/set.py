@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+from blockstore.cli.number import Percent
 from blockstore.cli.output import warn
 from blockstore.cli.paths import DIRECTORY
-from blockstore.cli.percent import Percent
 from blockstore.cli.sizes import SIZE, format_size
 from blockstore.daemon import control, mounts
 from blockstore.errors import InputError

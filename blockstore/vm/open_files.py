@@ -20,6 +20,9 @@ _SYS_PIDFD_GETFD: Final = 438  # Linux 5.6, the same number on all machines
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
+NOT_OURS: Final = "without --allow-other only the user who made the mount may open its files"
+"""What EACCES means for a file of a mount, more often than not."""
+
 _FILE_FLAGS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _FOLDER_FLAGS: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 

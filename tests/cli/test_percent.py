@@ -6,7 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from blockstore.cli.percent import Percent
+from blockstore.cli.number import Percent
 
 
 @click.command()
