@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from blockstore.daemon import mounts
+from blockstore.daemon import mounts, process_stat
 from blockstore.daemon.mounts import Mount
 from blockstore.errors import InputError, MountError, VmError
 from blockstore.vm import qmp_sockets, snapshot_file
@@ -146,17 +146,10 @@ def _process(mount: Mount, name: str, file: os.stat_result) -> int:
     found = [pid for pid, size in mapped.items() if size >= file.st_size]
     if not found:
         raise InputError(f"no VM runs on {name}; start it with `blockstore run`, or with share=on")
-    qemus = [pid for pid in found if _is_qemu(pid)]
+    qemus = [pid for pid in found if b"qemu" in b"".join(process_stat.command(pid)[:1])]
     if len(qemus or found) > 1:
         raise InputError(f"several processes have the memory of {name} mapped: {', '.join(map(str, qemus or found))}")
     return (qemus or found)[0]
-
-
-def _is_qemu(pid: int) -> bool:
-    try:
-        return b"qemu" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
-    except OSError:  # it has ended meanwhile
-        return False
 
 
 def _check_is_its_own(monitor: Monitor, vm: Running, backend: str) -> None:
