@@ -14,6 +14,7 @@ from typing import Any
 import click
 from guestlab.errors import GuestLabError
 from rich.console import Console
+from suitelab.command_line import exit_code_of
 
 from benchlab import (
     beyond,
@@ -222,13 +223,7 @@ def main() -> int:
     """Run it; SIGTERM unwinds as Ctrl-C does, so that no mount stays."""
     signal.signal(signal.SIGTERM, _end)
     try:
-        result = bench.main(prog_name="scripts/bench", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        return exit_code_of(bench, "scripts/bench")
     except (BenchError, BlockstoreError, GuestLabError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return 130

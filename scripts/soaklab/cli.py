@@ -6,6 +6,7 @@ import random
 import sys
 
 import click
+from suitelab.command_line import exit_code_of
 
 from soaklab.kill_loop import kill_loop
 from soaklab.mounted import SoakError
@@ -72,14 +73,7 @@ def _kill_under_write_back(kills: int, seed: int) -> bool:
 
 def main() -> int:
     """Run it; the exit code."""
-    try:
-        result = run.main(prog_name="scripts/soak", standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return 130
+    return exit_code_of(run, "scripts/soak")
 
 
 if __name__ == "__main__":

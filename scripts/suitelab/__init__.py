@@ -3,6 +3,7 @@
 cli           their options and help
 suites        which checks and tests each of them has
 run           one run of a suite
+command_line  what a script ends with
 notes         what the tests' processes tell the run
 identity      the word that tells runs apart
 leftovers     mounts, processes, folders and cgroups of this run, which are reported and removed

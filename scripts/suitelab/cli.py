@@ -10,6 +10,7 @@ from types import FrameType
 
 import click
 
+from suitelab.command_line import exit_code_of
 from suitelab.run import Run
 from suitelab.suites import SUITES, Suite
 
@@ -47,15 +48,8 @@ def main() -> int:
     """Runs the suite that the first argument names. Returns the exit code."""
     for number in SIGNALS:
         signal.signal(number, interrupt)
-    try:
-        suite = SUITES[sys.argv[1]]
-        result = command(suite).main(sys.argv[2:], prog_name=f"scripts/{suite.name}", standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return 130
+    suite = SUITES[sys.argv[1]]
+    return exit_code_of(command(suite), f"scripts/{suite.name}", sys.argv[2:])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import signal
 import tempfile
@@ -18,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from blockstore.daemon.memory_limit import places
+from blockstore.daemon.mounts import mount_lines
 from suitelab.identity import VARIABLE
 
 GRACE_S: Final = 10.0
@@ -66,9 +67,7 @@ class Leftovers:
 
     def _mounts(self) -> list[Path]:
         """The last one first."""
-        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-        paths = [re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), line.split(" ")[4]) for line in lines]
-        return [Path(path) for path in reversed(paths) if self._run in path]
+        return [line.path for line in reversed(list(mount_lines())) if self._run in str(line.path)]
 
     def _processes(self) -> list[int]:
         wanted = f"{VARIABLE}={self._run}".encode()
@@ -110,8 +109,6 @@ def _remove(path: Path) -> None:
 
 def _cgroups() -> list[Path]:
     """Those that blockstore.vm.cgroups makes."""
-    from blockstore.daemon.memory_limit import places
-
     own = [place.path for place in places("self") if place.path]
     folders = {folder for path in own for folder in (path, path.parent)}
     return sorted(path for folder in folders for path in folder.glob("blockstore-*-*"))
