@@ -12,6 +12,7 @@ from blockstore.cli.health import CRITICAL, OK, WARNING, judge
 from blockstore.vm.observe import full_share
 from tests.cli.runner import invoke
 from tests.daemon.lab import Lab, Mounted, blockstore, cold, end, noisy, one_line, put, said, spawn, until
+from tests.daemon.logs import NO_ROOM
 
 pytestmark = pytest.mark.mount
 
@@ -31,7 +32,7 @@ def check(mounted: Mounted) -> subprocess.CompletedProcess[str]:
     return invoke("status", mounted.path, "--check")
 
 
-@pytest.mark.logs("there is no room for more: ")
+@NO_ROOM
 def test_a_larger_limit_lets_writers_go_on(lab: Lab) -> None:
     mounted = lab.mount(pool_limit="16M")
     put(mounted.path / "old", noisy(4 * MIB, "old"))

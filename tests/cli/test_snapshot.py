@@ -36,6 +36,7 @@ from tests.daemon.lab import (
     spawn,
     until,
 )
+from tests.daemon.logs import NO_ROOM
 
 pytestmark = [
     pytest.mark.mount,
@@ -356,7 +357,7 @@ def test_somebody_elses_socket(mounted: Mounted) -> None:
         one_line(invoke("snapshot", *on(mounted), NAME, "base", "--qmp", "/nowhere"), 1, "/nowhere")
 
 
-@pytest.mark.logs("there is no room for more: ")
+@NO_ROOM
 def test_without_room(lab: Lab) -> None:
     mounted = lab.mount(pool_limit="16M")
     with started(mounted, command=RUNS):

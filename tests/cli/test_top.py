@@ -23,6 +23,7 @@ from blockstore.daemon import phase
 from blockstore.store.classes import CLASSES
 from tests.cli.runner import invoke
 from tests.daemon.lab import PROJECT, Lab, Mounted, blockstore, mixed_blocks, noisy, one_line, put, run, until
+from tests.daemon.logs import STANDS_STILL
 
 pytestmark = pytest.mark.mount
 
@@ -214,7 +215,7 @@ def test_count(shared: Mounted) -> None:
         screen.ends(0)
 
 
-@pytest.mark.logs("requests wait, but the lane takes none", r"the daemon died \(no sign of life")
+@STANDS_STILL
 def test_the_daemon_restarts(lab: Lab) -> None:
     mounted = lab.mount()
     fill(mounted)
@@ -233,7 +234,7 @@ def test_the_daemon_restarts(lab: Lab) -> None:
         screen.ends(0)
 
 
-@pytest.mark.logs("requests wait, but the lane takes none", r"the daemon died \(no sign of life")
+@STANDS_STILL
 def test_quits_while_nobody_answers(lab: Lab) -> None:
     mounted = lab.mount()
     fill(mounted)

@@ -31,6 +31,7 @@ from tests.daemon.lab import (
     sha256,
     spawn,
 )
+from tests.daemon.logs import STANDS_STILL
 
 pytestmark = pytest.mark.mount
 
@@ -258,7 +259,7 @@ def test_a_folder_in_the_state_is_not_ours_to_delete(lab: Lab) -> None:
     assert os.listdir(mounted.state) == ["mine"]
 
 
-@pytest.mark.logs("requests wait, but the lane takes none", r"the daemon died \(no sign of life")
+@STANDS_STILL
 def test_a_stopped_daemon_does_not_hang_the_command_line(lab: Lab) -> None:
     """status answers with a sentence; nothing that reads /proc only waits for the daemon."""
     mounted = lab.mount("--watchdog", "120")

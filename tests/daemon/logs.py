@@ -14,6 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+import pytest
+
+NO_ROOM: Final = pytest.mark.logs("there is no room for more: ")
+"""For tests that fill a pool."""
+
+STANDS_STILL: Final = pytest.mark.logs("requests wait, but the lane takes none", r"the daemon died \(no sign of life")
+"""For tests that stop a daemon, which may be found out by itself or by its supervisor."""
+
 NAMES: Final = ("daemon.log", "daemon.log.1", "daemon.controller", "daemon.stderr")
 
 ENTRY_LINES: Final = 40

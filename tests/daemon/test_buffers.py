@@ -6,6 +6,7 @@ import pytest
 
 from blockstore.daemon.buffers import SPARE_BUFFERS, Buffers
 from tests.daemon.lab import Lab, Mounted, blockstore, end, noisy, put, said, spawn, until
+from tests.daemon.logs import NO_ROOM
 
 MIB = 1 << 20
 
@@ -83,7 +84,7 @@ print("synced", flush=True)
 
 
 @pytest.mark.mount
-@pytest.mark.logs("there is no room for more: ")
+@NO_ROOM
 def test_writes_that_waited_leave_no_buffers_behind(lab: Lab) -> None:
     counts = lab.path / "counts"
     (lab.path / "sitecustomize.py").write_text(COUNTED % counts)

@@ -47,6 +47,7 @@ from tests.daemon.lab import (
     supervisors_of,
     until,
 )
+from tests.daemon.logs import NO_ROOM, STANDS_STILL
 
 pytestmark = pytest.mark.mount
 
@@ -126,10 +127,7 @@ def test_a_file_without_a_name_outlives_the_daemon_and_not_its_last_user(lab: La
     until(lambda: mounted.total()["touched"] == 0, "the file is deleted with its last user")
 
 
-@pytest.mark.logs(
-    "requests wait, but the lane takes none",
-    r"the daemon died \(no sign of life",
-)
+@STANDS_STILL
 def test_a_file_that_lost_its_last_user_meanwhile_is_deleted(lab: Lab) -> None:
     """Nobody was there to hear the kernel forget it."""
     mounted = lab.mount()
@@ -187,7 +185,7 @@ def test_each_change_of_names_happens_once(lab: Lab) -> None:
     assert not os.listdir(mounted.path)
 
 
-@pytest.mark.logs(r"the daemon died \(no sign of life", "requests wait, but the lane takes none")
+@STANDS_STILL
 def test_a_hung_daemon_is_replaced(lab: Lab) -> None:
     mounted = lab.mount("--watchdog", "2")
     path = mounted.path / "memory"
@@ -384,7 +382,7 @@ def notify_socket(mounted: Mounted) -> str:
     return "\0" + name[1:]
 
 
-@pytest.mark.logs(r"the daemon died \(no sign of life", "requests wait, but the lane takes none")
+@STANDS_STILL
 def test_a_stopped_supervisor_does_not_stop_the_daemon(lab: Lab) -> None:
     """Its beats pile up in the supervisor's queue until that is full."""
     mounted = lab.mount("--watchdog", "4")  # a beat a second, as the controller looks
@@ -610,7 +608,7 @@ def test_the_end_of_a_detached_mount_is_not_the_end_of_another_one(lab: Lab) -> 
     assert second.umount().returncode == 0
 
 
-@pytest.mark.logs("there is no room for more: ")
+@NO_ROOM
 def test_a_full_file_system_under_the_state(lab: Lab) -> None:
     """The next daemon starts without room, and deleting files makes some."""
     tiny = lab.mountpoint("tiny")

@@ -18,6 +18,7 @@ from blockstore.vm import cgroups
 from blockstore.vm.cgroups import Cgroup
 from tests.cli.runner import invoke
 from tests.daemon.lab import Lab, Mounted, blockstore, cold, end, noisy, put, run, said, spawn, until
+from tests.daemon.logs import NO_ROOM
 from tests.daemon.test_room import WRITER
 
 MIB = 1 << 20
@@ -61,7 +62,7 @@ def mount_in(cgroup: Cgroup, lab: Lab, *options: str) -> tuple[Mounted, subproce
 
 
 @pytest.mark.mount
-@pytest.mark.logs("there is no room for more: ")
+@NO_ROOM
 def test_a_pool_is_full_before_the_memory_of_its_cgroup_is(cgroup: Cgroup, lab: Lab) -> None:
     """The writer is in another cgroup: its page cache is its own."""
     mounted, result = mount_in(cgroup, lab)

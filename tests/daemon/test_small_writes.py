@@ -18,6 +18,7 @@ from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
 from blockstore.store.store import Store
 from blockstore.store.volume import MAXIMUM_SIZE_BYTES
 from tests.daemon.lab import Lab, Mounted, blockstore, cold, end, noisy, put, said, spawn, until
+from tests.daemon.logs import NO_ROOM
 from tests.store.live import remembered_files as remembered_files
 from tests.store.material import contents, noise, text
 
@@ -191,7 +192,7 @@ def goes_on(mounted: Mounted, pid: int) -> None:
 
 
 @pytest.mark.mount
-@pytest.mark.logs("there is no room for more: ")
+@NO_ROOM
 def test_scattered_pages_wait_for_room_and_none_is_lost(lab: Lab) -> None:
     mounted, pid = out_of_room(lab)
     until(lambda: "writes wait" in mounted.log(), "there is no room")
@@ -200,7 +201,7 @@ def test_scattered_pages_wait_for_room_and_none_is_lost(lab: Lab) -> None:
 
 
 @pytest.mark.mount
-@pytest.mark.logs("there is no room for more: ")
+@NO_ROOM
 def test_a_file_that_was_looked_at_while_writes_wait_makes_room_when_it_is_deleted(lab: Lab) -> None:
     mounted, pid = out_of_room(lab)
     until(lambda: mounted.total()["stalled"] >= MAXIMUM_BACKGROUND, "no request can be sent in the background")
@@ -211,7 +212,7 @@ def test_a_file_that_was_looked_at_while_writes_wait_makes_room_when_it_is_delet
 
 
 @pytest.mark.mount
-@pytest.mark.logs("there is no room for more: ")
+@NO_ROOM
 def test_a_vm_that_is_killed_while_writes_wait_makes_room(lab: Lab) -> None:
     mounted, pid = out_of_room(lab)
     holder = spawn(HOLDER, str(mounted.path / "ballast"))

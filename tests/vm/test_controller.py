@@ -35,6 +35,7 @@ from tests.daemon.lab import (
     stop,
     until,
 )
+from tests.daemon.logs import NO_ROOM
 
 pytestmark = pytest.mark.mount
 
@@ -280,7 +281,7 @@ def test_a_fresh_mount_can_be_unmounted_at_once(lab: Lab) -> None:
     assert opened_meanwhile(path, Controller(mounted.state, mounted.path).tick) > 0, "something may have been lost"
 
 
-@pytest.mark.logs("there is no room for more: ")
+@NO_ROOM
 def test_no_controller_works_against_a_full_pool(lab: Lab) -> None:
     mounted = lab.mount(pool_limit="24M")
     with vm(mounted) as process:

@@ -39,6 +39,7 @@ from tests.daemon.lab import (
     stop,
     until,
 )
+from tests.daemon.logs import STANDS_STILL
 
 pytestmark = pytest.mark.mount
 
@@ -212,7 +213,7 @@ def test_same_port_after_reload_and_kill(lab: Lab) -> None:
         get(port)
 
 
-@pytest.mark.logs("requests wait, but the lane takes none", r"the daemon died \(no sign of life")
+@STANDS_STILL
 def test_a_daemon_that_stands_still_is_down(lab: Lab) -> None:
     mounted, port = mount(lab, "--watchdog", "60")
     daemon = mounted.daemon_pid()

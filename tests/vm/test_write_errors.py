@@ -32,6 +32,7 @@ from tests.daemon.lab import (
     stop,
     until,
 )
+from tests.daemon.logs import NO_ROOM
 from tests.vm.test_controller import own_cgroup
 
 pytestmark = [
@@ -244,7 +245,7 @@ def test_a_vm_that_is_held_down_keeps_what_was_not_written(faulty: Faulty, way: 
         assert is_new(writer)
 
 
-@pytest.mark.logs("there is no room for more: ")
+@NO_ROOM
 def test_the_controller_goes_on_while_the_pool_is_full(faulty: Faulty) -> None:
     """And what was lost is written when there is room."""
     place = str(faulty.mounted.path)
