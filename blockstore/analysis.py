@@ -11,40 +11,23 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
-
 from blockstore.errors import CorruptBlock, InputError, OutOfRoom
-from blockstore.store import census
-from blockstore.store.codec import compress
-from blockstore.store.decode import Decoder
-from blockstore.store.densify import encode
-from blockstore.store.geometry import (
-    BLOCK_BYTES,
-    BLOCK_SHIFT,
-    COMPRESSED,
-    ENCODING_MASK,
-    FIRST_ROW,
-    SIZE_MASK,
-    SIZE_SHIFT,
-)
+from blockstore.store import census, comparison
+from blockstore.store.geometry import BLOCK_BYTES, BLOCK_SHIFT
 from blockstore.store.home import MemoryHome
-from blockstore.store.ingest import RAW_FROM_BYTES
 from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
 from blockstore.store.report import Report, describe
-from blockstore.store.store import Store, check_size, run
+from blockstore.store.steps import run
+from blockstore.store.store import Store, check_size
 from blockstore.store.volume import Volume
 
 PIECE_BYTES: Final = 1 << 20
 """Read from an image at a time."""
-
-ZRAM_STEP_BYTES: Final = 64
-"""zram's allocator keeps sizes in steps about this large. Its own tables and its slack are not counted."""
 
 USABLE_SHARE: Final = 0.9
 """Of the memory that the host has left, the most that the pool takes: the tables and the host need some."""
@@ -104,8 +87,8 @@ def analyze(
     verify: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """The report (store/report.py) of these images, with the keys of `_comparison` in its total. With `cold` also
-    `stored_cold`: the records, were all of them cold.
+    """The report (store/report.py) of these images, with the fields of a Comparison (store/comparison.py) in its total.
+    With `cold` also `stored_cold`: the records, were all of them cold.
 
     Raises InputError for an image that cannot be used, OutOfRoom when memory does not suffice, and with
     `verify` CorruptBlock when an image does not read back as it was.
@@ -120,10 +103,10 @@ def analyze(
         if verify:
             _verify(store, images, in_all, progress)
         progress("comparing", in_all, in_all)
-        report = describe(census.take(store), dict(enumerate(_names(paths))))
+        report = describe(census.take(store), dict(enumerate(_names(paths), 1)))
         for figures in (*report["volumes"].values(), report["total"]):
             figures |= {"blocks": figures["touched_blocks"], "bytes": figures["touched"]}
-        report["total"] |= _comparison(store, zeros=report["total"]["zero_blocks"] > 0)
+        report["total"] |= comparison.compare(store, zeros=report["total"]["zero_blocks"] > 0)._asdict()
         if cold:
             report["total"]["stored_cold"] = _stored_cold(store, progress)
             if verify:
@@ -131,58 +114,22 @@ def analyze(
         return report
 
 
-def _comparison(store: Store, *, zeros: bool) -> dict[str, int]:
-    """What the touched blocks would take elsewhere:
-
-    ksm_bytes        every content once, uncompressed; the block of zeros is one of them
-    zram_bytes       every block for itself: zeros nothing, others their LZ4 size in steps of 64 bytes
-    both_bytes       every content once, at the same size
-    stored_no_patch  this store without patches
-    """
-    sizes = _compressed_sizes(store)
-    count = store.rows.count.array[FIRST_ROW : store.rows.next_row].astype(np.int64)
-    in_zram = np.minimum(-(-sizes // ZRAM_STEP_BYTES) * ZRAM_STEP_BYTES, BLOCK_BYTES)
-    plain = np.where(sizes >= RAW_FROM_BYTES, BLOCK_BYTES, sizes)
-    return {
-        "ksm_bytes": (len(sizes) + zeros) * BLOCK_BYTES,
-        "zram_bytes": int((in_zram * count).sum()),
-        "both_bytes": int(in_zram.sum()),
-        "stored_no_patch": int(plain.sum()),
-    }
-
-
 def _stored_cold(store: Store, progress: Progress) -> int:
     """The bytes of records after all were encoded anew."""
-    rows, densify, upkeep = store.rows, store.densify, store.upkeep
+    recompression, blocks = store.recompression, store.live_contents
     for hard in (False, True):
-        densify.begin_all(hard=hard)
-        while (picked := densify.pick()) is not None:
-            densify.look_around(picked, densify.describe(picked))
-            if not densify.replace(encode(picked, hard=hard)):
-                raise OutOfRoom(_NO_ROOM.format(store.pool.limit_bytes >> 20))
-            if upkeep.due():
-                upkeep.step()
-            tried = densify.tried + densify.hard_tried
-            progress("encoding anew", tried * BLOCK_BYTES, 2 * rows.live * BLOCK_BYTES)
-    return int(store.pool.live_bytes.sum())
-
-
-def _compressed_sizes(store: Store) -> npt.NDArray[np.int64]:
-    """The LZ4 size of each row's block alone. Nothing was freed: the rows are dense, each has a map entry."""
-    rows = store.rows
-    assert not len(rows.free) and rows.count.array[FIRST_ROW : rows.next_row].all()
-    where = rows.where.array[FIRST_ROW : rows.next_row]
-    sizes = (where >> np.uint64(SIZE_SHIFT) & np.uint64(SIZE_MASK)).astype(np.int64)
-    content = Decoder(rows, store.pool).content
-    for place in np.flatnonzero(where & np.uint64(ENCODING_MASK) != COMPRESSED).tolist():
-        sizes[place] = len(compress(content(place + FIRST_ROW)))
-    return sizes
+        recompression.begin_all(hard=hard)
+        while (went_on := recompression.step(nullcontext())) is not None:
+            if not went_on:
+                raise _no_room(store)
+            progress("encoding anew", recompression.looks * BLOCK_BYTES, 2 * blocks * BLOCK_BYTES)
+    return store.record_bytes
 
 
 def _feed(store: Store, images: list[Image], in_all: int, progress: Progress) -> None:
     done = 0
     try:
-        for number, image in enumerate(images):
+        for number, image in enumerate(images, 1):
             volume = _new_volume(store, number, image)
             run(store.resize_steps(volume, image.size_bytes))
             for offset, data in image.pieces():
@@ -191,7 +138,11 @@ def _feed(store: Store, images: list[Image], in_all: int, progress: Progress) ->
                 progress("reading", done, in_all)
             image.check_unchanged()
     except OutOfRoom:
-        raise OutOfRoom(_NO_ROOM.format(store.pool.limit_bytes >> 20)) from None
+        raise _no_room(store) from None
+
+
+def _no_room(store: Store) -> OutOfRoom:
+    return OutOfRoom(_NO_ROOM.format(store.pool_figures().limit_bytes >> 20))
 
 
 def _new_volume(store: Store, number: int, image: Image) -> Volume:
@@ -204,10 +155,10 @@ def _new_volume(store: Store, number: int, image: Image) -> Volume:
 def _verify(store: Store, images: list[Image], in_all: int, progress: Progress) -> None:
     """Read every image again and compare it with its volume."""
     done = 0
-    for number, image in enumerate(images):
+    for number, image in enumerate(images, 1):
         volume = store.volumes[number]
         for offset, data in image.pieces():
-            if b"".join(store.read(volume, offset, len(data))) != data:
+            if store.read(volume, offset, len(data)) != data:
                 image.check_unchanged()
                 raise CorruptBlock(
                     volume.lookup(offset >> BLOCK_SHIFT),

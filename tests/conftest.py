@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from blockstore.store import domains
 from tests import suite
 from tests.daemon.lab import LOGS, Lab, Mounted, apart, run
 from tests.daemon.logs import unannounced
+from tests.store.seeds import Seeds
+
+sys.dont_write_bytecode = False
+"""Whatever PYTHONDONTWRITEBYTECODE says: to compile all tests anew takes each of pytest's processes ten seconds."""
 
 TEST_S = 300.0
 """For a test that mounts; most take seconds. It ends one that hangs, before pytest does (pyproject.toml)."""
@@ -75,6 +81,15 @@ def judge(node: pytest.Item, errors: list[str]) -> None:
         pytest.fail("errors in logs that the test did not announce:\n" + "\n".join(found), pytrace=False)
 
 
+@pytest.fixture(autouse=True)
+def seeds(monkeypatch: pytest.MonkeyPatch) -> Seeds:
+    """The seed of a domain decides which blocks are seen to be alike: with new ones in each run, a test would take
+    another path each time, and fail now and then. The processes of a mount have seeds that nobody knows, as ever."""
+    same = Seeds()
+    monkeypatch.setattr(domains, "secrets", same)
+    return same
+
+
 @pytest.fixture
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A workspace that makes mounts, and leaves nothing behind."""
@@ -86,48 +101,33 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     judge(request.node, LOGS.errors())
 
 
-@pytest.fixture(params=["lane", "no-lane"])
-def lane(request: pytest.FixtureRequest) -> bool:
-    """Both ways to serve data."""
-    return bool(request.param == "lane")
+@pytest.fixture
+def mounted(lab: Lab) -> Mounted:
+    """A fresh mount."""
+    return lab.mount()
 
 
 @pytest.fixture
-def mounted(lab: Lab, lane: bool) -> Mounted:
-    """A fresh mount, in either mode."""
-    return lab.mount(lane=lane)
-
-
-@pytest.fixture(scope="module", params=["lane", "no-lane"])
-def standing(request: pytest.FixtureRequest) -> Iterator[Callable[[], Mounted]]:
-    """A mount for all tests of a file, in either mode; a dead one is replaced, so that one failure stays one."""
-    yield from _standing(lane=request.param == "lane")
-
-
-@pytest.fixture(scope="module")
-def _standing_lane() -> Iterator[Callable[[], Mounted]]:
-    yield from _standing(lane=True)
-
-
-@pytest.fixture
-def shared(_standing_lane: Callable[[], Mounted]) -> Iterator[Mounted]:
+def shared(standing: Callable[[], Mounted]) -> Iterator[Mounted]:
     """The mount of a file's tests that neither end its daemon, nor change its limits, nor look at the log or at figures
-    of all of it but what is there now. Each finds it without files, and the lane serves it."""
-    mounted = _standing_lane()
+    of all of it but what is there now. Each finds it without files."""
+    mounted = standing()
     yield mounted
     if mounted.serves():
         cleared = run(["find", str(mounted.path), "-mindepth", "1", "-delete"])
         assert cleared.returncode == 0, cleared
 
 
-def _standing(lane: bool) -> Iterator[Callable[[], Mounted]]:
+@pytest.fixture(scope="module")
+def standing() -> Iterator[Callable[[], Mounted]]:
+    """A mount for all tests of a file; a dead one is replaced, so that one failure stays one."""
     workspace = Lab()
 
     def get() -> Mounted:
         if workspace.mounted is None or not workspace.mounted.serves():
             workspace.close()
             workspace.open()
-            workspace.mount(lane=lane)
+            workspace.mount()
         assert workspace.mounted is not None
         return workspace.mounted
 

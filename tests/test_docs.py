@@ -45,8 +45,7 @@ def test_modules_that_documents_name_are_there() -> None:
     for path in _documents():
         for name in _MODULE.findall(path.read_text()):
             is_there = any((place / name).exists() for place in (ROOT, ROOT / "blockstore"))
-            is_planned = name == "blockstore/plane/" and path.name == "decisions.md"
-            assert is_there or is_planned, f"{path.relative_to(ROOT)} names {name}, which is not there"
+            assert is_there, f"{path.relative_to(ROOT)} names {name}, which is not there"
 
 
 def _documents() -> list[Path]:

@@ -6,7 +6,7 @@ import pytest
 
 from blockstore.daemon.sources import SourceAway
 from blockstore.errors import BlockstoreError, InternalSignal, MountError
-from blockstore.store.decode import NotHere
+from blockstore.store.steps import NotHere
 from blockstore.store.tiers import PieceMissing, TierAway, away_is_an_error
 
 

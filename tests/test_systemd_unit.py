@@ -15,6 +15,8 @@ from blockstore.daemon.options import MountOptions
 from blockstore.errors import InputError, StateError
 from tests.daemon.lab import PROJECT, blockstore, run
 
+pytestmark = pytest.mark.long
+
 UNIT = PROJECT / "scripts/systemd/blockstore@.service"
 
 

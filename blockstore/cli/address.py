@@ -37,13 +37,13 @@ def parse_address(text: str) -> tuple[str, int]:
     """Host and port of "127.0.0.1:9180", "[::1]:9180", "localhost:9180", ":9180". Raises ValueError with a sentence."""
     found = _PATTERN.fullmatch(text.strip())
     if not found:
-        raise ValueError(f"{text!r} is no address with a port; write it as 127.0.0.1:9180, [::1]:9180 or :9180")
+        raise ValueError(f"'{text}' is no address with a port; write it as 127.0.0.1:9180, [::1]:9180 or :9180")
     port = int(found["port"])
     if not 1 <= port <= LARGEST_PORT:
-        raise ValueError(f"{text!r} has no port that can be listened at; ports are 1 to {LARGEST_PORT}")
+        raise ValueError(f"'{text}' has no port that can be listened at; ports are 1 to {LARGEST_PORT}")
     if found["six"] is None:
         return found["host"], port
     try:
         return str(IPv6Address(found["six"])), port
     except AddressValueError:
-        raise ValueError(f"{text!r} has no IPv6 address in its brackets; write it as [::1]:9180") from None
+        raise ValueError(f"'{text}' has no IPv6 address in its brackets; write it as [::1]:9180") from None

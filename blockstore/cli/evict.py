@@ -49,7 +49,7 @@ def evict(mountpoint: Path, names: tuple[str, ...], as_json: bool) -> None:
     for name in names:
         if name not in volumes:
             raise InputError(
-                f"{mount.path} has no file {name!r}; `blockstore status {mount.path}` lists them, as vm1 or blue/vm1"
+                f"{mount.path} has no file '{name}'; `blockstore status {mount.path}` lists them, as vm1 or blue/vm1"
             )
     mappings = list(mounts.mappings(mount))
     result, left_out = {}, {}

@@ -74,7 +74,7 @@ def fork(
           qemu-system-x86_64 -nographic -nic tap,ifname=tap{n},mac={mac}
     """
     if command and command[0].startswith("-"):
-        raise InputError(f"{command[0]!r} is no program; the command line behind -- begins with QEMU's name")
+        raise InputError(f"'{command[0]}' is no program; the command line behind -- begins with QEMU's name")
     mount = mounts.find(mountpoint)
     names = _names(mount, vm, pattern, count)
     program = _hook(hook)

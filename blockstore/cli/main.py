@@ -18,6 +18,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from blockstore import version
+from blockstore.cli.empty_arguments import CheckedGroup
 from blockstore.cli.output import complain, say
 from blockstore.cli.streams import insist_on_utf8, open_standard_streams, print_in_the_locale
 from blockstore.errors import BlockstoreError, MountError
@@ -56,7 +57,7 @@ COMMANDS: Final = {
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(CheckedGroup):
     """A group that knows its subcommands from COMMANDS and imports the one that is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -72,7 +73,7 @@ class LazyGroup(click.Group):
         except ImportError as error:
             raise BlockstoreError(
                 f"`blockstore {cmd_name}` cannot be loaded: {error}; install what is missing "
-                "(on Debian: apt-get install fuse3 libfuse3-3, then pip install blockstore)"
+                "(on Debian: apt-get install fuse3 libfuse3-3), then install blockstore from its sources again"
             ) from error
         assert isinstance(command, click.Command)
         return command

@@ -14,7 +14,7 @@ from blockstore.cli.output import warn
 from blockstore.cli.paths import DIRECTORY
 from blockstore.cli.sizes import SIZE, format_size
 from blockstore.daemon import launch, memory_limit, mounts
-from blockstore.daemon.options import DEFAULT_BACKGROUND_CPU, DEFAULT_COLD_AFTER_S, MountOptions
+from blockstore.daemon.options import ANY_CORE, DEFAULT_BACKGROUND_CPU, DEFAULT_COLD_AFTER_S, FOLLOW, MountOptions
 from blockstore.daemon.states import default_state
 from blockstore.store.home import SECTOR_BYTES, free_bytes_under
 from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES, check_limit
@@ -41,9 +41,12 @@ DEFAULT_ROOM_SHARE: Final = 0.9
 )
 @click.option("--foreground", is_flag=True, help="Stay in the foreground and log to stderr; Ctrl-C unmounts.")
 @click.option(
-    "--no-lane",
-    is_flag=True,
-    help="Serve data through pyfuse3 alone: for comparison, not for VMs (slow; no clones, no hole punching).",
+    "--lane-cpu",
+    type=click.Choice([FOLLOW, ANY_CORE]),
+    default=FOLLOW,
+    show_default=True,
+    help="Keep the thread that answers faults on the core from which they come (follow), as far as the affinity of the "
+    "daemon allows, or leave it to the scheduler (none).",
 )
 @click.option("--no-patch", is_flag=True, help="Do not look for similar blocks: share and compress only.")
 @click.option(
@@ -71,7 +74,7 @@ DEFAULT_ROOM_SHARE: Final = 0.9
     default=DEFAULT_BACKGROUND_CPU,
     show_default=True,
     metavar="PERCENT",
-    help="Of one core, to encode with zstd what is cold: a quarter less memory for it. 0 is off.",
+    help="Of one core, to encode with zstd what is cold: a third less memory for it. 0 is off.",
 )
 @click.option(
     "--cold-after",
@@ -93,7 +96,7 @@ def mount(
     state: Path | None,
     pool_limit: int | None,
     foreground: bool,
-    no_lane: bool,
+    lane_cpu: str,
     no_patch: bool,
     allow_other: bool,
     watchdog: float,
@@ -104,6 +107,7 @@ def mount(
 ) -> None:
     """Serve VM memory files in the directory MOUNTPOINT, which must exist and be empty.
 
+    Where MOUNTPOINT is a symbolic link, the mount is made where it leads; every command follows links to a mount.
     Returns when the mount serves. Every file in it can be the memory of one VM; files below one top-level directory
     share blocks with each other and with nobody else. What is stored outlives the mount: mount the same place (or
     --state) again, and the files are there.
@@ -120,7 +124,7 @@ def mount(
         mountpoint=str(target),
         state=str(place),
         pool_limit_bytes=pool_limit if pool_limit is not None else _default_limit_bytes(place),
-        lane=not no_lane,
+        lane_cpu=lane_cpu,
         patching=not no_patch,
         allow_other=allow_other,
         remove_empty_state=state is None,

@@ -17,7 +17,7 @@ class WholeNumber(click.IntRange):
         try:
             number = int(str(value))
         except ValueError:
-            self.fail(f"{value!r} is no whole number", param, ctx)
+            self.fail(f"'{value}' is no whole number", param, ctx)
         return int(_within(self, number, param, ctx))
 
 
@@ -33,7 +33,7 @@ class _Decimal(click.FloatRange):
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
-            self.fail(f"{value!r} is no {self.what}", param, ctx)
+            self.fail(f"'{value}' is no {self.what}", param, ctx)
         return _within(self, number, param, ctx)
 
 

@@ -43,7 +43,7 @@ def push(snapshot: str, url: str, name: str | None, delete: bool, mountpoint: Pa
     with pushing.place(url, name) as tier:
         if delete:
             if not tier.pieces():  # of a push that was killed, too
-                raise InputError(f"{tier.describe()} has no snapshot {name!r}")
+                raise InputError(f"{tier.describe()} has no snapshot '{name}'")
             tier.remove()
             return
         found = snapshot_file.find(mounts.find(mountpoint), snapshot)

@@ -32,7 +32,7 @@ def reload(mountpoint: Path | None) -> None:
 
     \b
     Example:
-      pip install --upgrade blockstore && blockstore reload /run/vm-memory
+      git pull && scripts/setup && blockstore reload /run/vm-memory
     """
     mount = mounts.find(mountpoint)
     paused = phase.load(mount.state)

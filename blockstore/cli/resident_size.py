@@ -21,9 +21,9 @@ class ResidentType(click.ParamType):  # type: ignore[type-arg]  # older releases
         try:
             size_bytes = parse_size(str(value))
         except ValueError:
-            self.fail(f"{value!r} is neither a size, as in 256M, nor auto", param, ctx)
+            self.fail(f"'{value}' is neither a size, as in 256M, nor auto", param, ctx)
         if size_bytes < FLOOR_BYTES:
-            self.fail(f"{value!r} is too small; the least is {FLOOR_BYTES >> 20}M", param, ctx)
+            self.fail(f"'{value}' is too small; the least is {FLOOR_BYTES >> 20}M", param, ctx)
         return size_bytes
 
 

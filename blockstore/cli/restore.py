@@ -62,7 +62,7 @@ def restore(
     """
     check_vm_name(name)
     if command and command[0].startswith("-"):
-        raise InputError(f"{command[0]!r} is no program; the command line behind -- begins with QEMU's name")
+        raise InputError(f"'{command[0]}' is no program; the command line behind -- begins with QEMU's name")
     mount = mounts.find(mountpoint)
     found = snapshot_file.find(mount, snapshot)
     restoring.check_domain(found.name, name)

@@ -57,7 +57,7 @@ def run(
         hint = f"; did you mean {memory}M?" if 0 < memory < 1 << 20 else ""
         raise InputError(f"--memory must be a whole number of MiB, and not 0; it is {memory} bytes{hint}")
     if command[0].startswith("-"):
-        raise InputError(f"{command[0]!r} is no program: is the NAME missing before {name!r}, or the -- behind it?")
+        raise InputError(f"'{command[0]}' is no program: is the NAME missing before '{name}', or the -- behind it?")
     if isinstance(resident, int) and resident > memory:
         raise InputError(f"--resident is more than the {memory >> 20} MiB of --memory; name a smaller size, or auto")
     mount = mounts.find(mountpoint)

@@ -40,15 +40,15 @@ def parse_size(text: str) -> int:
     """Bytes of "4096", "512M", "64KiB", "1.5g". Raises ValueError with a sentence."""
     found = _PATTERN.fullmatch(text.strip())
     if not found:
-        raise ValueError(f"{text!r} is not a size; write it as 4096, 512M, 1.5G or 2GiB")
+        raise ValueError(f"'{text}' is not a size; write it as 4096, 512M, 1.5G or 2GiB")
     from fractions import Fraction  # 5 ms, which only a command with a size needs
 
     number, unit = found.groups()
     exact = Fraction(number) * 1024 ** (_UNITS.index(unit.upper()) + 1 if unit else 0)
     if not unit and exact.denominator != 1:
-        raise ValueError(f"{text!r} is a fraction of a byte; did you forget the unit, as in {text.strip()}G?")
+        raise ValueError(f"'{text}' is a fraction of a byte; did you forget the unit, as in {text.strip()}G?")
     if exact > LARGEST_BYTES:
-        raise ValueError(f"{text!r} is too large; the most is 8E less one byte")
+        raise ValueError(f"'{text}' is too large; the most is 8E less one byte")
     return int(exact)
 
 

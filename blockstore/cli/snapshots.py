@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from blockstore.cli.empty_arguments import CheckedGroup
 from blockstore.cli.natural_order import natural
 from blockstore.cli.output import print_json, say, warn
 from blockstore.cli.paths import DIRECTORY
@@ -27,7 +28,7 @@ UNIQUE = ("stored_patched", "stored_compressed", "stored_raw")
 mount_option = click.option("--mount", "mountpoint", type=DIRECTORY, help="The mount. Default: the only one there is.")
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=CheckedGroup, invoke_without_command=True)
 @mount_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, by name.")
 @click.pass_context
@@ -150,7 +151,7 @@ def _path_of(mount: mounts.Mount, name: str) -> Path:
     if snapshot_file.is_there(place):
         return place
     found = snapshot_file.find(mount, name)
-    raise InputError(f"{mount.path} has no snapshot {name!r} at the top; write {found.name} if you mean that one")
+    raise InputError(f"{mount.path} has no snapshot '{name}' at the top; write {found.name} if you mean that one")
 
 
 def _loaded(mount: mounts.Mount, path: Path) -> Snapshot | None:

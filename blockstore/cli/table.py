@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from blockstore.cli.output import Part, say, say_in_colour
-from blockstore.printable import printable
+from blockstore.printable import Printable, printable
 
 NAME_WIDTH: Final = 12
 """To this width names are folded before a table does not fit."""
@@ -109,11 +109,12 @@ def _row(row: Row, names: int, widths: Sequence[int], *, must_fold: bool) -> Ite
     cells = [Part(cell.text, cell.style or "bold") for cell in row.cells] if row.is_bold else row.cells
     yield _line(first, cells, names, widths, "bold" if row.is_bold else "")
     for piece in others:
-        yield [Part(piece)]
+        yield [Part(Printable(piece))]
 
 
 def _line(name: str, cells: Iterable[Part], names: int, widths: Sequence[int], style: str = "") -> list[Part]:
-    line = [Part(name + " " * (names - cells_of(name)), style)]
+    """A line of a `name` that is Printable, or a piece of one, and cells."""
+    line = [Part(Printable(name + " " * (names - cells_of(name))), style)]
     for cell, width in zip(cells, widths, strict=True):
         line += [Part(_GAP + " " * (width - len(cell.text))), cell]
     return line

@@ -186,7 +186,7 @@ def _print_report(history: History) -> None:
     now, total, latencies = time.strftime("%H:%M:%S"), history.total, history.latencies
     for row in sort_rows(history.rows, "name", reverse=False):
         more = {"wanted": wanted_of(row), "by": mechanism_of(row)}
-        say(f"{now}  {row.shown_name}  {_words(_figures(row) | more)}")
+        say(f"{now}  {row.name}  {_words(_figures(row) | more)}")
     figures = total.figures
     more = {
         "footprint": compact_size(figures["footprint"]),
@@ -195,7 +195,7 @@ def _print_report(history: History) -> None:
         "p99": bound(latencies.p99_us),
         "restarts": str(figures["restarts"]),
     }
-    say(f"{now}  {total.shown_name}  {_words(_figures(total) | more)}")
+    say(f"{now}  {total.name}  {_words(_figures(total) | more)}")
     sys.stdout.flush()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -214,13 +214,8 @@ def _latencies(before: Observation | None, now: Observation) -> Latencies:
     """Of the faults between the two."""
     if before is None or _other_daemon(before, now):
         return Latencies(None, None)
-    counts: list[Sequence[int]] = []
-    for each in (before, now):
-        figures = each.report["total"]["fault_latency"]
-        if figures is None:
-            return Latencies(None, None)
-        counts.append(figures["counts"])
-    difference = [max(new - old, 0) for old, new in zip(*counts, strict=True)]
+    old_counts, new_counts = (each.report["total"]["fault_latency"]["counts"] for each in (before, now))
+    difference = [max(new - old, 0) for old, new in zip(old_counts, new_counts, strict=True)]
     return Latencies(quantile_us(difference, 0.50), quantile_us(difference, 0.99))
 
 

@@ -17,7 +17,7 @@ from blockstore.cli.paths import DIRECTORY
 from blockstore.daemon import control, mounts, phase, state_loss
 from blockstore.daemon.discard import check_unserved
 from blockstore.daemon.discard import discard as discard_state
-from blockstore.daemon.states import check_default_states, default_state
+from blockstore.daemon.states import check_default_states, check_owner, default_state
 from blockstore.daemon.unmount import unmount, unmount_unused
 from blockstore.errors import BusyError, InputError, MountError, StateLost
 from blockstore.vm import write_errors
@@ -149,6 +149,7 @@ def _discard_unmounted(mountpoint: Path | None, state: Path | None) -> None:
             )
         check_default_states(state)
     state = Path(os.path.realpath(state))
+    check_owner(state)
     check_unserved(state)
     discard_state(state)
 

@@ -3,9 +3,13 @@
 import sys
 
 from blockstore.daemon import lean
+from blockstore.errors import BlockstoreError
 
-with lean.stand_ins():
-    from blockstore.daemon.process import main
+try:
+    with lean.StandIns():
+        from blockstore.daemon.process import main
+except BlockstoreError as error:  # of the compiled core
+    sys.exit(f"blockstore: {error}")
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -12,15 +12,13 @@ import trio
 from blockstore.daemon import bill, control_server, memory_limit
 from blockstore.daemon.attachments import own_pid_namespace
 from blockstore.daemon.control import Answer
-from blockstore.daemon.notify import RELOAD_EXIT_CODE
+from blockstore.daemon.notify_message import RELOAD_EXIT_CODE
 from blockstore.daemon.options import DEFAULT_BACKGROUND_CPU
 from blockstore.daemon.sources import Place
 from blockstore.daemon.verification import OnlineVerification
 from blockstore.errors import BlockstoreError, StateLost
 from blockstore.store import census
-from blockstore.store.geometry import SEGMENT_BYTES
 from blockstore.store.home import space_under
-from blockstore.store.pool import COMPACTION_RESERVE_SEGMENTS
 from blockstore.store.report import describe
 
 if TYPE_CHECKING:
@@ -28,6 +26,10 @@ if TYPE_CHECKING:
 
 CHECK_S: Final = 8.0
 """How long the code that is installed now may take to say that it would start; less than a client may take."""
+
+BILL_S: Final = 0.5
+"""How long `status` waits to learn what the processes weigh. To look at the controller's memory may take as long as the
+controller waits for room in the pool, which is for ever if this daemon waits for it, too."""
 
 LAST_WORD_S: Final = 0.2
 """Between the answer to `reload` and the end: the answer has to leave."""
@@ -41,6 +43,8 @@ class Answers:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._verifying = OnlineVerification(session)
+        self._weighing = trio.CapacityLimiter(1)
+        self._weighed: dict[str, int] | None = None
 
     def handlers(self) -> dict[str, control_server.Handler]:
         """By the request's `do`."""
@@ -65,20 +69,22 @@ class Answers:
 
     async def status(self, request: Request) -> Answer:
         """The census, and how the daemon is."""
-        session, counted, pool = self._session, census.Census(), self._session.store.pool
-        await session.stepper.take(census.steps(session.store, counted))
+        session, counted = self._session, census.Census()
+        await session.stepper.take(session.store.locked(census.steps(session.store, counted)))
         names = session.names.files()
         report = describe(counted, names)
-        left_bytes, space = pool.free_bytes + pool.garbage_bytes, space_under(Path(session.options.state))
+        with session.store_lock:
+            pool = session.store.pool_figures()
+        space = space_under(Path(session.options.state))
         for number, figures in zip(counted.volumes, report["volumes"].values(), strict=True):
             volume = session.store.volumes.get(number)
             figures["refaults"] = volume.refaults + volume.range_refaults if volume is not None else 0
             figures["controller"] = session.attachments.describe(number)
         return {
             "report": report,
-            "memory": bill.take(session.supervisor_pid, session.companion.pid, Path(session.options.state)),
-            "fault_latency": session.lane.fault_latency.figures() if session.lane else None,
-            "write_latency": session.lane.write_latency.figures() if session.lane else None,
+            "memory": await self._bill(),
+            "fault_latency": session.lane.fault_latency.figures(),
+            "write_latency": session.lane.write_figures(),
             "daemon_pid": os.getpid(),
             "supervisor_pid": session.supervisor_pid,
             "controller_pid": session.companion.pid,
@@ -86,18 +92,18 @@ class Answers:
             "mounted_at": session.handover.mounted_at,
             "restarts": session.handover.restarts,
             "pool_limit": pool.limit_bytes,
-            "pool_reserve": COMPACTION_RESERVE_SEGMENTS * SEGMENT_BYTES,
+            "pool_reserve": pool.reserve_bytes,
             "pool_limit_complaint": memory_limit.complaint(pool.limit_bytes, memory_limit.of_process()),
-            "pool_room": min(left_bytes, space.free_bytes),
-            "pool_left": left_bytes,
+            "pool_room": min(pool.left_bytes, space.free_bytes),
+            "pool_left": pool.left_bytes,
             "state_space": {"place": session.options.state, **space._asdict()},
-            "pool_used": pool.allocated_bytes - pool.garbage_bytes,
+            "pool_used": pool.used_bytes,
             "lost_blocks": session.store.lost_blocks,
             "can_be_replaced": session.can_be_replaced,
             "is_orphaned": session.is_orphaned,
             "state_loss": session.state_loss(),
             "stalled": session.stalled,
-            "refused_writes": session.lane.refused_writes if session.lane else 0,
+            "refused_writes": session.lane.refused_writes,
             "corrupt_reads": session.corrupt_reads,
             "tier": session.tier_figures(),
             "tier_latency": session.fetches.latency.figures() if session.tier else None,
@@ -105,6 +111,18 @@ class Answers:
             "background": session.background.figures(),
             "write_back": session.handover.write_back_figures(),
         }
+
+    async def _bill(self) -> dict[str, int]:
+        """Returns what the processes weigh, or did when that could be learned last."""
+        session, state = self._session, Path(self._session.options.state)
+        if self._weighed is None:
+            self._weighed = bill.take(session.supervisor_pid, None, state)
+        pids = session.supervisor_pid, session.companion.pid
+        with trio.move_on_after(BILL_S):
+            self._weighed = await trio.to_thread.run_sync(
+                bill.take, *pids, state, abandon_on_cancel=True, limiter=self._weighing
+            )
+        return self._weighed
 
     async def reload(self, request: Request) -> Answer:
         """Make room for the code that is installed now, if that would start."""
@@ -139,15 +157,16 @@ class Answers:
             return {"error": "set wants background_cpu, 0 to 100 per cent"}
         try:
             if limit_bytes is not None:
-                with session.door:
-                    session.store.pool.set_limit(limit_bytes)
+                with session.store_lock:
+                    session.store.set_pool_limit(limit_bytes)
                 session.remember(pool_limit_bytes=limit_bytes)
             if percent is not None:
                 session.background.cpu_percent = float(percent)
                 session.remember(background_cpu=float(percent))
         except BlockstoreError as error:
             return {"error": str(error), "code": error.exit_code}
-        pool = session.store.pool
+        with session.store_lock:
+            pool = session.store.pool_figures()
         return {
             "state_room": session.state_free_bytes() + pool.allocated_bytes,
             "pool_limit_complaint": memory_limit.complaint(pool.limit_bytes, memory_limit.of_process()),
@@ -198,7 +217,7 @@ class Answers:
         """The VM of this `volume` runs from now on: what was read of its memory before was no wait of it."""
         volume = self._session.store.volumes.get(int(request.get("volume", 0)))
         if volume is not None:
-            with self._session.door:
+            with self._session.store_lock:
                 volume.forget_reads()
         return {}
 
@@ -242,5 +261,5 @@ class Answers:
 
     async def _end_soon(self) -> None:
         await trio.sleep(LAST_WORD_S)
-        with self._session.door:  # not that it mattered: a daemon may die at any instruction
+        with self._session.store_lock:  # not that it mattered: a daemon may die at any instruction
             os._exit(RELOAD_EXIT_CODE)

@@ -1,4 +1,4 @@
-"""Background work: what is cold in the store is encoded anew (store/densify.py), within a budget of processor time.
+"""Background work: recompresses idle pages (store/recompression.py) within a budget of processor time.
 
 In trio's thread, in bursts. A fault of a VM may have to wait for a visit to the store, which takes some 0.1 ms; most of
 the time goes into encoding, outside. Requests that wait end a burst, and writes that wait for room end all of it.
@@ -13,10 +13,8 @@ from typing import Any, Final
 
 import trio
 
-from blockstore.daemon.door import Door
 from blockstore.daemon.options import MountOptions
-from blockstore.store import densify
-from blockstore.store.densify import Cold, Gain
+from blockstore.plane.lock import StoreLock
 from blockstore.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -25,7 +23,7 @@ LOOK_S: Final = 2.0
 """How often cold segments are looked for, and room when there was none."""
 
 BURST_S: Final = 0.0003
-"""Of processor time, then a pause in proportion: about the encoding of one block, which is never cut short. Where all
+"""Of processor time, then a pause in proportion: about the encoding of a batch, which is never cut short. Where all
 cores are busy, a fault may wait so long."""
 
 BUSY_S: Final = 0.01
@@ -40,30 +38,27 @@ RATE_S: Final = 0.1
 
 
 class Background:
-    """Of one daemon. `has_waiting()`: are there requests that nobody has taken yet; `requests()`: how many were taken
-    ever; `is_stalled()`: do writes wait for room."""
+    """Of one daemon, made before it takes requests. `has_waiting()`: are there requests that nobody has taken yet;
+    `requests()`: how many were taken ever; `is_stalled()`: do writes wait for room."""
 
     def __init__(
         self,
         store: Store,
-        door: Door,
+        store_lock: StoreLock,
         options: MountOptions,
         has_waiting: Callable[[], bool],
         requests: Callable[[], int],
         is_stalled: Callable[[], bool],
     ) -> None:
-        self._densify = store.densify
-        self._upkeep = store.upkeep
-        self._door = door
+        self._recompression = store.recompression
+        self._store_lock = store_lock
         self._cold_after_s = options.cold_after_s
         self._has_waiting = has_waiting
         self._requests = requests
-        self._counted = (time.monotonic(), requests())
+        self._counted = (time.monotonic(), 0)
         self._is_beside_many = False
         self._is_stalled = is_stalled
         self._was_set = trio.Event()
-        self._picked: list[Cold] = []
-        self._gains: list[Gain] = []
         self._used_s = 0.0
         self._cpu_percent = options.background_cpu
 
@@ -79,12 +74,12 @@ class Background:
 
     def figures(self) -> dict[str, Any]:
         """Since the daemon's start; what `status` tells."""
-        done = self._densify
+        done = self._recompression.done
         return {
             "cpu_percent": self._cpu_percent,
             "cpu_s": round(self._used_s, 3),
-            "tried_blocks": done.tried,
-            "densified_blocks": done.replaced,
+            "tried_blocks": done.tried_blocks,
+            "densified_blocks": done.replaced_blocks,
             "saved_bytes": done.saved_bytes,
         }
 
@@ -101,8 +96,8 @@ class Background:
         while True:
             pause_s = LOOK_S
             if self._cpu_percent and not self._is_stalled():
-                with self._door:
-                    is_due = self._densify.begin(time.monotonic(), self._cold_after_s)
+                with self._store_lock:
+                    is_due = self._recompression.begin(time.monotonic(), self._cold_after_s)
                 if is_due:
                     pause_s = await self._burst()
             self._was_set = trio.Event()
@@ -117,7 +112,7 @@ class Background:
             if self._has_waiting():
                 pause_s = BUSY_S
                 break
-            went_on = self._step()
+            went_on = self._recompression.step(self._store_lock)
             used_s = time.thread_time() - started_s
             if went_on is None:
                 break
@@ -132,29 +127,3 @@ class Background:
             self._counted = (now_s, self._requests())
             self._is_beside_many = self._counted[1] - before > MANY_REQUESTS_PER_S * (now_s - before_s)
         return self._cpu_percent / BESIDE_MANY if self._is_beside_many else self._cpu_percent
-
-    def _step(self) -> bool | None:
-        """One block of a few that are picked, and replaced, at once. None at the end of a pass, False without room."""
-        if not self._picked:
-            with self._door:
-                picked = self._densify.pick()
-            if picked is None:
-                return None
-            described = self._densify.describe(picked)
-            if described:
-                with self._door:
-                    self._densify.look_around(picked, described)
-            self._picked = picked
-        if self._picked:
-            self._gains += densify.encode([self._picked.pop()], hard=self._densify.is_hard)
-        if self._picked or not self._gains:
-            return True
-        gains, self._gains = self._gains, []
-        with self._door:
-            went_on = self._densify.replace(gains)
-        with self._door:
-            # Segments that were emptied just now cost next to nothing to compact, long before there is as much garbage
-            # as others wait for.
-            if self._upkeep.due(quiet=True):
-                self._upkeep.step()
-        return went_on

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+TYPE_CHECKING = False  # so that the supervisor does without typing (lean.py)
+if TYPE_CHECKING:
+    from typing import Final
 
 QUICK_DEATH_S: Final = 0.3
 """A daemon that served for less than this died of the same thing as the one before it, most likely."""

@@ -133,4 +133,4 @@ class Companion:
 
 def _open_log(path: Path) -> BinaryIO:
     """It names VMs: for nobody else to read, whatever the umask is."""
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab")
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "ab")

@@ -8,11 +8,8 @@ instead. Nothing in that can fail half-way, and the kernel asks the next reader 
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import io
 import logging
-import mmap
 import os
 from typing import Final
 
@@ -30,67 +27,37 @@ tried last."""
 
 
 class Device:
-    """The descriptor of a mount and the pipe behind it; one thread at a time may read."""
+    """The descriptor of a mount and the pipe behind it. The lane reads through `pipe` itself (plane/lane.pyi)."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
-        read_end, self._pipe_in = os.pipe2(os.O_CLOEXEC)
-        self._pipe_out = io.FileIO(read_end, "r")
-        self._pipe_bytes = widen(self._pipe_in)
-        self._direct: io.FileIO | None = None
+        self._pipe_out, self._pipe_in = os.pipe2(os.O_CLOEXEC)
+        self.pipe_bytes = widen(self._pipe_in)
+
+    @property
+    def pipe(self) -> tuple[int, int]:
+        """The ends to read from and to write to."""
+        return self._pipe_out, self._pipe_in
 
     @property
     def maximum_write_bytes(self) -> int:
         """Returns what a WRITE may carry so that the pipe holds it and its header: a power of two."""
-        return min(abi.MAXIMUM_WRITE_BYTES, self._pipe_bytes // 2)
-
-    def read(self, buffer: mmap.mmap | memoryview) -> int:
-        """Waits for a request and puts it at the start of the buffer; returns its length in bytes.
-
-        Raises OSError: ENODEV when the mount has ended, ENOENT when the request was withdrawn.
-        """
-        if self._direct is not None:
-            return self._direct.readinto(buffer) or 0
-        try:
-            size = os.splice(self.descriptor, self._pipe_in, min(len(buffer), self._pipe_bytes))
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            self._do_without_pipe()
-            return self.read(buffer)
-        # The pipe is empty before each request, so that one read takes the whole of it.
-        taken = self._pipe_out.readinto(buffer)
-        if taken != size:
-            raise AssertionError(f"a request of {size} bytes came out of the pipe as {taken}")
-        return size
-
-    def read_at_once(self, buffer: mmap.mmap | memoryview) -> int:
-        """Does the same, but does not wait: returns 0 when there is no request.
-
-        What poll(2) has seen may have been withdrawn, because its process was killed.
-        """
-        os.set_blocking(self.descriptor, False)
-        try:
-            return self.read(buffer)
-        except BlockingIOError:
-            return 0
-        finally:
-            os.set_blocking(self.descriptor, True)
+        return min(abi.MAXIMUM_WRITE_BYTES, self.pipe_bytes // 2)
 
     def close(self) -> None:
         """Closes the pipe; the descriptor belongs to the caller."""
-        self._pipe_out.close()
-        os.close(self._pipe_in)
+        for end in self.pipe:
+            os.close(end)
 
-    def _do_without_pipe(self) -> None:
-        """Reads by read(2) from now on: the kernel wants more room than this pipe has, for the largest WRITE that was
-        agreed upon when the mount was made, by a daemon that could have a larger pipe or did not need one."""
+    def tell_that_pipe_is_small(self) -> None:
+        """Logs that the lane reads by read(2) from now on: the kernel wants more room than this pipe has, for the
+        largest WRITE that was agreed upon when the mount was made, by a daemon that could have a larger pipe or did
+        not need one."""
         log.critical(
             "this process may not have a pipe that is large enough for this mount (%d KiB): if it is killed, memory "
             "that is just being written back can be lost; unmount and mount again, or grant CAP_SYS_RESOURCE",
-            self._pipe_bytes >> 10,
+            self.pipe_bytes >> 10,
         )
-        self._direct = io.FileIO(self.descriptor, "r", closefd=False)
 
 
 def widen(pipe: int) -> int:

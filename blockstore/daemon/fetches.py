@@ -1,10 +1,10 @@
 """Fetching what is in the tier for who waits for it: READs that the lane could not answer, and jobs.
 
-A few threads, because each is at the tier most of the time. A READ that has got its records is decoded at the door and
-answered here, as the lane would; an answer is one write(2), for which no lock is needed. Nobody gets an error because
-the tier is away: it is asked again, less and less often, until it answers. Those that are not answered when the daemon
-dies are asked anew by the kernel. Nor for a signal, unless it kills who waits: a VM that faults on its memory within a
-system call, or in KVM, would be told that it has none there (EFAULT).
+A few threads, because each is at the tier most of the time. A READ that has got its records is decoded with the store
+lock and answered here, as the lane would; an answer is one write(2), for which no lock is needed. Nobody gets an error
+because the tier is away: it is asked again, less and less often, until it answers. Those that are not answered when the
+daemon dies are asked anew by the kernel. Nor for a signal, unless it kills who waits: a VM that faults on its memory
+within a system call, or in KVM, would be told that it has none there (EFAULT).
 
 How many can wait is limited by who asks: a thread of a VM waits for one fault, the kernel for some read-ahead
 (relay.py); each takes a few hundred bytes here.
@@ -26,26 +26,22 @@ from pathlib import Path
 from typing import Final
 
 from blockstore.daemon import fuse_abi as abi
-from blockstore.daemon.door import Door
 from blockstore.daemon.latency import Latency
 from blockstore.daemon.sources import SourceAway, Sources
 from blockstore.daemon.tier_health import TierHealth
+from blockstore.daemon.waits import TierRetry
 from blockstore.errors import CorruptBlock
-from blockstore.store.decode import NotHere
-from blockstore.store.fetch import Blocks, Wants, keep, missing, none_fetched, read
+from blockstore.plane.lock import StoreLock
+from blockstore.store.fetch import Wants, none_fetched, read
 from blockstore.store.geometry import BLOCK_BYTES
-from blockstore.store.store import Store, blocks_of
+from blockstore.store.steps import Blocks, NotHere, blocks_of
+from blockstore.store.store import Store
 from blockstore.store.tiers import WAIT_S, Tier, TierAway
-from blockstore.store.volume import Volume
 
 log = logging.getLogger(__name__)
 
 FETCHERS: Final = 4
 """Threads. The records of one fault are one read of a disk, or one round trip; four of them keep either busy."""
-
-FIRST_RETRY_S: Final = 0.05
-LONGEST_RETRY_S: Final = 2.0
-"""Before a tier that was away is asked again for the same; doubled each time."""
 
 LONG_S: Final = WAIT_S
 """A READ that has waited for longer is told of: a disk that hangs never says that it fails."""
@@ -63,7 +59,7 @@ class Ticket:
     blocks: Blocks
     done: bool = False
     given_up: bool = False
-    retry_s: float = FIRST_RETRY_S
+    retry: TierRetry = field(default_factory=TierRetry)
 
 
 @dataclass(slots=True, eq=False)
@@ -79,19 +75,20 @@ class _Read:
     answer: Answer
     wants: Wants
     """What was missing when somebody looked, for a start."""
-    pieces: list[bytes | memoryview] | None = None
+    data: memoryview | None = None
+    """The answer, with room for the header in front."""
     interrupted: bool = False
     """The thread has got a signal, and the kernel says so only once."""
-    retry_s: float = FIRST_RETRY_S
+    retry: TierRetry = field(default_factory=TierRetry)
     started_ns: int = field(default_factory=time.perf_counter_ns)
 
 
 class Fetches:
     """Of one daemon, its tier, if it has one, and its sources."""
 
-    def __init__(self, store: Store, door: Door, tier: Tier | None, sources: Sources) -> None:
+    def __init__(self, store: Store, store_lock: StoreLock, tier: Tier | None, sources: Sources) -> None:
         self._store = store
-        self._door = door
+        self._store_lock = store_lock
         self._tier = tier
         self._sources = sources
         self._changed = threading.Condition(threading.Lock())
@@ -157,33 +154,13 @@ class Fetches:
         return ticket
 
     def fetch(self, blocks: Blocks) -> None:
-        """The same, now, by the caller's thread, which is not at the door. Raises TierAway."""
+        """The same, now, by the caller's thread, which has not the store lock. Raises TierAway."""
         try:
-            self._attempt(lambda: self._missing(blocks))
+            self._attempt(lambda: self._store.missing(blocks))
         except TierAway as error:
             self._failed(error)
             raise
         self.health.answered()
-
-    def read_now(self, volume: Volume, offset: int, length: int) -> bytes:
-        """What is there, by the caller's thread, which is not at the door. Raises TierAway, CorruptBlock."""
-        found: list[bytes | memoryview] = []
-
-        def visit() -> Wants:
-            try:
-                found[:] = self._store.read(volume, offset, length)
-            except NotHere:
-                return self._missing(blocks_of(volume, offset, length))
-            volume.count_range(offset, length)
-            return []
-
-        try:
-            self._attempt(visit)
-        except TierAway as error:
-            self._failed(error)
-            raise
-        self.health.answered()
-        return b"".join(found)
 
     def interrupt(self, unique: int) -> bool:
         """Whoever waits for this READ has got a signal. Is it one of ours?"""
@@ -222,8 +199,7 @@ class Fetches:
         if isinstance(task, _Read):
             self._give_up_if_killed(task)
         with self._changed:
-            heapq.heappush(self._later, (time.monotonic() + task.retry_s, next(self._order), task))
-            task.retry_s = min(2 * task.retry_s, LONGEST_RETRY_S)
+            heapq.heappush(self._later, (time.monotonic() + task.retry.pause_s(), next(self._order), task))
             self._changed.notify()  # others may wait for longer than that
 
     def _take(self) -> _Read | Ticket | None:
@@ -246,7 +222,7 @@ class Fetches:
         """Fetch and answer; False when the tier is away."""
         try:
             if isinstance(task, Ticket):
-                self._attempt(lambda: self._missing(task.blocks))
+                self._attempt(lambda: self._store.missing(task.blocks))
                 task.done = True
             else:
                 self._serve_read(task)
@@ -261,8 +237,8 @@ class Fetches:
             try:
                 self._attempt(lambda: self._decode(task), task.wants)
             except CorruptBlock:  # what was fetched may be damaged, and the tier may have it right
-                with self._door:
-                    self._store.decoder.cache.clear()
+                with self._store_lock:
+                    self._store.forget_fetched()
                 self._attempt(lambda: self._decode(task))
         except CorruptBlock as error:
             self.corrupt_reads += 1
@@ -270,26 +246,23 @@ class Fetches:
             if self._claim(task):
                 self._fail(task, errno.EIO)
             return
-        pieces = task.pieces
-        assert pieces is not None, "without an answer a page would be zeros; this makes it EIO"
+        data = task.data
+        assert data is not None, "without an answer a page would be zeros; this makes it EIO"
         if self._claim(task):
-            task.answer(abi.OUT_HEADER.pack(abi.OUT_HEADER.size + sum(map(len, pieces)), 0, task.unique), *pieces)
+            abi.OUT_HEADER.pack_into(data, 0, len(data), 0, task.unique)
+            task.answer(data)
             with self._changed:
                 self.latency.observe(time.perf_counter_ns() - task.started_ns)
 
     def _attempt(self, visit: Callable[[], Wants], wants: Wants | None = None) -> None:
         """Visit the store until it wants nothing more, and fetch in between; with `wants`, these first. Raises
         TierAway."""
-        cache, pool = self._store.decoder.cache, self._store.pool
         before = none_fetched()
         fetched = read(self._tier, self._sources.readers, wants or [])
         while True:
-            with self._door:
-                for (where, generation), record in before.records:  # others may have filled the caches meanwhile
-                    cache.enter(where, generation, record)
-                for due, content in before.arrived:
-                    pool.arrivals.enter(due, content)
-                keep(self._store.decoder, pool, fetched)
+            with self._store_lock:
+                self._store.keep_again(before)  # others may have filled the caches meanwhile
+                self._store.keep(fetched)
                 wants = visit()
             if not wants:
                 return
@@ -301,27 +274,18 @@ class Fetches:
         if not isinstance(error, SourceAway):  # which tells of itself
             self.health.failed(error)
 
-    def _missing(self, blocks: Blocks) -> Wants:
-        if blocks.volume.deleted:
-            return []
-        return missing(self._store.rows, self._store.decoder.cache, self._store.pool.arrivals, blocks)
-
     def _decode(self, task: _Read) -> Wants:
         volume = self._store.volumes[task.inode]
         if volume.deleted:
             raise KeyError(task.inode)
-        end = task.offset + task.length
         try:
-            if task.length == BLOCK_BYTES and not task.offset % BLOCK_BYTES and end <= volume.size_bytes:
-                task.pieces = [self._store.decoder.read_block(volume, task.offset // BLOCK_BYTES)]
-            else:
-                task.pieces = self._store.read(volume, task.offset, task.length)
+            task.data, written = self._store.read_range(volume, task.offset, task.length, abi.OUT_HEADER.size)
         except NotHere:
-            return self._missing(blocks_of(volume, task.offset, task.length))
+            return self._store.missing(blocks_of(volume, task.offset, task.length))
         if task.length <= BLOCK_BYTES:
-            volume.refaults += 1
+            volume.count_fault(1)
         else:
-            volume.count_range(task.offset, task.length)
+            volume.count_range(written)
         return []
 
     def _fail(self, task: _Read, code: int) -> None:

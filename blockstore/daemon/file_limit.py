@@ -23,7 +23,7 @@ LEAST_DESCRIPTORS: Final = 32
 """No daemon starts with fewer beside those of its files."""
 
 SPARE_DESCRIPTORS: Final = 16
-"""No file is made when fewer would be left: maps that grow, clients and SQLite need one now and then."""
+"""No file is made when fewer would be left: clients and SQLite need one now and then."""
 
 OWN_MAPPINGS: Final = 4096
 """Of a daemon that serves no file: 350 were counted, threads and numpy take more. When none is left, no memory is to be

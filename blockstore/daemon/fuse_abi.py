@@ -88,6 +88,8 @@ PAGE_BYTES: Final = 4096
 
 HEAD_BYTES: Final = IN_HEADER.size + READ_WRITE_IN.size
 assert HEAD_BYTES == REQUEST.size == 80
+MAXIMUM_REQUEST_BYTES: Final = HEAD_BYTES + MAXIMUM_WRITE_BYTES + 4096
+"""Room for one request. The kernel refuses less than for the largest write and 4 KiB of headers."""
 
 
 def failure(unique: int, code: int) -> bytes:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import mmap
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -19,24 +18,24 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from blockstore.daemon import fuse_abi as abi
-from blockstore.daemon.door import Door
 from blockstore.daemon.fetches import Ticket
 from blockstore.daemon.latency import Latency
+from blockstore.daemon.waits import NO_ROOM_TEXT, ROOM_RETRY_S
 from blockstore.errors import BlockstoreError, InputError, OutOfRoom
-from blockstore.store.fetch import Blocks
-from blockstore.store.store import Steps
+from blockstore.plane.requests import Request
+from blockstore.store.steps import Blocks, Outcome, Steps, Yielded, take_step
 from blockstore.store.volume import Volume
 
 log = logging.getLogger(__name__)
 
 MAXIMUM_JOBS: Final = 32
-"""Jobs under way at once, each with a buffer of up to 1 MiB. The kernel sends at most MAXIMUM_BACKGROUND (relay.py)
-write-back requests at once; direct writers come on top. When there are more, the device is not read until one is
-done; when so many wait for room, it is, and further direct writes are parked (parked_writes.py)."""
+"""Jobs under way at once, each with a request of up to 1 MiB. The kernel sends at most MAXIMUM_BACKGROUND (relay.py)
+write-back requests at once; direct writers come on top. When there are more, no request is taken from the lane until
+one is done; when so many wait for room, it is, and further direct writes are parked (parked_writes.py)."""
 
-STALL_RETRY_MS: Final = 50
-"""How long jobs that found no room wait after all of them have tried: short enough not to be felt. A try encodes the
-whole step, ten milliseconds at worst; from the first of them on, 32 jobs would never leave off."""
+STALL_RETRY_MS: Final = 1000 * ROOM_RETRY_S
+"""How long jobs that found no room wait after all of them have tried; from the first of them on, 32 jobs would never
+leave off."""
 
 TICKET_LOOK_MS: Final = 2
 """How often a job looks whether its blocks have come from the tier: about what a disk takes."""
@@ -50,12 +49,13 @@ class Job:
     volume: Volume
     steps: Steps
     answer: Callable[[], bytes]
-    buffer: mmap.mmap | None = None
     started_ns: int = field(default_factory=time.perf_counter_ns)
     interrupted: bool = False
     """Whoever asked has got a signal: the job is given up when it finds no room."""
     needs: Blocks | None = None
     """Of the tier, to go on."""
+    request: Request | None = None
+    """The write, behind which others may wait until it is done."""
     is_stalled: bool = False
     """It has found no room, and is not done since."""
     written: range = range(0)
@@ -65,21 +65,17 @@ class Job:
 
 
 class Jobs:
-    """All that are under way. `answer` sends an answer; `leave` is told of each job that is done or given up; `ask_for`
-    has blocks fetched from the tier, if there is one; `makes_room()`: is the pager at it?"""
+    """All that are under way. `answer` sends an answer; `ask_for` has blocks fetched from the tier, if there
+    is one; `makes_room()`: is the pager at it?"""
 
     def __init__(
         self,
-        door: Door,
         answer: Callable[[bytes], None],
-        leave: Callable[[Job], None],
         write_latency: Latency,
         ask_for: Callable[[Blocks], Ticket] | None = None,
         makes_room: Callable[[], bool] = bool,
     ) -> None:
-        self._door = door
         self._answer = answer
-        self._leave = leave
         self._write_latency = write_latency
         self._queues: OrderedDict[int, deque[Job]] = OrderedDict()  # by volume, the next one first
         self._ask_for = ask_for
@@ -97,9 +93,14 @@ class Jobs:
 
     @property
     def takes_more(self) -> bool:
-        """May the device be read? When all places are taken by those that wait for room, what makes room must come
+        """May a request be taken? When all places are taken by those that wait for room, what makes room must come
         through, and reads; a write(2) that comes then is parked."""
         return self.count < MAXIMUM_JOBS or self.stalled >= MAXIMUM_JOBS
+
+    @property
+    def has_waiting(self) -> bool:
+        """Does a job wait for room, or for the tier?"""
+        return bool(self.stalled or self._fetching)
 
     @property
     def can_go_on(self) -> bool:
@@ -138,8 +139,8 @@ class Jobs:
             return
         number, queue = next(iter(self._queues.items()))
         job = queue[0]
-        outcome = self._step(job)
-        if outcome is None:  # it goes on
+        said = self._step(job)
+        if said is Outcome.WENT_ON:
             self._queues.move_to_end(number)
             return
         queue.popleft()
@@ -148,11 +149,11 @@ class Jobs:
         if self._is_retrying and not self._queues:
             self._is_retrying = False
             self._retry_at_ms = time.monotonic() * 1000 + STALL_RETRY_MS
-        if outcome is _WAITS:
+        if isinstance(said, (Outcome, Blocks)):
             self._wait(job)
             return
+        self._answer(said)
         self._end(job)
-        self._answer(outcome)
         self._observe(job)
         if self._was_stalled and not self._stalled and not self._queues:
             self._was_stalled = False
@@ -161,13 +162,14 @@ class Jobs:
     def finish_now(self, job: Job) -> bool:
         """Take all steps of a small job that was not entered, and answer; False when it has to wait."""
         while True:
-            outcome = self._step(job)
-            if outcome is _WAITS:
+            said = self._step(job)
+            if said is Outcome.WENT_ON:
+                continue
+            if isinstance(said, (Outcome, Blocks)):
                 return False
-            if outcome is not None:
-                self._answer(outcome)
-                self._observe(job)
-                return True
+            self._answer(said)
+            self._observe(job)
+            return True
 
     def retry_in_ms(self) -> float:
         """When jobs that wait shall be tried again; not positive if that is now."""
@@ -189,38 +191,37 @@ class Jobs:
         for job in ready:
             self._let_go_on(job)
 
-    def interrupt(self, unique: int) -> None:
-        """A process that waits may be killed; other requests of ours are done in milliseconds anyway."""
+    def interrupt(self, unique: int) -> bool:
+        """A process that waits may be killed; other requests of ours are done in milliseconds anyway. Returns whether
+        this one is here."""
         for job, ticket in self._fetching:
             if job.unique == unique:
                 self._fetching.remove((job, ticket))
                 ticket.given_up = True
                 self._give_up(job)
-                return
+                return True
         for waiting in (self._stalled, self._behind):
             for job in waiting:
                 if job.unique == unique:
                     waiting.remove(job)
                     self._give_up(job)
-                    return
+                    return True
         for queue in self._queues.values():  # it may be there to be tried again
             for job in queue:
-                job.interrupted |= job.unique == unique
+                if job.unique == unique:
+                    job.interrupted = True
+                    return True
+        return False
 
     def _let_go_on(self, job: Job) -> None:
         self._queues.setdefault(job.volume.number, deque()).append(job)
 
-    def _step(self, job: Job) -> bytes | None:
-        """Take a step: None when there is more to do, _WAITS, or the answer."""
+    def _step(self, job: Job) -> bytes | Yielded:
+        """Takes a step. Returns how it ended, or the answer to the request when that was the last one."""
         try:
-            with self._door:
-                outcome = next(job.steps)
-            if outcome is True:
-                return None
+            outcome = take_step(job.steps)
             job.needs = outcome if isinstance(outcome, Blocks) else None
-            return _WAITS
-        except StopIteration:
-            return job.answer()
+            return job.answer() if outcome is None else outcome
         except OutOfRoom as error:
             log.error("file %d: %s", job.volume.number, error)
             code = errno.ENOSPC
@@ -235,7 +236,7 @@ class Jobs:
         return abi.failure(job.unique, code)
 
     def _observe(self, job: Job) -> None:
-        if job.buffer is not None:  # a write, and no cloning or punching
+        if job.written:  # and no cloning or punching
             self._write_latency.observe(time.perf_counter_ns() - job.started_ns)
 
     def _wait(self, job: Job) -> None:
@@ -248,17 +249,19 @@ class Jobs:
 
     def _stall(self, job: Job) -> None:
         if not self._was_stalled and not self._makes_room():
-            log.error("there is no room for more: writes wait; `blockstore status --check` says what is full")
+            log.error(NO_ROOM_TEXT, "writes wait")
             self._was_stalled = True
         self.stalled += not job.is_stalled
         job.is_stalled = True
         self._stalled.append(job)
 
     def _give_up(self, job: Job) -> None:
-        self._end(job)
         self._answer(abi.failure(job.unique, errno.EINTR))
+        self._end(job)
 
     def _end(self, job: Job) -> None:
+        if job.request is not None:
+            job.request.done()
         self.count -= 1
         self.stalled -= job.is_stalled
         for other in [other for other in self._behind if job in other.after]:
@@ -266,7 +269,3 @@ class Jobs:
             if not other.after:
                 self._behind.remove(other)
                 self._let_go_on(other)
-        self._leave(job)
-
-
-_WAITS: Final = b"waits"

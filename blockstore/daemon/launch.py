@@ -12,14 +12,15 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from blockstore.daemon import control, lean, mounts, phase
+from blockstore.daemon import control, lean, mounts, phase, supervisor
 from blockstore.daemon.listening import listen
-from blockstore.daemon.notify import NOTIFY_VARIABLE
+from blockstore.daemon.notify_message import NOTIFY_VARIABLE
 from blockstore.daemon.options import MountOptions
-from blockstore.daemon.states import check_default_states, default_states
+from blockstore.daemon.states import check_default_states, check_links, check_owner, default_states
 from blockstore.errors import BusyError, InputError, MountError, error_of, state_in_use
 from blockstore.store.superblock import refuse_foreign
 
@@ -50,8 +51,10 @@ def check(options: MountOptions) -> None:
                 f"the state directory {options.state} lies in the blockstore mount {mount.path}; "
                 "name another with --state"
             )
+    check_owner(state)
     _check_tier(options.spill, target)
     _check_mountpoint(target)
+    import_module("blockstore.plane")  # raises the sentence where it is not built
     _check_device()
     _check_state(Path(options.state))
     if options.metrics is not None:  # the daemon takes the port; by then there would be something to take back
@@ -103,7 +106,13 @@ def become(options: MountOptions) -> NoReturn:
 
 
 def _supervisor(report_fd: int, options: MountOptions) -> list[str]:
-    return lean.command("blockstore.daemon.supervisor", str(report_fd), options.to_json())
+    return supervisor.command(
+        options.state,
+        options.to_json(),
+        report_fd,
+        watchdog_s=options.watchdog_s,
+        is_foreground=options.foreground,
+    )
 
 
 def _await_report(process: subprocess.Popen[bytes], report_fd: int, state: Path) -> list[str]:
@@ -156,6 +165,7 @@ def _check_mountpoint(target: Path) -> None:
 def _check_state(state: Path) -> None:
     try:
         refuse_foreign((entry.name for entry in state.iterdir()), str(state))
+        check_links(state)
     except FileNotFoundError:
         return
     except OSError as error:

@@ -23,6 +23,9 @@ READ_AHEAD_BYTES: Final = 128 << 10
 """What the kernel may read around a page that a VM faults, and its own default. While a VM idles the controller makes
 it less for that VM (vm/read_ahead.py)."""
 
+_LINKS: Final = 40
+"""So many symbolic links are followed from one path, as the kernel does (path_resolution(7))."""
+
 CONTROLLER_MODULE: Final = "blockstore.vm.controller"
 """Beside each daemon (companion.py): it uses the mount now and then, on behalf of nobody."""
 
@@ -128,14 +131,21 @@ def find(path: Path | None) -> Mount:
 
 
 def lookup(path: Path) -> Mount | None:
-    """The mount at `path`, if there is one."""
+    """Returns the mount at `path`, or where the symbolic links there lead to; None if there is none. Asks no mount:
+    one that does not answer would have the caller wait for ever."""
     mounts = all_mounts()
     wanted = Path(os.path.abspath(path))
-    # Resolving the last part could ask the mount itself, which may not answer: only its parent is resolved.
-    for candidate in (wanted, Path(os.path.realpath(wanted.parent)) / wanted.name):
-        for mount in reversed(mounts):
-            if mount.path == candidate:
-                return mount
+    for _ in range(_LINKS):
+        # To resolve the last part could ask the mount itself: before it is compared, only its parent is resolved.
+        parent = Path(os.path.realpath(wanted.parent))
+        for candidate in (wanted, parent / wanted.name):
+            for mount in reversed(mounts):
+                if mount.path == candidate:
+                    return mount
+        try:
+            wanted = Path(os.path.abspath(parent / wanted.readlink()))
+        except OSError:  # no link, or nothing is there
+            return None
     return None
 
 

@@ -2,13 +2,8 @@
 
 One protocol for systemd and for our own supervisor. Messages are datagrams of KEY=VALUE lines to NOTIFY_SOCKET;
 descriptors that shall outlive the process are handed over with FDSTORE=1 and come back to the next one as
-LISTEN_FDS. Without NOTIFY_SOCKET nobody listens, and everything here does nothing.
-
-    READY=1 (X_WARNINGS=json)    the mount serves
-    X_DEVICE=MAJOR:MINOR         there is a mount, which does not serve yet
-    X_ERROR=json                 the start has failed for good: {"error": sentence, "code": exit code}
-    WATCHDOG=1                   a beat
-    FDSTORE=1 FDNAME=name        keep the descriptor that comes along
+LISTEN_FDS. Without NOTIFY_SOCKET nobody listens, and everything here does nothing. The messages stand in
+notify_message.py.
 """
 
 from __future__ import annotations
@@ -18,19 +13,9 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
-FIRST_FD: Final = 3
-"""SD_LISTEN_FDS_START: descriptors that were kept have numbers from here on."""
-
-NOTIFY_VARIABLE: Final = "NOTIFY_SOCKET"
-
-RELOAD_EXIT_CODE: Final = 75
-"""The daemon asks to be replaced by the code that is installed now."""
-
-WARNINGS_KEY: Final = "X_WARNINGS"
-ERROR_KEY: Final = "X_ERROR"
-DEVICE_KEY: Final = "X_DEVICE"
+from blockstore.daemon.notify_message import DEVICE_KEY, ERROR_KEY, FIRST_FD, NOTIFY_VARIABLE, WARNINGS_KEY
 
 TELL_S: Final = 5.0
 """How long it may take to be heard; a beat is not waited for at all, because the mount would stand still meanwhile."""
@@ -90,20 +75,6 @@ class Service:
                 if descriptors:
                     raise
                 # Whoever listened is gone: nobody can be told.
-
-
-def parse(message: bytes) -> dict[str, Any]:
-    """The KEY=VALUE lines of a message; of JSON values the value. What makes no sense is left out."""
-    found: dict[str, Any] = {}
-    for line in message.decode(errors="replace").splitlines():
-        key, separator, value = line.partition("=")
-        if not separator:
-            continue
-        try:
-            found[key] = json.loads(value) if key in (WARNINGS_KEY, ERROR_KEY) else value
-        except ValueError:
-            continue
-    return found
 
 
 def _take_kept_descriptors() -> dict[str, int]:

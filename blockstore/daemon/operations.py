@@ -1,6 +1,6 @@
-"""What pyfuse3 asks of the file system: names, attributes, open files; and the data itself with --no-lane.
+"""What pyfuse3 asks of the file system: names, attributes, open files. The data is the lane's (lane.py).
 
-Runs in trio's thread. The store is reached through the door, in steps, so that neither the lane nor this thread
+Runs in trio's thread. The store is reached in steps that hold the store lock, so that neither the lane nor this thread
 waits long for the other.
 """
 
@@ -20,15 +20,15 @@ import trio
 from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT
 
 from blockstore.daemon import file_limit
-from blockstore.daemon.door import Door
 from blockstore.daemon.names import MAXIMUM_NAME_BYTES, Inode, Names
 from blockstore.daemon.relay import TICKET_RESENT
 from blockstore.daemon.stepper import Stepper
 from blockstore.errors import BlockstoreError, CorruptBlock, InputError, OutOfRoom
-from blockstore.store.decode import NotHere
+from blockstore.plane.lock import StoreLock
 from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.home import SECTOR_BYTES
-from blockstore.store.store import Store, run
+from blockstore.store.steps import run
+from blockstore.store.store import Store
 from blockstore.store.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Operations(pyfuse3.Operations):
         self,
         names: Names,
         store: Store,
-        door: Door,
+        store_lock: StoreLock,
         stepper: Stepper,
         state_free_bytes: Callable[[], int],
         is_in_use: Callable[[int], bool],
@@ -66,7 +66,7 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self._names = names
         self._store = store
-        self._door = door
+        self._store_lock = store_lock
         self._stepper = stepper
         self._state_free_bytes = state_free_bytes
         self._is_in_use = is_in_use
@@ -79,8 +79,6 @@ class Operations(pyfuse3.Operations):
         self._lack = ""  # why no further file can be made
         self._ended: set[int] = set()  # inodes whose VM is known to have ended
         self.initialised = trio.Event()
-        self.at_init: Callable[[], object] = bool
-        """Called when the kernel has said hello, before it is answered."""
 
     def vm_ended(self, inode: int) -> None:
         """The file was the memory of a VM that has ended."""
@@ -89,7 +87,6 @@ class Operations(pyfuse3.Operations):
 
     def init(self) -> None:
         """The kernel has said hello: the mount serves."""
-        self.at_init()
         self.initialised.set()
 
     def writers_of(self, inode: int, fh: int) -> int:
@@ -252,24 +249,6 @@ class Operations(pyfuse3.Operations):
         with _errors():
             self._names.release(fh)
 
-    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        with _errors():
-            inode, _ = self._handles[fh]
-            volume = self._volume(inode)
-            try:
-                with self._door:
-                    data = b"".join(self._store.read(volume, off, size))
-                    volume.count_range(off, size)
-                    return data
-            except NotHere:
-                return await self._stepper.read(volume, off, size)
-
-    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        with _errors():
-            inode, _ = self._handles[fh]
-            await self._stepper.change(self._store.write_steps(self._volume(inode), off, buf))
-        return len(buf)
-
     async def flush(self, fh: FileHandleT) -> None:
         return None
 
@@ -304,16 +283,15 @@ class Operations(pyfuse3.Operations):
 
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         data = pyfuse3.StatvfsData()
-        with self._door:
-            pool = self._store.pool
-            limit_bytes, room_bytes = pool.limit_bytes, pool.free_bytes + pool.garbage_bytes
+        with self._store_lock:
+            pool = self._store.pool_figures()
             files = len(self._store.volumes)
-        files_left = file_limit.files_left(files)  # which reads a file, and not at the door
+        files_left = file_limit.files_left(files)  # which reads a file, and not with the store lock
         with _errors():
-            free_bytes = min(room_bytes, self._state_free_bytes())
+            free_bytes = min(pool.left_bytes, self._state_free_bytes())
             names = self._names.count()
         data.f_bsize = data.f_frsize = BLOCK_BYTES
-        data.f_blocks = limit_bytes // BLOCK_BYTES
+        data.f_blocks = pool.limit_bytes // BLOCK_BYTES
         data.f_bfree = data.f_bavail = free_bytes // BLOCK_BYTES
         data.f_ffree = data.f_favail = files_left
         data.f_files = names + files_left
@@ -328,7 +306,7 @@ class Operations(pyfuse3.Operations):
         self._check_file_limit()
 
         def make_volume(made: Inode) -> None:
-            with self._door:
+            with self._store_lock:
                 volumes.append(self._store.create_volume(made.inode, made.domain))
 
         try:
@@ -337,9 +315,8 @@ class Operations(pyfuse3.Operations):
                 parent, name, mode & ~ctx.umask, ctx.uid, ctx.gid, ticket=_ticket(ctx), before=make_volume
             )
         except BaseException:
-            with self._door:
-                for volume in volumes:
-                    run(self._store.delete_steps(volume))
+            for volume in volumes:
+                run(self._store.delete_steps(volume))
             raise
 
     def _check_file_limit(self) -> None:
@@ -394,7 +371,7 @@ class Operations(pyfuse3.Operations):
         entry.attr_timeout = ATTRIBUTES_VALID_S
         entry.entry_timeout = NAMES_VALID_S
         if found.is_file:
-            with self._door:
+            with self._store_lock:
                 volume = self._volume(found.inode)
                 entry.st_size = volume.size_bytes
                 entry.st_blocks = _sectors(volume)
@@ -430,7 +407,7 @@ class Operations(pyfuse3.Operations):
         request, which waits with write-back, which may wait for just this room.
         """
         unused = [inode for inode in self._names.nameless() if inode not in self._writers or self._has_ended(inode)]
-        with self._door:
+        with self._store_lock:
             self._store.lend_room_of([self._store.volumes[inode] for inode in unused if inode in self._store.volumes])
 
     def _has_ended(self, inode: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Final
 
 DEFAULT_BACKGROUND_CPU: Final = 20.0
@@ -14,18 +14,22 @@ DEFAULT_COLD_AFTER_S: Final = 30.0
 """A VM's working set is written back again within this time (the kernel's own age for dirty pages), and then the work
 was for nothing; what stays longer, stays for minutes as a rule."""
 
+FOLLOW: Final = "follow"
+ANY_CORE: Final = "none"
+"""What --lane-cpu can be: the lane follows the faults, or the scheduler alone decides where it runs."""
+
 
 @dataclass(frozen=True)
 class MountOptions:
     """Paths are absolute. `watchdog_s`: a daemon without a sign of life for so long is replaced. `metrics`: the address
     and port to serve metrics at, if anywhere. `spill`: the URL of the tier; without one, the one that the state has, if
     any (spill.py). `background_cpu`: per cent of a core, 0 is off; a segment of the pool is
-    cold, and its records worth that work, `cold_after_s` after it was filled."""
+    cold, and its records worth that work, `cold_after_s` after it was filled. `lane_cpu`: FOLLOW or ANY_CORE."""
 
     mountpoint: str
     state: str
     pool_limit_bytes: int
-    lane: bool = True
+    lane_cpu: str = FOLLOW
     patching: bool = True
     allow_other: bool = False
     remove_empty_state: bool = False
@@ -41,4 +45,7 @@ class MountOptions:
 
     @classmethod
     def from_json(cls, text: str) -> MountOptions:
-        return cls(**json.loads(text))
+        """Returns the options, without those that this version does not have: a supervisor of an earlier version passes
+        on what that one was told."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in json.loads(text).items() if name in known})

@@ -11,19 +11,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from contextlib import suppress
 from typing import Any, Final
 
-import numpy as np
-
-from blockstore.daemon.door import Door
 from blockstore.daemon.fetches import END_S, Fetches
 from blockstore.daemon.tier_health import TierHealth
+from blockstore.daemon.waits import BACKGROUND_FIRST_RETRY_S, BACKGROUND_LONGEST_RETRY_S, TierRetry
 from blockstore.errors import InputError
+from blockstore.plane.lock import StoreLock
 from blockstore.store.geometry import SEGMENT_BYTES
-from blockstore.store.mover import Mover
 from blockstore.store.store import Store
-from blockstore.store.tiers import PieceMissing, Tier, TierAway
+from blockstore.store.tiers import Tier, TierAway
 
 log = logging.getLogger(__name__)
 
@@ -54,22 +51,14 @@ REWRITE_S: Final = 1.0
 SWEEP_PIECES: Final = 64
 """Deleted from one look to the next: room in the pool is more urgent."""
 
-FIRST_RETRY_S: Final = 0.5
-LONGEST_RETRY_S: Final = 10.0
-"""When the tier fails; doubled each time."""
-
 
 class Pager:
     """Of one daemon and its tier."""
 
-    def __init__(self, store: Store, door: Door, tier: Tier, fetches: Fetches) -> None:
-        self._store = store
-        self._pool = store.pool
-        self._pieces = store.pool.pieces
-        self._door = door
+    def __init__(self, store: Store, store_lock: StoreLock, tier: Tier, fetches: Fetches) -> None:
         self._tier = tier
         self._fetches = fetches
-        self._mover = Mover(store.paging, store.pool, tier, door)
+        self._mover = store.mover(tier, store_lock)
         self._is_reconciled = False
         self._warm_at_s = self._rewrite_at_s = 0.0
         self._ends = threading.Event()
@@ -92,38 +81,31 @@ class Pager:
             return
         ends_s = time.monotonic() + END_S
         try:
-            while self._pieces.doomed and time.monotonic() < ends_s:  # of files that were deleted at the end
+            while self._mover.has_doomed and time.monotonic() < ends_s:  # of files that were deleted at the end
                 self._mover.sweep(SWEEP_PIECES)
         except TierAway as error:
             log.warning("%s; it is swept at the next mount", error)
 
     def figures(self) -> dict[str, Any]:
-        """What `status` tells. To be asked at the door."""
-        pieces, paging = self._pieces, self._store.paging
-        return {
-            "pieces": pieces.count,
-            "bytes": pieces.stored_bytes,
-            "missing_pieces": len(pieces.missing),
-            "out_bytes": paging.out_bytes,
-            "back_bytes": paging.back_bytes,
-        }
+        """What `status` tells. To be asked with the store lock."""
+        return self._mover.figures()._asdict()
 
     def _run(self) -> None:
-        retry_s = FIRST_RETRY_S
+        retry = TierRetry(BACKGROUND_FIRST_RETRY_S, BACKGROUND_LONGEST_RETRY_S)
         while not self._ends.is_set():
             pause_s = LOOK_S
             try:
                 self._work()
                 self.health.answered()
-                retry_s = FIRST_RETRY_S
+                retry.answered()
             except (TierAway, InputError) as error:
                 self.health.failed(error)
                 self._find_out_whether_it_is_read()
-                pause_s, retry_s = retry_s, min(2 * retry_s, LONGEST_RETRY_S)
+                pause_s = retry.pause_s()
             except Exception as error:
                 log.exception("the pager")
                 self.health.failed(error)
-                pause_s = LONGEST_RETRY_S
+                pause_s = BACKGROUND_LONGEST_RETRY_S
             self._ends.wait(pause_s)
 
     def _work(self) -> None:
@@ -132,7 +114,7 @@ class Pager:
         if not self._is_reconciled:
             self._reconcile()
         self._mover.sweep(SWEEP_PIECES)
-        if self._free_bytes() < self._mark(START_SHARE, START_SEGMENTS):
+        if self._mover.free_bytes() < self._mark(START_SHARE, START_SEGMENTS):
             self._make_room()
         now_s = time.monotonic()
         if now_s >= self._rewrite_at_s:
@@ -146,59 +128,38 @@ class Pager:
         """Asks for one byte after a failure: a tier that is full still gives what is in it, and one that is away keeps
         VMs waiting although none of them needs it at the moment."""
         try:
-            self._read_a_byte()
+            self._mover.read_a_byte()
         except TierAway as error:
             self._fetches.health.failed(error)
 
     def _probe(self) -> None:
         """Somebody met a tier that was away, and has not waited for it. Nobody else would find out that it is back."""
-        if not self._read_a_byte():
+        if not self._mover.read_a_byte():
             self._tier.check()
         self._fetches.health.answered()
 
-    def _read_a_byte(self) -> bool:
-        """Returns False if there is no piece to read one from. Raises TierAway."""
-        piece = next(iter(self._pieces.numbers()), None)
-        if piece is None:
-            return False
-        with suppress(PieceMissing):
-            self._tier.read(piece, 0, 1)
-        return True
-
     def _reconcile(self) -> None:
-        if not self._pieces.count:
+        if not self._mover.has_pieces:
             self._tier.check()  # it may have been away at the start; with pieces, what is there now is all that counts
-        missing = self._mover.reconcile()
-        with self._door:
-            for piece in missing:
-                self._pieces.miss(piece, int(self._pieces.generation[piece]))
-        if missing:
+        lost = self._mover.reconcile()
+        if lost:
             place = self._tier.describe()
-            log.critical("%s has lost %d pieces; `blockstore verify` tells what was in them", place, len(missing))
+            log.critical("%s has lost %d pieces; `blockstore verify` tells what was in them", place, lost)
         self._is_reconciled = True
 
     def _make_room(self) -> None:
         """Until enough is free, or nothing is left that could go."""
         while not self._ends.is_set():
-            lack_bytes = self._mark(STOP_SHARE, STOP_SEGMENTS) - self._free_bytes()
+            lack_bytes = self._mark(STOP_SHARE, STOP_SEGMENTS) - self._mover.free_bytes()
             if lack_bytes <= 0 or not self._mover.out(-(-lack_bytes // SEGMENT_BYTES)):
                 return
 
     def _bring_back(self) -> None:
         """The pieces that were read most, while there is much room."""
-        with self._door:
-            heat = self._pieces.heat
-            warm = np.argsort(-heat, kind="stable")[:BACK_PIECES]
-            warm = warm[heat[warm] >= WARM_RECORDS]
-            heat //= 2
-        for piece in warm.tolist():
-            if self._free_bytes() < self._mark(BACK_SHARE, 2 * STOP_SEGMENTS):
+        for piece in self._mover.warm(BACK_PIECES, WARM_RECORDS):
+            if self._mover.free_bytes() < self._mark(BACK_SHARE, 2 * STOP_SEGMENTS):
                 return
             self._mover.back(piece)
 
     def _mark(self, share: float, segments: int) -> int:
-        return max(int(share * self._pool.limit_bytes), segments * SEGMENT_BYTES)
-
-    def _free_bytes(self) -> int:
-        with self._door:
-            return self._pool.free_bytes
+        return max(int(share * self._mover.limit_bytes), segments * SEGMENT_BYTES)

@@ -25,6 +25,7 @@ the default, every slice asks the host for it again, for a twentieth of all that
 
 PR_SET_IO_FLUSHER: Final = 57  # include/uapi/linux/prctl.h, prctl(2)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # mallopt(3)
+_MADV_DONTNEED: Final = 4
 _MADV_PAGEOUT: Final = 21  # Linux 5.4
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4  # mlockall(2)
 
@@ -50,19 +51,37 @@ def prepare() -> list[str]:
 
 
 def shed() -> None:
-    """Give back what only the start has used: free heap, and pages of programs and libraries that nobody asks for any
-    more, 10 MB of them. What is needed after all comes back, and is locked then."""
+    """Gives back what only the start has used: free heap, and pages of programs and libraries that nobody asks for any
+    more, 10 MB of them. What is needed after all comes back, and is locked then.
+
+    MADV_PAGEOUT leaves alone what other processes have mapped as well, such as the daemon of another mount; so what is
+    the file's alone is unmapped here, too, and each of them pays for what it uses."""
     _libc.malloc_trim(0)
     was_locked = _locked_bytes() > 0
     if was_locked:
         _libc.munlockall()  # what is locked cannot leave
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        fields = line.split(None, 5)
-        if len(fields) == 6 and fields[5].startswith("/") and fields[1][1] == "-":
-            start, end = (int(part, 16) for part in fields[0].split("-"))
-            _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_PAGEOUT)
+    for start, size, has_own_pages in _mappings_of_programs():
+        _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_PAGEOUT)
+        if not has_own_pages:
+            _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_DONTNEED)
     if was_locked:
         _lock_memory()
+
+
+def _mappings_of_programs() -> list[tuple[int, int, bool]]:
+    """Returns start and size in bytes of the mappings of files that are not writable, and whether some of its pages are
+    not the file's any more: tables of addresses that were written when the library was loaded (proc_pid_smaps(5))."""
+    found: list[tuple[int, int, bool]] = []
+    is_program, start, end = False, 0, 0
+    with Path("/proc/self/smaps").open() as file:  # line by line: all of it would leave a MB of heap
+        for line in file:
+            fields = line.split(None, 5)
+            if not fields[0].endswith(":"):
+                is_program = len(fields) == 6 and fields[5].startswith("/") and fields[1][1] == "-"
+                start, end = (int(part, 16) for part in fields[0].split("-"))
+            elif fields[0] == "Anonymous:" and is_program:
+                found.append((start, end - start, fields[1] != "0"))
+    return found
 
 
 def _locked_bytes() -> int:

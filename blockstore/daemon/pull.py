@@ -9,20 +9,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
-from blockstore.daemon.door import Door
 from blockstore.daemon.fetches import END_S
 from blockstore.daemon.sources import Place, Sources
-from blockstore.errors import BlockstoreError, CorruptBlock, InputError, MountError
+from blockstore.errors import BlockstoreError, InputError, MountError
+from blockstore.plane.lock import StoreLock
 from blockstore.store import pushed
-from blockstore.store.arrivals import content_digest
-from blockstore.store.decode import NotHere
-from blockstore.store.geometry import CHECK_MASK, FIRST_ROW
 from blockstore.store.pushed import Head, Index
 from blockstore.store.store import Store
 from blockstore.store.tiers import TierAway
@@ -46,9 +41,9 @@ OUTCOMES_KEPT: Final = 16
 class Pull:
     """The one that is under way in a daemon, or the last one."""
 
-    def __init__(self, store: Store, door: Door, sources: Sources) -> None:
+    def __init__(self, store: Store, store_lock: StoreLock, sources: Sources) -> None:
         self._store = store
-        self._door = door
+        self._store_lock = store_lock
         self._sources = sources
         self._thread: threading.Thread | None = None
         self._ends = False
@@ -102,81 +97,47 @@ class Pull:
         self._outcomes[volume.number] = outcome
         while len(self._outcomes) > OUTCOMES_KEPT:
             self._outcomes.popitem(last=False)
-        with self._door:
-            if not self._store.pool.arrivals.count:
+        with self._store_lock:
+            if not self._store.remote.contents:
                 self._sources.forget_all()
 
     def _pull(self, volume: Volume, place: Place) -> None:
-        with self._door:
+        with self._store_lock:
             number = self._sources.add(place)
         tier = self._sources.readers[number].open()
         head = pushed.read_head(tier, place.name)
         index = pushed.read_index(tier, head)
-        with self._door:
-            known = self._store.rows.next_row
+        with self._store_lock:
+            known = self._store.remote.rows
         self._total = known + len(index.places)
-        with self._door:
-            first = self._store.pool.arrivals.add(number, index.where, index.digests)
+        with self._store_lock:
+            first = self._store.remote.add(number, index.where, index.digests)
         self._look_for(volume, head, index, first)
         self._make_due(volume, index, first)
 
     def _look_for(self, volume: Volume, head: Head, index: Index, first: int) -> None:
         """Which of the contents does the store have?"""
-        wanted, rows = _Wanted(index.digests), self._store.rows
-        looked_at = FIRST_ROW
+        remote = self._store.remote
+        digests = remote.digests(index.digests)
+        looked_at = 0
         while not (self._ends or volume.deleted):
-            with self._door:
-                end = min(looked_at + ROWS_LOOKED_AT, rows.next_row)
-                window = slice(looked_at, end)
-                of_domain = rows.domain.array[window] == volume.domain.index
-                found = np.flatnonzero(of_domain & (rows.where.array[window] != 0)) + looked_at
+            with self._store_lock:
+                found = remote.candidates(volume, looked_at, ROWS_LOOKED_AT)
             for start in range(0, len(found), ROWS_A_VISIT):
-                with self._door:
-                    entries, digests = self._digests(found[start : start + ROWS_A_VISIT].tolist(), volume.domain.seed)
-                if entries:
-                    of_these, places = wanted.find(np.frombuffer(b"".join(digests), dtype=np.uint64))
-                    self._store.pool.arrivals.known[places + first] = np.array(entries, dtype=np.uint64)[of_these]
-                    self._here += len(places)
-            self._done = looked_at = end
-            if end >= rows.next_row:
+                with self._store_lock:
+                    self._here += remote.match(volume, found[start : start + ROWS_A_VISIT], digests, first)
+            looked_at += ROWS_LOOKED_AT
+            self._done = min(looked_at, remote.rows)
+            if looked_at >= remote.rows:
                 break
         self._blocks = head.blocks
-
-    def _digests(self, found: list[int], seed: int) -> tuple[list[int], list[bytes]]:
-        """Of rows: a map entry for each, and the digest by which other hosts know it."""
-        rows, entries, digests = self._store.rows, [], []
-        for row in found:
-            entry = rows.digest.items[row] & CHECK_MASK | row
-            with suppress(CorruptBlock, NotHere):  # freed meanwhile, or in the tier, which would have to be asked
-                digests.append(content_digest(self._store.decoder.verified(entry, seed)))
-                entries.append(entry)
-        return entries, digests
 
     def _make_due(self, volume: Volume, index: Index, first: int) -> None:
         before = self._done
         for start in range(0, len(index.places), ENTRIES_A_VISIT):
             places = index.places[start : start + ENTRIES_A_VISIT].astype(np.int64)
-            with self._door:
+            with self._store_lock:
                 if volume.deleted or self._ends:
                     raise BlockstoreError("the pull was ended before it was done")
-                self._store.make_due(volume, start, np.where(places, places - 1 + first, -1))
+                self._store.remote.make_due(volume, start, np.where(places, places - 1 + first, -1))
             self._done = before + start
-
-
-class _Wanted:
-    """Digests of two words each, to be found by many others at once."""
-
-    def __init__(self, digests: npt.NDArray[np.uint64]) -> None:
-        pairs = digests.reshape(-1, 2)
-        self._order = np.argsort(pairs[:, 0], kind="stable")
-        self._first, self._second = pairs[self._order, 0], pairs[self._order, 1]
-
-    def find(self, digests: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Which of these are among them, and at which places they are there."""
-        pairs = digests.reshape(-1, 2)
-        if not len(self._order):
-            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-        at = np.minimum(np.searchsorted(self._first, pairs[:, 0]), len(self._order) - 1)
-        # Two that agree in the first word do not come up; if they did, one would be fetched although it is here.
-        found = np.flatnonzero((self._first[at] == pairs[:, 0]) & (self._second[at] == pairs[:, 1]))
-        return found, self._order[at[found]]

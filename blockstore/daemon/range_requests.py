@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Final
 
 from blockstore.daemon import fuse_abi as abi
-from blockstore.daemon.door import Door
 from blockstore.daemon.jobs import Job
-from blockstore.store.store import Steps, Store
+from blockstore.plane.lock import StoreLock
+from blockstore.store.steps import Steps
+from blockstore.store.store import Store
 
 _LARGEST_COPY_BYTES: Final = 0x7FFF_F000
 """COPY_FILE_RANGE answers with 32 bits; more is asked for again by the caller."""
@@ -37,13 +38,13 @@ class RangeRequests:
     def __init__(
         self,
         store: Store,
-        door: Door,
+        store_lock: StoreLock,
         enter: Callable[[Job], None],
         answer: Callable[[bytes], None],
         writers_of: Callable[[int, int], int],
     ) -> None:
         self._store = store
-        self._door = door
+        self._store_lock = store_lock
         self._enter = enter
         self._answer = answer
         self._writers_of = writers_of
@@ -104,8 +105,8 @@ class RangeRequests:
             # Somebody else may have written to a mapping what is not here yet: nothing can be called a hole.
             found = offset if whence == os.SEEK_DATA else size
         else:
-            with self._door:
-                found = self._store.seek(volume, offset, data=whence == os.SEEK_DATA)
+            with self._store_lock:
+                found = volume.seek(offset, data=whence == os.SEEK_DATA)
         if whence == os.SEEK_DATA and found >= size:
             self._fail(unique, errno.ENXIO)
             return

@@ -58,7 +58,7 @@ FORGETS_AT_ONCE: Final = 512
 MAXIMUM_BACKGROUND: Final = 24
 CONGESTION_THRESHOLD: Final = 18
 """Write-back requests under way at once, and from how many on the kernel holds back. Each keeps up to 1 MiB of pages
-that a VM cannot write to meanwhile; small ones that are there at once are stored at once (small_writes.py). Fewer than
+that a VM cannot write to meanwhile. Fewer than
 MAXIMUM_JOBS (jobs.py), so that they never keep the lane from reading on."""
 
 TICKET_RESENT: Final = 1 << 30
@@ -132,7 +132,7 @@ class Relay:
 
     def forward_init(self, unique: int, request: bytearray) -> None:
         """INIT, without the capabilities that do not work through a socket or hurt mapped files."""
-        offer_less(request, HARMFUL | SPLICE_FLAGS)
+        _offer_less(request, HARMFUL | SPLICE_FLAGS)
         _UNIQUE.pack_into(request, UNIQUE_OFFSET, unique)
         self.unanswered[unique] = INIT
         self._ours.send(request)
@@ -176,39 +176,17 @@ class Relay:
                     log.error("an answer of %d bytes was refused by the kernel: %s", size, failure.strerror)
 
 
-def lend_init(device_fd: int, session_fd: int) -> Callable[[], None]:
-    """For a session without a relay: INIT comes to libfuse through a socket in the place of the device, without what is
-    HARMFUL. To be called when mounted; call what it returns before INIT is answered."""
-    buffer = untouched(HEAD_BYTES + MAXIMUM_WRITE_BYTES + PAGE_BYTES)
-    device = Device(device_fd)
-    try:
-        request = bytearray(buffer[: device.read(buffer)])
-    finally:
-        device.close()
-    offer_less(request, HARMFUL)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    os.dup2(theirs.fileno(), session_fd, inheritable=False)
-    theirs.close()
-    ours.send(request)
-
-    def give_back() -> None:
-        os.dup2(device_fd, session_fd, inheritable=False)
-        ours.close()
-
-    return give_back
+def ticket_of(unique: int) -> int:
+    """What stands for this request in the operations' `ctx.pid`."""
+    return unique >> 1 & _TICKET_NUMBER | (TICKET_RESENT if unique & UNIQUE_RESEND else 0)
 
 
-def offer_less(request: bytearray, flags_less: int) -> None:
+def _offer_less(request: bytearray, flags_less: int) -> None:
     """Take these flags out of what the kernel offers in an INIT request."""
     opcode = IN_HEADER.unpack_from(request)[1]
     assert opcode == INIT, opcode
     major, minor, max_readahead, flags = INIT_IN.unpack_from(request, IN_HEADER.size)
     INIT_IN.pack_into(request, IN_HEADER.size, major, minor, max_readahead, flags & ~flags_less)
-
-
-def ticket_of(unique: int) -> int:
-    """What stands for this request in the operations' `ctx.pid`."""
-    return unique >> 1 & _TICKET_NUMBER | (TICKET_RESENT if unique & UNIQUE_RESEND else 0)
 
 
 def _edit_answer(opcode: int, buffer: mmap.mmap, maximum_write_bytes: int) -> None:
@@ -223,7 +201,8 @@ def _edit_answer(opcode: int, buffer: mmap.mmap, maximum_write_bytes: int) -> No
 
 def _do_not_flush(buffer: mmap.mmap, offset: int) -> None:
     """Without this close(2) writes back all that anybody has changed in the file, and waits: `status` would stop a
-    VM that dirties its memory, and would hang while the pool is full."""
+    VM that dirties its memory, and would hang while the pool is full. The kernel ignores it together with
+    FUSE_WRITEBACK_CACHE, which is therefore not asked for (docs/decisions.md, "No write-back cache for write(2)")."""
     fh, flags, padding = OPEN_OUT.unpack_from(buffer, offset)
     OPEN_OUT.pack_into(buffer, offset, fh, flags | OPEN_NOFLUSH, padding)
 

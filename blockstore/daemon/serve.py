@@ -21,9 +21,10 @@ from blockstore.daemon.options import MountOptions
 from blockstore.daemon.session import Session
 from blockstore.daemon.sources import Sources
 from blockstore.daemon.states import remove_state
-from blockstore.errors import BlockstoreError, MountError, OutOfRoom, StateError
+from blockstore.errors import BlockstoreError, InputError, MountError, OutOfRoom, StateError
 from blockstore.store.home import DirectoryHome, no_room_under
-from blockstore.store.store import Store, run
+from blockstore.store.steps import run
+from blockstore.store.store import Store
 from blockstore.store.tiers import Tier, TierAway
 from blockstore.store.volume import file_name, read_header
 
@@ -63,7 +64,7 @@ def serve(options: MountOptions, service: Service) -> None:
             _reconcile(store, names, keep_nameless=bool(inherited))
             tier, found = spill.open_for_mount(state, store, options.spill, takes_over=bool(inherited))
             try:
-                sources = Sources(state, store.pool.arrivals.sources)
+                sources = Sources(state, store.remote.sources)
                 session = Session(options, store, names, service, inherited, warnings + found, tier, sources)
                 session.run(Answers(session).handlers())
                 sources.close()
@@ -78,7 +79,10 @@ def serve(options: MountOptions, service: Service) -> None:
     finally:
         store.close()
     if is_over and state.is_dir():  # it may have been deleted, or renamed, under us
-        remove_state(state)
+        try:
+            remove_state(state)
+        except InputError as error:  # nobody has asked for that
+            log.warning("%s", error)
 
 
 def _remove(tier: Tier) -> None:
@@ -113,7 +117,7 @@ def _check_volumes(state: Path, home: DirectoryHome) -> None:
             continue  # deleted, and its map perhaps as well
         if file_name(inode) not in there or read_header(home, file_name(inode)) is None:
             raise StateError(
-                f"the state in {state} is damaged: the map of {path!r} is missing; "
+                f"the state in {state} is damaged: the map of '{path}' is missing; "
                 "restore the directory, or mount with an empty one"
             )
 

@@ -1,8 +1,8 @@
 """A daemon's time at a mount: threads and tasks, from the mount or the handover to the end.
 
-Threads: trio's (the main one: pyfuse3, control socket, signals), the lane, the relay; with a tier, fetchers and the
-pager. Order at the end: the mount goes first (the kernel has then written back everything), the lane sees it and ends,
-trio's side follows, then those of the tier.
+Threads: trio's (the main one: pyfuse3, control socket, signals), the lane's two and its watch, the relay; with a
+tier, fetchers and the pager. Order at the end: the mount goes first (the kernel has then written back everything),
+the lane sees it and ends, trio's side follows, then those of the tier.
 
 A daemon that can be replaced does not try to live on with a part of it broken: it dies, and the next one takes over.
 """
@@ -30,17 +30,17 @@ from blockstore.daemon.attachments import Attachments
 from blockstore.daemon.background import Background
 from blockstore.daemon.companion import Companion
 from blockstore.daemon.device import Device
-from blockstore.daemon.door import Door
 from blockstore.daemon.fetches import Fetches
 from blockstore.daemon.handover import Handover
-from blockstore.daemon.lane import Lane
+from blockstore.daemon.lane import Lane, Progress
+from blockstore.daemon.lane_core import LaneCore
 from blockstore.daemon.names import Names
 from blockstore.daemon.notify import Service
 from blockstore.daemon.operations import Operations
-from blockstore.daemon.options import MountOptions
+from blockstore.daemon.options import FOLLOW, MountOptions
 from blockstore.daemon.pager import Pager
 from blockstore.daemon.pull import Pull
-from blockstore.daemon.relay import Relay, lend_init
+from blockstore.daemon.relay import Relay
 from blockstore.daemon.sources import Sources
 from blockstore.daemon.stepper import Stepper
 from blockstore.daemon.unmount import unmount, unmount_unused
@@ -69,8 +69,6 @@ CRASHED_EXIT_CODE: Final = 70
 BEATS: Final = 4
 """Signs of life in the time within which one must come."""
 
-NO_HANDOVER: Final = "if the daemon dies, the mount ends, and the VMs on it get errors"
-
 
 class Session:
     """`inherited` is the descriptor of a mount that another daemon served, and what that one left; if there is one."""
@@ -89,19 +87,19 @@ class Session:
         self.options = options
         self.store = store
         self.names = names
-        self.door = Door()
+        self.store_lock = store.lock
         self.tier = tier
-        self.fetches = Fetches(store, self.door, tier, sources)
-        self.pager = Pager(store, self.door, tier, self.fetches) if tier is not None else None
-        self.pull = Pull(store, self.door, sources)
-        self.arriving = Arriving(store, self.door, sources, lambda: self.pull.is_under_way)
-        self.stepper = Stepper(store, self.door, self.fetches, self._makes_room)
+        self.fetches = Fetches(store, self.store_lock, tier, sources)
+        self.pager = Pager(store, self.store_lock, tier, self.fetches) if tier is not None else None
+        self.pull = Pull(store, self.store_lock, sources)
+        self.arriving = Arriving(store, self.store_lock, sources, lambda: self.pull.is_under_way)
+        self.stepper = Stepper(store, self.store_lock, self.fetches, self._makes_room)
         self.operations = Operations(
-            names, store, self.door, self.stepper, self.state_free_bytes, self._is_in_use, self._is_attached
+            names, store, self.store_lock, self.stepper, self.state_free_bytes, self._is_in_use, self._is_attached
         )
-        self.lane: Lane | None = None
+        self.lane: Lane  # made by run(), once there is a device
         self.background = Background(
-            store, self.door, options, self._has_waiting, self._requests, lambda: bool(self.stalled)
+            store, self.store_lock, options, self._has_waiting, self._requests, lambda: bool(self.stalled)
         )
         self.attachments = Attachments(Path(options.state))
         self.companion = Companion(options)
@@ -109,7 +107,7 @@ class Session:
         self._state = Path(options.state)
         self._service = service
         self._warnings = warnings
-        self._relay: Relay | None = None
+        self._relay: Relay
         self._remembering = threading.Lock()
         self._session_fd = -1
         if inherited:
@@ -147,14 +145,12 @@ class Session:
     @property
     def stalled(self) -> int:
         """Requests that wait for room."""
-        return self.stepper.stalled + (self.lane.stalled if self.lane else 0)
+        return self.stepper.stalled + self.lane.stalled
 
     def forget_damage(self) -> None:
         """What was damaged is mended: a verification has found everything whole."""
         self.store.lost_blocks = 0
-        for each in (self.lane, self.fetches):
-            if each is not None:
-                each.corrupt_reads = 0
+        self.lane.corrupt_reads = self.fetches.corrupt_reads = 0
         if self.handover.write_errors:
             self.remember(write_errors=0, rewritten_bytes=0, lost_writes=0)
 
@@ -175,8 +171,8 @@ class Session:
 
     @property
     def corrupt_reads(self) -> int:
-        """Reads that met a block which cannot be read; not counted with --no-lane."""
-        return sum(each.corrupt_reads for each in (self.lane, self.fetches) if each is not None)
+        """Reads that met a block which cannot be read."""
+        return self.lane.corrupt_reads + self.fetches.corrupt_reads
 
     def tier_figures(self) -> dict[str, Any] | None:
         """What `status` tells of the tier."""
@@ -190,7 +186,7 @@ class Session:
         reads_fail = bool(self.fetches.health.failing_since)
         if not failing and not self.arriving.is_source_away and (waits_s := self.fetches.waits_long_s):
             reads_fail, failing = True, [(time.time() - waits_s, f"{self.tier.describe()} does not answer")]
-        with self.door:
+        with self.store_lock:
             figures = self.pager.figures()
         return {
             "place": self.tier.describe(),
@@ -203,7 +199,7 @@ class Session:
 
     def arriving_figures(self) -> dict[str, Any] | None:
         """What `status` tells of blocks that are still at other hosts."""
-        with self.door:
+        with self.store_lock:
             return self.arriving.figures()
 
     def run(self, handlers: dict[str, control_server.Handler]) -> None:
@@ -243,16 +239,12 @@ class Session:
         device = mounts.find(Path(self.options.mountpoint)).device
         self._service.mounted(device)
         self.handover = Handover(device, mounted_at=time.time()).save(self._state)
-        if self.options.lane:
-            # pyfuse3 keeps one end of a socket pair in the place of the device (docs/decisions.md, "The lane").
-            os.set_blocking(self._device_fd, True)
-            self._relay = Relay(Device(self._device_fd), _die)
-        else:
-            self.operations.at_init = lend_init(self._device_fd, self._session_fd)
+        # pyfuse3 keeps one end of a socket pair in the place of the device (docs/decisions.md, "The lane").
+        os.set_blocking(self._device_fd, True)
+        self._relay = Relay(Device(self._device_fd), _die)
 
     async def _main(self, handlers: dict[str, control_server.Handler]) -> None:
-        if self._relay is not None:
-            self._start_relay(self._relay)
+        self._start_relay()
         try:
             async with trio.open_nursery() as nursery:
                 tasks: list[Callable[[], Coroutine[Any, Any, None]]] = [
@@ -274,23 +266,24 @@ class Session:
             unmount(self.options.mountpoint, lazy=True)
             raise
         finally:
-            if self._relay is not None and self.lane is not None:
-                self._relay.close()
-                self.lane.join()
+            self._relay.close()
+            self.lane.join()
         await self.operations.drop_unused()
 
-    def _start_relay(self, relay: Relay) -> None:
+    def _start_relay(self) -> None:
+        relay = self._relay
         relay.start(self._session_fd)
         self.lane = Lane(
             relay.device,
             self.store,
-            self.door,
+            self.store_lock,
             relay,
             self.operations.writers_of,
             self._saw_init,
             _die,
             self.fetches,
             self._makes_room,
+            LaneCore().look if self.options.lane_cpu == FOLLOW else None,
         )
         if self._takes_over:
             relay.replay_init(self.handover.init_request)
@@ -304,8 +297,7 @@ class Session:
             with contextlib.suppress(trio.RunFinishedError, trio.Cancelled):
                 token.run_sync_soon(pyfuse3.terminate)
 
-        if self.lane is not None:
-            self.lane.start(ended=end_names)
+        self.lane.start(ended=end_names)
 
     async def _announce(self) -> None:
         await self.operations.initialised.wait()
@@ -352,15 +344,18 @@ class Session:
         await trio.to_thread.run_sync(pressure.shed, abandon_on_cancel=True)
 
     async def _beat(self) -> None:
-        turns = -1
+        progress, was_stuck = Progress(-1, -1, -1), False
         while self._service.watchdog_s:
-            with self.door:  # whoever hangs in there keeps us from the beat
+            with self.store_lock:  # whoever hangs in there keeps us from the beat
                 pass
-            if self.lane is not None and self.lane.is_stuck(turns):
+            # A request that comes at this very moment, the first for a while, waits for the lane to wake up.
+            is_stuck = self.lane.is_stuck(progress)
+            if is_stuck and was_stuck:
                 log.error("requests wait, but the lane takes none")
             else:
                 self._service.beat()
-            turns = self.lane.turns if self.lane is not None else 0
+            was_stuck = is_stuck
+            progress = self.lane.progress
             await trio.sleep(self._service.watchdog_s / BEATS)
 
     def _saw_init(self, request: bytes) -> None:
@@ -381,9 +376,10 @@ class Session:
     def _lack_of_handover(self) -> str:
         if self.can_be_replaced or self._service.manager_pid is None:
             return ""
-        if self.lane is None:
-            return f"with --no-lane, {NO_HANDOVER}"
-        return f"this kernel cannot hand requests over to a new daemon (Linux 6.9 can): {NO_HANDOVER}"
+        return (
+            "this kernel cannot hand requests over to a new daemon (Linux 6.9 can): "
+            "if the daemon dies, the mount ends, and the VMs on it get errors"
+        )
 
     async def _watch_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -415,10 +411,10 @@ class Session:
         return self.pager is not None and self.pager.makes_room
 
     def _has_waiting(self) -> bool:
-        return self.lane is not None and self.lane.has_waiting()
+        return self.lane.has_waiting()
 
     def _requests(self) -> int:
-        return self.lane.turns if self.lane is not None else 0
+        return self.lane.turns
 
     def _is_attached(self, inode: int) -> bool:
         return inode in self.attachments

@@ -77,7 +77,7 @@ class Sources:
         needed = set(numbers)
         if needed and not places:
             raise StateError(
-                f"the state in {state} waits for blocks of another host, and the file {NAME!r}, which names it, is "
+                f"the state in {state} waits for blocks of another host, and the file '{NAME}', which names it, is "
                 "missing; restore the directory, or mount with an empty one"
             )
         # A number that is not there is damage, and what is to come from it is lost.

@@ -21,7 +21,7 @@ SIZE_BYTES: Final = 4096
 def open_remembered(state: Path, store: Store) -> Tier | None:
     """The tier of this state, if it has one. Reaches for nothing yet. Raises StateError, InputError."""
     url = _remembered(state)
-    if not url and store.pool.pieces.count:
+    if not url and store.tier_pieces:
         raise _nameless(state)
     return open_tier(url, store.id) if url else None
 
@@ -32,7 +32,7 @@ def open_for_mount(state: Path, store: Store, url: str, *, takes_over: bool) -> 
     A tier that is named for the first time must be there and fit. One that was may be away: then what is in it is
     waited for. Raises InputError, StateError.
     """
-    before, pieces = _remembered(state), store.pool.pieces.count
+    before, pieces = _remembered(state), store.tier_pieces
     if pieces and not before:
         raise _nameless(state)
     if not (url or before):
@@ -82,7 +82,7 @@ def _place(url: str) -> str:
 
 def _nameless(state: Path) -> StateError:
     return StateError(
-        f"the state in {state} has memory of its VMs in a tier, and the file {NAME!r}, which names it, is missing; "
+        f"the state in {state} has memory of its VMs in a tier, and the file '{NAME}', which names it, is missing; "
         "restore the directory, or mount with an empty one"
     )
 

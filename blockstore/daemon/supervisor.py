@@ -1,11 +1,12 @@
 """The supervisor: holds the descriptor of the mount, and starts the daemon again when it dies, however it dies.
 
-    python -m blockstore.daemon.supervisor REPORT_FD OPTIONS
+    blockstore.daemon.supervisor STATE WATCHDOG_S FOREGROUND REPORT_FD OPTIONS    (started by `command`)
 
 While this process holds /dev/fuse the kernel keeps the mount and parks all requests
 (docs/decisions.md, "Who holds the device keeps the mount"). It speaks
 systemd's service protocol (notify.py), of which the daemon knows nothing else. It does next to nothing itself, so
-that nothing in it can fail, and imports next to nothing, because its memory is on the bill.
+that nothing in it can fail, and imports next to nothing, because its memory is on the bill: OPTIONS is passed on to the
+daemon as it is, and JSON that the daemon has sent to the report.
 
 What it is at stands in `daemon.supervisor` in the state directory, for the command line. SIGTERM is passed on to the
 daemon, which unmounts; SIGUSR1 ends a pause.
@@ -13,21 +14,15 @@ daemon, which unmounts; SIGUSR1 ends a pause.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
-import json
 import os
 import select
-import signal
-import socket
 import struct
 import sys
 import time
-from pathlib import Path
-from typing import Any, Final
 
-from blockstore.daemon import backoff, lean, phase
-from blockstore.daemon.notify import (
+from blockstore.daemon import backoff, lean
+from blockstore.daemon.notify_message import (
     DEVICE_KEY,
     ERROR_KEY,
     FIRST_FD,
@@ -36,11 +31,24 @@ from blockstore.daemon.notify import (
     WARNINGS_KEY,
     parse,
 )
+from blockstore.daemon.phase_file import PhaseFile
 from blockstore.errors import BlockstoreError
-from blockstore.printable import printable
+from blockstore.printable import in_json, printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    import socket
+    from typing import Any, Final
+else:  # the same functions; what is left out makes enums of the numbers, 1.5 MB of this process
+    import _signal as signal
+    import _socket as socket
 
 START_S: Final = 600.0
 """How long a daemon may take to serve; terabytes of state take minutes."""
+
+OVERSLEPT_S: Final = 1.0
+"""A wait that ends so much later than it should was no wait: this process was stopped meanwhile."""
 
 MAXIMUM_MESSAGE_BYTES: Final = 64 << 10
 MAXIMUM_KEPT: Final = 4
@@ -58,22 +66,24 @@ _CREDENTIALS: Final = struct.Struct("3i")
 class Supervisor:
     """One mount's. `run` returns the exit code."""
 
-    def __init__(self, options_text: str, report_fd: int) -> None:
+    def __init__(
+        self, state: str, options_text: str, report_fd: int, *, watchdog_s: float, is_foreground: bool
+    ) -> None:
         self._options_text = options_text
-        options: dict[str, Any] = json.loads(options_text)
-        self._state = Path(options["state"])
-        self._foreground: bool = options["foreground"]
-        self._watchdog_s: float = options["watchdog_s"]
+        self._state = state
+        self._foreground = is_foreground
+        self._watchdog_s = watchdog_s
         self._report_fd = report_fd
         self._kept: dict[str, int] = {}
         self._pid = 0
         self._ready_at = 0.0  # of this daemon; 0 until it serves
         self._beat_at = 0.0
+        self._has_overslept = False  # since the last beat
         self._error: dict[str, Any] | None = None
         self._served = False  # did any daemon ever?
         self._wanted_end = False
         self._device = ""  # of the mount that our daemon has made
-        self._phase_file: phase.PhaseFile | None = None
+        self._phase_file: PhaseFile | None = None
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._address = "blockstore-" + os.urandom(16).hex()
         self._notify.bind("\0" + self._address)
@@ -84,7 +94,7 @@ class Supervisor:
     def run(self) -> int:
         """Start daemons until one ends the mount."""
         try:
-            self._phase_file = phase.PhaseFile(self._state)
+            self._phase_file = PhaseFile(self._state)
         except BlockstoreError as error:
             self._error = {"error": str(error), "code": error.exit_code}
             return self._give_up("")
@@ -148,8 +158,8 @@ class Supervisor:
         os.dup2(null_fd, 0)
         if not self._foreground:
             os.dup2(null_fd, 1)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-            os.dup2(os.open(self._state / "daemon.stderr", flags, 0o600), 2)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW
+            os.dup2(os.open(f"{self._state}/daemon.stderr", flags, 0o600), 2)
         far = [_dup_far(descriptor) for descriptor in self._kept.values()]
         for place, descriptor in enumerate(far, FIRST_FD):
             os.dup2(descriptor, place)
@@ -171,7 +181,7 @@ class Supervisor:
         killed_for = ""
         try:
             while True:
-                left_s = None if killed_for else self._left_s(started_at)
+                left_s, asked_at = None if killed_for else self._left_s(started_at), time.monotonic()
                 found, _, _ = select.select([notify_fd, pidfd, self._wake_fd], [], [], left_s)
                 if notify_fd in found:
                     self._listen()
@@ -184,7 +194,7 @@ class Supervisor:
                     code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
                     self._pid = 0
                     return killed_for or (f"exit code {code}" if code >= 0 else f"signal {-code}")
-                if not found and not killed_for:
+                if not found and not killed_for and not self._spares(time.monotonic() - asked_at - (left_s or 0)):
                     killed_for = "no sign of life" if self._ready_at else "its start took too long"
                     os.kill(self._pid, signal.SIGKILL)
         finally:
@@ -194,6 +204,15 @@ class Supervisor:
         """How long the daemon that was started then may be silent from now on."""
         deadline = self._beat_at + self._watchdog_s if self._ready_at else started_at + START_S
         return max(deadline - time.monotonic(), 0)
+
+    def _spares(self, late_s: float) -> bool:
+        """Returns whether a silent daemon gets its time once more, because this process woke up so much later than it
+        had asked for: both may have been stopped (SIGSTOP, a frozen cgroup). Once for each silence."""
+        if not self._ready_at or late_s < OVERSLEPT_S or self._has_overslept:
+            return False
+        self._has_overslept = True
+        self._beat_at = time.monotonic()
+        return True
 
     def _listen(self) -> None:
         space = socket.CMSG_SPACE(MAXIMUM_KEPT * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)
@@ -222,16 +241,16 @@ class Supervisor:
         else:
             os.close(descriptor)
 
-    def _heed(self, message: dict[str, Any]) -> None:
-        self._beat_at = time.monotonic()
+    def _heed(self, message: dict[str, str]) -> None:
+        self._beat_at, self._has_overslept = time.monotonic(), False
         self._device = message.get(DEVICE_KEY, self._device)
         if ERROR_KEY in message:
-            self._error = message[ERROR_KEY]
+            self._error = _value_of(message[ERROR_KEY])
         if message.get("READY") == "1":
             self._ready_at = time.monotonic()
             self._served = True
             self._say("serving")
-            self._report({"ready": message.get(WARNINGS_KEY, [])})
+            self._report_ready(message.get(WARNINGS_KEY, "[]"))
             self._pass_on_end()
 
     def _pass_on_end(self) -> None:
@@ -277,32 +296,39 @@ class Supervisor:
                 os.spawnve(os.P_WAIT, command[0], command, lean.environment())
         elif not self._wanted_end:
             self.log("CRITICAL", f"{self._error['error']}; the mount has ended, and whoever uses it gets errors")
-        self._report(self._error)
+        self._report(f'{{"error": {in_json(self._error["error"])}, "code": {self._error["code"]}}}')
         if self._foreground:
             sys.stderr.write(f"blockstore: {printable(self._error['error'])}\n")
         code: int = self._error["code"]
         return code
 
-    def _report(self, message: dict[str, Any]) -> None:
-        """Tell `blockstore mount`, which waits for the first start; once."""
+    def _report_ready(self, warnings_json: str) -> None:
         if self._report_fd >= 0:
-            with contextlib.suppress(OSError):  # it may have gone
-                os.write(self._report_fd, json.dumps(message).encode() + b"\n")
-            os.close(self._report_fd)
-            self._report_fd = -1
-        elif self._foreground:
-            for warning in message.get("ready", []):
+            self._report(f'{{"ready": {warnings_json}}}')
+        elif self._foreground and warnings_json != "[]":
+            for warning in _value_of(warnings_json) or []:
                 sys.stderr.write(f"blockstore: warning: {printable(warning)}\n")
+
+    def _report(self, message_json: str) -> None:
+        """Tells `blockstore mount`, which waits for the first start; once."""
+        if self._report_fd < 0:
+            return
+        try:
+            os.write(self._report_fd, message_json.encode() + b"\n")
+        except OSError:
+            pass  # who waited has gone
+        os.close(self._report_fd)
+        self._report_fd = -1
 
     def _say(self, name: str, reason: str = "") -> None:
         if self._phase_file is not None:
-            self._phase_file.say(phase.of(os.getpid(), name, reason))
+            self._phase_file.say(os.getpid(), name, reason)
 
     def _last_words(self) -> str:
         if self._foreground:
             return ""
         try:
-            with (self._state / "daemon.stderr").open("rb") as file:
+            with open(f"{self._state}/daemon.stderr", "rb") as file:
                 text = file.read(LAST_WORDS_BYTES).decode(errors="replace").strip()
         except OSError:
             return ""
@@ -316,8 +342,11 @@ class Supervisor:
         if self._foreground:
             sys.stderr.write(line)
             return
-        with contextlib.suppress(OSError), (self._state / "daemon.log").open("a", encoding="utf-8") as log:
-            log.write(line)
+        try:
+            with open(f"{self._state}/daemon.log", "a", encoding="utf-8") as log:
+                log.write(line)
+        except OSError:
+            return
 
     def _catch_signals(self) -> int:
         wake_fd, signal_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -336,12 +365,37 @@ def _dup_far(descriptor: int) -> int:
     return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FAR)
 
 
+def _value_of(text: str) -> Any:
+    """Returns what this JSON says; None if it is none, or cannot be read any more, because Python has been taken away
+    under this process or is just being replaced: the mount must outlive that."""
+    try:
+        import json  # a MB, for a day on which no daemon starts
+
+        return json.loads(text)
+    except (ImportError, OSError, ValueError):
+        return None
+
+
+def command(state: str, options_text: str, report_fd: int, *, watchdog_s: float, is_foreground: bool) -> list[str]:
+    """Returns the command of a supervisor's process, to be run in `lean.environment()`. It reports to the pipe
+    `report_fd`, -1 is none. The options are its last argument: processes of a state are recognized by them."""
+    return lean.command(
+        "blockstore.daemon.supervisor", state, str(watchdog_s), str(int(is_foreground)), str(report_fd), options_text
+    )
+
+
 def main(arguments: list[str]) -> int:
-    """The process: `python -m blockstore.daemon.supervisor REPORT_FD OPTIONS`; -1 is no pipe."""
-    with contextlib.suppress(OSError):  # only with privileges; the daemon says so
-        Path("/proc/self/oom_score_adj").write_text("-900")
+    """Is the process that `command` starts; returns its exit code."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("-900")
+    except OSError:
+        pass  # only with privileges; the daemon says so
     lean.forget()
-    supervisor = Supervisor(arguments[1], int(arguments[0]))
+    state, watchdog_s, is_foreground, report_fd, options_text = arguments
+    supervisor = Supervisor(
+        state, options_text, int(report_fd), watchdog_s=float(watchdog_s), is_foreground=is_foreground == "1"
+    )
     try:
         return supervisor.run()
     except BaseException as error:  # nobody is left to start another daemon: the least is to leave the reason
@@ -350,7 +404,3 @@ def main(arguments: list[str]) -> int:
 
         supervisor.log("CRITICAL", f"it came about so:\n{traceback.format_exc()}")
         raise
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -16,6 +16,7 @@ import trio
 from blockstore.daemon import file_limit, spill
 from blockstore.daemon.names import Names
 from blockstore.daemon.names_copy import copied_names
+from blockstore.daemon.states import check_owner
 from blockstore.errors import InputError
 from blockstore.store import verify, verify_pieces
 from blockstore.store.home import CopiedHome, DirectoryHome, Home
@@ -71,7 +72,7 @@ class OnlineVerification:
             with scope:
                 unreadable = await self._check_pieces()
                 steps = verify.steps(session.store, self._result, repair=repair, unreadable=unreadable)
-                await session.stepper.take(steps)
+                await session.stepper.take(session.store.locked(steps))
                 for finding in _findings_of_names(session.names, session.store):
                     self._result.add(finding)
             if scope.cancelled_caught:
@@ -91,7 +92,7 @@ class OnlineVerification:
         steps = check.steps()
         while session.tier is not None:
             try:
-                with session.door:
+                with session.store_lock:
                     ask = steps.send(answer)
             except StopIteration:
                 break
@@ -110,6 +111,7 @@ def verify_state(state: Path, *, repair: bool, progress: Callable[[int, int], No
     """
     if not state.is_dir():
         raise InputError(f"there is no directory {state}; `blockstore status --json` names the state of a mount")
+    check_owner(state)
     check_version(state)
     file_limit.raise_descriptor_limit()
     directory = DirectoryHome(state)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from blockstore.errors import OutOfRoom
 from blockstore.store.codec import Buffer
+from blockstore.store.distinct import distinct
 from blockstore.store.geometry import CHECK_SHIFT, DUE, DUE_CHECK, ID_MASK, MAXIMUM_DUE
 from blockstore.store.home import Home
 from blockstore.store.shared_array import SharedArray
@@ -50,7 +51,7 @@ class Arrivals:
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._table = SharedArray(home, NAME, "Q", _FIRST_CAPACITY * WORDS)
+        self._table = SharedArray(home, NAME, "Q", _FIRST_CAPACITY * WORDS, most=MAXIMUM_DUE * WORDS)
         used = np.flatnonzero(self._table.array)
         self.count = int(used[-1]) // WORDS + 1 if len(used) else 0
         self.generation = 0
@@ -70,7 +71,7 @@ class Arrivals:
     @property
     def sources(self) -> set[int]:
         """The numbers of all that are in the table."""
-        return set(np.unique(self._table.array[WORDS - 1 : self.count * WORDS : WORDS]).tolist())
+        return set(distinct(self._table.array[WORDS - 1 : self.count * WORDS : WORDS]).tolist())
 
     def add(self, source: int, where: npt.NDArray[np.uint64], digests: npt.NDArray[np.uint64]) -> int:
         """So many more, of a source with a number other than 0; `digests` has two words for each. The place of the
@@ -121,7 +122,10 @@ class Arrivals:
     def forget_all(self) -> None:
         """No map entry is due: give the memory back."""
         self._home.remove(NAME)
-        table, self._table = self._table, SharedArray(self._home, NAME, "Q", _FIRST_CAPACITY * WORDS)
+        table, self._table = (
+            self._table,
+            SharedArray(self._home, NAME, "Q", _FIRST_CAPACITY * WORDS, most=MAXIMUM_DUE * WORDS),
+        )
         table.close()
         self.count = 0
         self.generation += 1

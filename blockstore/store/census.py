@@ -28,13 +28,12 @@ from blockstore.store.geometry import (
     FIRST_ROW,
     HOLE,
     LOST,
-    PAGED,
     PATCHED,
-    SIZE_MASK,
-    SIZE_SHIFT,
     ZERO_ENTRY,
 )
-from blockstore.store.store import Steps, Store, run
+from blockstore.store.location import are_paged, encodings_of, sizes_of
+from blockstore.store.steps import Outcome, Steps, run
+from blockstore.store.store import Store
 from blockstore.store.volume import Volume, ids_of
 
 WINDOW: Final = 8192
@@ -98,7 +97,7 @@ def steps(store: Store, census: Census) -> Steps:
         counted, part = np.zeros(len(CLASSES), dtype=np.int64), np.zeros(len(RECORDS))
         for window in _windows(volume):
             _count(store, window, counted, part)
-            yield True
+            yield Outcome.WENT_ON
         if not volume.deleted:
             blocks = dict(zip(CLASSES, counted.tolist(), strict=True))
             census.volumes[volume.number] = VolumeCensus(volume.size_bytes, blocks)
@@ -106,7 +105,7 @@ def steps(store: Store, census: Census) -> Steps:
     record_bytes = np.zeros(len(RECORDS), dtype=np.int64)
     for first in range(FIRST_ROW, store.rows.next_row, WINDOW):
         record_bytes += _record_bytes(store, first)
-        yield True
+        yield Outcome.WENT_ON
     total = census.total
     total.record_bytes = dict(zip(RECORDS, record_bytes.tolist(), strict=True))
     total.table_bytes, total.pool_bytes = store.table_bytes, store.pool.allocated_bytes
@@ -145,7 +144,7 @@ def _count(
     kind[entries == ZERO_ENTRY] = _ZERO
     kind[ids == DUE] = _IN_TIER
     counted += np.bincount(kind, minlength=len(CLASSES))
-    paid = _sizes(where) / np.maximum(count, 1)
+    paid = sizes_of(where) / np.maximum(count, 1)
     part[:_REFERENCES] += np.bincount(kind, weights=paid, minlength=len(CLASSES))[_FIRST_RECORD:]
 
 
@@ -154,20 +153,16 @@ def _record_bytes(store: Store, first: int) -> npt.NDArray[np.int64]:
     end = min(first + WINDOW, store.rows.next_row)
     where, count = store.rows.where.array[first:end], store.rows.count.array[first:end]
     kind = _kinds(where, count) - _FIRST_RECORD
-    kind[(count == 0) & (where < np.uint64(PAGED))] = _REFERENCES  # a free row is among them, with a size of 0
-    return np.bincount(kind, weights=_sizes(where), minlength=len(RECORDS)).astype(np.int64)
+    kind[(count == 0) & ~are_paged(where)] = _REFERENCES  # a free row is among them, with a size of 0
+    return np.bincount(kind, weights=sizes_of(where), minlength=len(RECORDS)).astype(np.int64)
 
 
 def _kinds(where: npt.NDArray[np.uint64], count: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
     """The class of each row, as a place in CLASSES."""
-    kind: npt.NDArray[np.int64] = _CLASS_OF[where & np.uint64(ENCODING_MASK)]
+    kind: npt.NDArray[np.int64] = _CLASS_OF[encodings_of(where)]
     kind[count > 1] = _SHARED
-    kind[where >= np.uint64(PAGED)] = _IN_TIER
+    kind[are_paged(where)] = _IN_TIER
     return kind
-
-
-def _sizes(where: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    return (where >> np.uint64(SIZE_SHIFT) & np.uint64(SIZE_MASK)).astype(np.int64)
 
 
 def _split(census: Census, parts: list[npt.NDArray[np.float64]]) -> Steps:
@@ -181,12 +176,12 @@ def _split(census: Census, parts: list[npt.NDArray[np.float64]]) -> Steps:
         weights = [float(part.sum() if place == _REFERENCES else part[place]) for part in parts]
         for volume, share in zip(volumes, apportion(total.record_bytes[name], weights), strict=True):
             volume.record_bytes[name] = share
-        yield True
+        yield Outcome.WENT_ON
     touched = [float(volume.touched_blocks) for volume in volumes]
     for volume, share in zip(volumes, apportion(total.table_bytes, touched), strict=True):
         volume.table_bytes = share
-    yield True
+    yield Outcome.WENT_ON
     stored = [float(volume.stored_bytes) for volume in volumes]
     for volume, share in zip(volumes, apportion(total.pool_bytes, stored), strict=True):
         volume.pool_bytes = share
-    yield True
+    yield Outcome.WENT_ON

@@ -1,79 +1,54 @@
 """From a row back to its 4096 bytes, and from a volume to any range of its bytes.
 
 What is read is checked against the row's digest: a record that does not decode to what was written raises
-CorruptBlock, and no byte of it is returned. A record that is in the tier raises NotHere. It costs the others nothing:
-its word names a place beyond the pool, where nothing decodes, and only then is it looked at closer. A block that is at
-another host still (DUE) raises it too.
+CorruptBlock, and no byte of it is returned. A record that is in the tier raises NotHere; so does a block that is still
+at another host (DUE). plane/decode.pyx reads what is in the pool and undamaged. Only what it cannot read is looked at
+here: what was fetched is decoded, and what is damaged is described.
 
 A hot path; its benchmark is `scripts/bench engine`.
 """
 
 from __future__ import annotations
 
-from typing import Final
-
-from blockstore.errors import CorruptBlock, InternalSignal
+from blockstore.errors import CorruptBlock
+from blockstore.plane.codec import DecodeError, digest
+from blockstore.plane.decode import Reader
+from blockstore.plane.tables import Tables
 from blockstore.store.arrivals import content_digest
-from blockstore.store.codec import DecodeError, decode, decompress, digest
 from blockstore.store.geometry import (
     BLOCK_BYTES,
     BLOCK_SHIFT,
     CHECK_SHIFT,
-    COMPRESSED,
     DUE,
     ENCODING_MASK,
-    HOLE,
     ID_MASK,
-    OFFSET_SHIFT,
     PAGED,
     PATCH_BITS,
-    SIZE_MASK,
-    SIZE_SHIFT,
     ZERO_BLOCK,
     ZERO_ENTRY,
-    unpack_paged,
 )
+from blockstore.store.location import offset_of, size_of, unpack_paged
 from blockstore.store.pool import Pool
 from blockstore.store.record_cache import RecordCache
 from blockstore.store.rows import Rows
+from blockstore.store.steps import NotHere
 from blockstore.store.volume import Volume
-
-_ZEROS: Final = frozenset((HOLE, ZERO_ENTRY))
-
-
-class NotHere(InternalSignal):
-    """A record is in the tier: have it fetched (fetch.py), and try again."""
-
-    def __init__(self) -> None:
-        super().__init__("a record is in the tier; try again when it was fetched")
 
 
 class Decoder:
-    """Reads rows, the pool and `cache`, writes nothing."""
+    """Reads rows, the pool and `cache`, writes nothing. `tables` are those of the rows and the pool."""
 
-    def __init__(self, rows: Rows, pool: Pool, cache: RecordCache | None = None) -> None:
+    def __init__(self, rows: Rows, pool: Pool, tables: Tables, cache: RecordCache | None = None) -> None:
         self._rows = rows
         self._pool = pool
         self.cache = cache or RecordCache(pool.pieces)
+        self._reader = Reader(tables)
 
     def content(self, row: int) -> bytes:
         """The block of a live row, not checked against its digest: for comparing, and for references.
 
         Raises CorruptBlock, NotHere."""
-        rows = self._rows
-        if row >= rows.capacity:
-            raise CorruptBlock(row, "there is no such row")
-        where = rows.where.items[row]
-        reference = b""
-        if where & PATCH_BITS == PATCH_BITS:
-            base = rows.reference.items[row]
-            if base >= rows.capacity or rows.where.items[base] & PATCH_BITS == PATCH_BITS:
-                raise CorruptBlock(row, f"its reference {base} is none")
-            reference = self.content(base)
-        try:
-            return decode(self.record(where), where & ENCODING_MASK, reference)
-        except DecodeError as error:
-            raise CorruptBlock(row, str(error)) from None
+        return self._reader.row(row) or self._fetched(row)
 
     def record(self, where: int) -> memoryview | bytes:
         """What the pool, or the cache, holds there. Raises NotHere, and DecodeError for a place that cannot be."""
@@ -84,8 +59,8 @@ class Decoder:
             if self.cache.generation(where) < 0:
                 raise DecodeError(f"the tier has no piece {unpack_paged(where)[0]} for it")
             raise NotHere
-        offset = where >> OFFSET_SHIFT
-        return self._pool.view[offset : offset + (where >> SIZE_SHIFT & SIZE_MASK)]
+        offset = offset_of(where)
+        return self._pool.view[offset : offset + size_of(where)]
 
     def read_block(self, volume: Volume, number: int) -> bytes:
         """One whole block; the map must cover it. Raises CorruptBlock, NotHere."""
@@ -94,56 +69,70 @@ class Decoder:
             return ZERO_BLOCK
         return self.verified(entry, volume.domain.seed)
 
-    def read_blocks(self, volume: Volume, first: int, count: int) -> list[bytes]:
-        """`count` whole blocks from block `first`. Raises CorruptBlock, NotHere."""
-        where_of, digest_of, view = self._rows.where.items, self._rows.digest.items, self._pool.view
-        seed = volume.domain.seed
-        blocks: list[bytes] = []
-        append = blocks.append
-        for entry in volume.entries(first, count).tolist():
-            if not entry or entry == ZERO_ENTRY:
-                append(ZERO_BLOCK)
-                continue
-            # The usual block without a call, which would cost a tenth; all others, and what is wrong, by `verified`.
-            try:
-                where = where_of[entry & ID_MASK]
-                if where & ENCODING_MASK == COMPRESSED:
-                    offset = where >> OFFSET_SHIFT
-                    block = decompress(view[offset : offset + (where >> SIZE_SHIFT & SIZE_MASK)], BLOCK_BYTES)
-                    found = digest(block, seed)
-                    if found == digest_of[entry & ID_MASK] and not (found ^ entry) >> CHECK_SHIFT:
-                        append(block)
-                        continue
-            except (IndexError, DecodeError):
-                pass
-            append(self.verified(entry, seed))
-        return blocks
+    def read_blocks(self, volume: Volume, first: int, count: int, buffer: bytearray, at: int) -> int:
+        """Writes `count` whole blocks from block `first` on into the buffer, from byte `at` on. Returns how many of
+        them were ever written (entries that are not HOLE). Raises CorruptBlock, NotHere."""
+        reader, seed = self._reader, volume.domain.seed
+        done = reader.read(volume.block_map, first, count, seed, buffer, at)
+        written = reader.written
+        while done < count:
+            start = at + done * BLOCK_BYTES
+            buffer[start : start + BLOCK_BYTES] = self._explained(volume.lookup(first + done), seed)
+            done += 1
+            done += reader.read(volume.block_map, first + done, count - done, seed, buffer, start + BLOCK_BYTES)
+            written += 1 + reader.written
+        return written
+
+    def read_range(
+        self, volume: Volume, offset: int, length: int, room_bytes: int = 0, buffer: bytearray | None = None
+    ) -> tuple[memoryview, int]:
+        """Returns up to `length` bytes from `offset`, fewer only at the end of the volume, and how many of the blocks
+        were ever written. In front of the bytes are `room_bytes` more, to be overwritten. All of it lies in `buffer`,
+        if that is large enough. Raises CorruptBlock, NotHere."""
+        length = min(length, volume.size_bytes - offset)
+        if length <= 0:
+            return memoryview(bytearray(room_bytes)), 0
+        first, skip = offset >> BLOCK_SHIFT, offset & (BLOCK_BYTES - 1)
+        count = -(-(skip + length) // BLOCK_BYTES)
+        size_bytes = room_bytes + count * BLOCK_BYTES
+        if buffer is None or len(buffer) < size_bytes:
+            buffer = bytearray(size_bytes)
+        written = self.read_blocks(volume, first, count, buffer, room_bytes)
+        return memoryview(buffer)[skip : skip + room_bytes + length], written
 
     def verified(self, entry: int, seed: int) -> bytes:
         """The block of a map entry that is neither HOLE nor ZERO. Raises CorruptBlock, NotHere."""
-        row, rows = entry & ID_MASK, self._rows
+        return self._reader.entry(entry, seed) or self._explained(entry, seed)
+
+    def _explained(self, entry: int, seed: int) -> bytes:
+        """The same, for what the reader cannot read."""
+        row = entry & ID_MASK
         if row == DUE:
             return self._due(entry, seed)
+        block = self.content(row)
+        found, wanted = digest(block, seed), self._rows.digest.items[row]
+        if found == wanted and not (found ^ entry) >> CHECK_SHIFT:
+            return block
+        if (wanted ^ entry) >> CHECK_SHIFT:
+            raise CorruptBlock(row, "it is not the one that the map entry was made for")
+        raise CorruptBlock(row, "its content does not match its digest")
+
+    def _fetched(self, row: int) -> bytes:
+        """The block of a row whose record, or that of its reference, is not in the pool, or damaged."""
+        rows = self._rows
+        if row >= rows.capacity:
+            raise CorruptBlock(row, "there is no such row")
+        where = rows.where.items[row]
+        reference = None
+        if where & PATCH_BITS == PATCH_BITS:
+            base = rows.reference.items[row]
+            if base >= rows.capacity or rows.where.items[base] & PATCH_BITS == PATCH_BITS:
+                raise CorruptBlock(row, f"its reference {base} is none")
+            reference = self.content(base)
         try:
-            where = rows.where.items[row]
-            if where & ENCODING_MASK == COMPRESSED:
-                offset = where >> OFFSET_SHIFT
-                block = decompress(self._pool.view[offset : offset + (where >> SIZE_SHIFT & SIZE_MASK)], BLOCK_BYTES)
-            else:
-                block = self.content(row)
-            found = digest(block, seed)
-            if found == rows.digest.items[row] and not (found ^ entry) >> CHECK_SHIFT:
-                return block
-        except IndexError:
-            raise CorruptBlock(row, "there is no such row") from None
+            return self._reader.codec.decode(self.record(where), where & ENCODING_MASK, reference)
         except DecodeError as error:
-            if not where & PAGED:
-                raise CorruptBlock(row, str(error)) from None
-            block = self.content(row)
-            found = digest(block, seed)
-            if found == rows.digest.items[row] and not (found ^ entry) >> CHECK_SHIFT:
-                return block
-        raise _mismatch(row, entry, rows.digest.items[row])
+            raise CorruptBlock(row, str(error)) from None
 
     def _due(self, entry: int, seed: int) -> bytes:
         arrivals = self._pool.arrivals
@@ -168,24 +157,3 @@ class Decoder:
         except (CorruptBlock, NotHere):
             return None
         return content if content_digest(content) == wanted else None
-
-    def read(self, volume: Volume, offset: int, length: int) -> list[bytes | memoryview]:
-        """Up to `length` bytes from `offset`, as pieces in order; shorter only at the end of the volume."""
-        length = min(length, volume.size_bytes - offset)
-        if length <= 0:
-            return []
-        first, skip = offset >> BLOCK_SHIFT, offset & (BLOCK_BYTES - 1)
-        count = (skip + length + BLOCK_BYTES - 1) >> BLOCK_SHIFT
-        pieces: list[bytes | memoryview] = list(self.read_blocks(volume, first, count))
-        surplus = count * BLOCK_BYTES - skip - length
-        if surplus:
-            pieces[-1] = memoryview(pieces[-1])[: BLOCK_BYTES - surplus]
-        if skip:
-            pieces[0] = memoryview(pieces[0])[skip:]
-        return pieces
-
-
-def _mismatch(row: int, entry: int, wanted: int) -> CorruptBlock:
-    if (wanted ^ entry) >> CHECK_SHIFT:
-        return CorruptBlock(row, "it is not the one that the map entry was made for")
-    return CorruptBlock(row, "its content does not match its digest")

@@ -1,4 +1,4 @@
-"""Temperature: records of cold segments are encoded anew with zstd (dense.py), which takes a third of them away.
+"""Temperature: records of cold segments are encoded anew with zstd, which takes a third of them away.
 
 A segment is cold when it was filled some time ago: the records in it are what was written then and is still in use.
 Reads do not warm it, because a dense record costs a reader some 5 us more, and what is read often is resident.
@@ -13,7 +13,7 @@ LZ4: against the row that ingest took a note of, or one that the similarity inde
 alone keeps a reference which is in no file any more becomes a block of its own, when that takes less than both.
 
 A fault may wait for each call of `pick`, `look_around` and `replace`, so they are short; `describe` and `encode`, which
-are the most of the work, need nothing of the store.
+are the most of the work, need nothing of the store, nor the interpreter's lock while they work (plane/recompress.pyi).
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstore.errors import CorruptBlock, OutOfRoom
-from blockstore.store import dense
-from blockstore.store.codec import DecodeError, decode, digest
-from blockstore.store.decode import Decoder, NotHere
+from blockstore.plane.codec import DecodeError
+from blockstore.plane.features import FEATURES, find_features, multipliers
+from blockstore.plane.recompress import Recompressor
+from blockstore.plane.similarity_index import SimilarityIndex
+from blockstore.store.codec import CODEC
+from blockstore.store.decode import Decoder
 from blockstore.store.domains import Domains
-from blockstore.store.features import FeatureMaker, multipliers
 from blockstore.store.geometry import (
-    BLOCK_BYTES,
     COMPRESSED,
     DENSE,
     DENSE_PATCHED,
@@ -43,16 +44,13 @@ from blockstore.store.geometry import (
     PATCH_BITS,
     PATCHED,
     RAW,
-    SIZE_MASK,
-    SIZE_SHIFT,
-    WHERE_SEGMENT_SHIFT,
-    pack_where,
 )
 from blockstore.store.ingest import PATCH_FROM_BYTES
+from blockstore.store.location import are_paged, are_patches, encodings_of, pack, places_of, size_of, sizes_of
 from blockstore.store.pool import Pool
 from blockstore.store.references import may_be_reference, release_references
 from blockstore.store.rows import Rows
-from blockstore.store.similarity_index import SimilarityIndex
+from blockstore.store.steps import NotHere
 
 MINIMUM_BYTES: Final = 256
 """Records that are smaller are a twentieth of all, and all of them together 0.4 % of the bytes."""
@@ -73,7 +71,11 @@ HARD_SEGMENTS: Final = 32
 PATCH_GAIN_BYTES: Final = 32
 """What a new patch must save over the block alone: each read decodes its reference as well."""
 
-BATCH_BLOCKS: Final = 4
+ENOUGH_SHARE: Final = 0.5
+"""Of the record that is there: a block whose patch leaves no more is not tried alone. That would be smaller for one of
+a thousand such blocks, and takes half of the time."""
+
+BATCH_BLOCKS: Final = 8
 """Picked, and replaced, in one visit to the store: 0.1 to 0.2 ms each."""
 
 LONE_PATCH_SHARE: Final = 0.25
@@ -108,7 +110,7 @@ class Cold(NamedTuple):
     @property
     def size_bytes(self) -> int:
         """Of its record."""
-        return self.where >> SIZE_SHIFT & SIZE_MASK
+        return size_of(self.where)
 
 
 class Gain(NamedTuple):
@@ -135,19 +137,16 @@ class Densify:
         self._decoder = decoder
         self._domains = domains
         self._similarity = similarity
-        self._feature_maker = FeatureMaker(BATCH_BLOCKS)
-        # By segment: the generation that was seen to be full and since when, and the one that was done.
-        self._seen = np.full(pool.segments, -1, dtype=np.int64)
-        self._since_s = np.zeros(pool.segments)
-        self._done = np.full(pool.segments, -1, dtype=np.int64)
-        self._hard_done = np.full(pool.segments, -1, dtype=np.int64)
         self.is_hard = False
         """Is the pass that is under way one of second looks?"""
         self._cold: npt.NDArray[np.bool_] | None = None
-        self._cold_generation = self._done
+        self._cold_generation = np.empty(0, dtype=np.int64)
         self._scanned = FIRST_ROW
         self._pending: list[int] = []
         self._seeds: dict[int, int] = {}
+        self._recompressor = Recompressor(
+            BATCH_BLOCKS, gain_bytes=GAIN_BYTES, patch_gain_bytes=PATCH_GAIN_BYTES, enough_share=ENOUGH_SHARE
+        )
         self.tried = self.hard_tried = self.replaced = self.saved_bytes = 0
         """Blocks that were tried, and once more, those of them that got smaller records, and by how much."""
 
@@ -155,16 +154,15 @@ class Densify:
         """Is a pass under way, or is there a cold segment to begin one for? To be asked every few seconds."""
         if self._cold is not None:
             return True
-        self._fit()
-        pool = self._pool
-        full, generation = pool.full_segments(), pool.generation
-        fresh = full & (self._seen != generation)
-        self._seen[fresh], self._since_s[fresh] = generation[fresh], now_s
-        cold = full & (self._done != generation) & (self._since_s <= now_s - cold_after_s)
+        segments, full = self._pool.segments, self._pool.full_segments()
+        generation, since_s = segments.generation, segments.full_since_s
+        fresh = full & (segments.full_generation != generation)
+        segments.full_generation[fresh], since_s[fresh] = generation[fresh], now_s
+        cold = full & (segments.first_look != generation) & (since_s <= now_s - cold_after_s)
         hard = not cold.any()
         if hard:
-            cold = full & (self._done == generation) & (self._hard_done != generation)
-            cold &= self._since_s <= now_s - HARD_AGE * cold_after_s
+            cold = full & (segments.first_look == generation) & (segments.second_look != generation)
+            cold &= since_s <= now_s - HARD_AGE * cold_after_s
             cold[np.flatnonzero(cold)[HARD_SEGMENTS:]] = False
             if not cold.any():
                 return False
@@ -173,8 +171,7 @@ class Densify:
 
     def begin_all(self, *, hard: bool = False) -> None:
         """Begin a pass over everything, however young, the head too."""
-        self._fit()
-        self._start(np.ones(self._pool.segments, dtype=np.bool_), hard=hard)
+        self._start(np.ones(self._pool.segments.count, dtype=np.bool_), hard=hard)
 
     def pick(self) -> list[Cold] | None:
         """Some records of the pass, decoded; None when it is at its end."""
@@ -182,13 +179,14 @@ class Densify:
             return None
         if not self._pending:
             if self._scanned >= self._rows.next_row:
-                done = self._hard_done if self.is_hard else self._done
-                done[self._cold] = self._cold_generation[self._cold]
+                segments, cold = self._pool.segments, np.flatnonzero(self._cold)  # the table may have grown since
+                looked = segments.second_look if self.is_hard else segments.first_look
+                looked[cold] = self._cold_generation[cold]
                 self._cold = None
                 return None
             self._scan(self._cold)
         batch, self._pending = self._pending[:BATCH_BLOCKS], self._pending[BATCH_BLOCKS:]
-        picked = [cold for row in batch if (cold := self._decoded(row)) is not None]
+        picked = [found for row in batch if (found := self._decoded(row)) is not None]
         if self.is_hard:
             self.hard_tried += len(picked)
         else:
@@ -202,17 +200,25 @@ class Densify:
         for seed in {picked[place].seed for place in alone}:
             places = [place for place in alone if picked[place].seed == seed]
             blocks = b"".join([picked[place].block for place in places])
-            features = self._feature_maker.features(blocks, np.arange(len(places)), multipliers(seed))
+            features = np.empty((len(places), FEATURES), dtype=np.uint32)
+            find_features(blocks, np.arange(len(places)), multipliers(seed), features)
             found.append(Described(places, features))
         return found
+
+    def encode(self, picked: Sequence[Cold]) -> list[Gain]:
+        """Those that get smaller, at most BATCH_BLOCKS of them. Touches nothing but what it is given; for one thread at
+        a time."""
+        share = HARD_GAIN_SHARE if self.is_hard else GAIN_SHARE
+        records = self._recompressor.encode(picked, hard=self.is_hard, gain_share=share)
+        return [Gain(cold, *record) for cold, record in zip(picked, records, strict=True) if record]
 
     def look_around(self, picked: list[Cold], described: Sequence[Described]) -> None:
         """Give those that were described a reference, if the similarity index knows one."""
         rows = self._rows
         for places, features in described:
             own = np.array([picked[place].row for place in places], dtype=np.uint32)
-            found, _ = self._similarity.candidates(features, rows, rows.domain.items[int(own[0])], own)
-            for place, base in zip(places, found.tolist(), strict=True):
+            found, _ = self._similarity.candidates(features, rows.domain.items[int(own[0])], own)
+            for place, base in zip(places, found, strict=True):
                 if base and not rows.dependents.items[picked[place].row]:
                     with suppress(CorruptBlock, NotHere):
                         reference = self._decoder.content(base)
@@ -249,7 +255,7 @@ class Densify:
             rows.reference.items[cold.row] = cold.base
             rows.dependents.items[cold.base] += 1
             rows.mark_changed(np.array([cold.base]))
-        rows.where.items[cold.row] = pack_where(offset, len(record), DENSE_PATCHED if is_patch else DENSE)
+        rows.where.items[cold.row] = pack(offset, len(record), DENSE_PATCHED if is_patch else DENSE)
 
     def _possible_together(self, gains: Sequence[Gain]) -> list[Gain]:
         """Without those for which what has to do with their references has changed, or changes with one of the others:
@@ -274,49 +280,38 @@ class Densify:
         if picked is None:
             return False
         self.look_around(picked, self.describe(picked))
-        return self.replace(encode(picked, hard=self.is_hard))
+        return self.replace(self.encode(picked))
 
     def _start(self, cold: npt.NDArray[np.bool_], *, hard: bool) -> None:
         self.is_hard = hard
-        self._cold, self._cold_generation = cold, self._pool.generation.copy()
+        self._cold, self._cold_generation = cold, self._pool.segments.generation.copy()
         self._cold_generation[~self._pool.full_segments()] = -1  # a head is not done, whatever of it was tried
         self._scanned, self._pending = FIRST_ROW, []
-
-    def _fit(self) -> None:
-        """The pool may have got more segments."""
-        more = self._pool.segments - len(self._seen)
-        if more:
-            self._seen, self._done, self._hard_done = (
-                np.concatenate((column, np.full(more, -1, dtype=np.int64)))
-                for column in (self._seen, self._done, self._hard_done)
-            )
-            self._since_s = np.concatenate((self._since_s, np.zeros(more)))
 
     def _scan(self, cold: npt.NDArray[np.bool_]) -> None:
         """Look at some more rows."""
         end = min(self._scanned + ROWS_A_STEP, self._rows.next_row)
         where = self._rows.where.array[self._scanned : end]
-        segment = (where >> np.uint64(WHERE_SEGMENT_SHIFT)).astype(np.int64)
-        size = where >> np.uint64(SIZE_SHIFT) & np.uint64(SIZE_MASK)
+        segment, size = places_of(where), sizes_of(where)
         # A limit that was raised since has made segments that are not cold; what is paged is in none.
         tried = _IS_DENSE if self.is_hard else _IS_TRIED
-        wanted = tried[where & np.uint64(ENCODING_MASK)] & cold.take(segment, mode="clip")
+        wanted = tried[encodings_of(where)] & cold.take(segment, mode="clip")
         wanted |= self._are_lone(where, self._rows.reference.array[self._scanned : end], size)
-        wanted &= (size >= MINIMUM_BYTES) & (where < np.uint64(PAGED))
+        wanted &= (size >= MINIMUM_BYTES) & ~are_paged(where)
         self._pending = (np.flatnonzero(wanted) + self._scanned).tolist()
         self._scanned = end
         self._seeds = self._domains.seeds()
 
     def _are_lone(
-        self, where: npt.NDArray[np.uint64], reference: npt.NDArray[np.uint32], size: npt.NDArray[np.uint64]
+        self, where: npt.NDArray[np.uint64], reference: npt.NDArray[np.uint32], size: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.bool_]:
         """Which of these rows are patches that alone keep their references, and worth a look for that?"""
         rows, lone = self._rows, np.zeros(len(where), dtype=np.bool_)
-        patched = np.flatnonzero(where & np.uint64(PATCH_BITS) == PATCH_BITS)
+        patched = np.flatnonzero(are_patches(where))
         base = np.minimum(reference[patched], rows.capacity - 1)
-        spared = (rows.where.array[base] >> np.uint64(SIZE_SHIFT) & np.uint64(SIZE_MASK)).astype(np.int64)
+        spared = sizes_of(rows.where.array[base])
         lone[patched] = (rows.count.array[base] == 0) & (rows.dependents.array[base] == 1)
-        lone[patched] &= size[patched].astype(np.int64) >= LONE_PATCH_SHARE * spared
+        lone[patched] &= size[patched] >= LONE_PATCH_SHARE * spared
         return lone
 
     def _decoded(self, row: int) -> Cold | None:
@@ -335,7 +330,7 @@ class Densify:
             return None
         try:
             reference = decoder.content(base) if base else b""
-            block = decode(decoder.record(where), where & ENCODING_MASK, reference)
+            block = CODEC.decode(decoder.record(where), where & ENCODING_MASK, reference or None)
         except (CorruptBlock, DecodeError, NotHere):
             return None  # whoever reads it is told; what is in the tier is cold enough
         return cold._replace(
@@ -360,7 +355,7 @@ class Densify:
         if rows.count.items[base] or rows.dependents.items[base] != 1:
             return 0
         where = rows.where.items[base]
-        return 0 if where & PAGED else where >> SIZE_SHIFT & SIZE_MASK
+        return 0 if where & PAGED else size_of(where)
 
     def _is_unchanged(self, cold: Cold) -> bool:
         rows, row = self._rows, cold.row
@@ -380,40 +375,6 @@ class Densify:
         is_same = rows.digest.items[cold.base] == cold.base_digest
         is_free = not rows.dependents.items[cold.row]
         return is_same and is_free and may_be_reference(rows, cold.base, rows.domain.items[cold.row])
-
-
-def encode(picked: Sequence[Cold], *, hard: bool = False) -> list[Gain]:
-    """Those that get smaller. Touches nothing but what it is given."""
-    gains, share = [], HARD_GAIN_SHARE if hard else GAIN_SHARE
-    for cold in picked:
-        if digest(cold.block, cold.seed) != cold.digest:
-            continue  # damaged: only as it is may it still be repaired
-        gain = min(_possible(cold, hard=hard), key=_cost_bytes, default=None)
-        if gain is None:
-            continue
-        before = cold.size_bytes if gain.is_patch == cold.is_patch else cold.size_bytes + cold.spared_bytes
-        if before - len(gain.record) >= max(GAIN_BYTES, share * before):
-            gains.append(gain)
-    return gains
-
-
-def _possible(cold: Cold, *, hard: bool) -> list[Gain]:
-    """All that it may be."""
-    found = []
-    if not cold.is_patch or cold.spared_bytes:
-        found.append(Gain(cold, dense.compress(cold.block, hard=hard), False))
-    is_tried = hard or _IS_TRIED[cold.where & ENCODING_MASK]
-    if cold.base and is_tried and digest(cold.reference, cold.seed) == cold.base_digest:
-        found.append(Gain(cold, dense.make_patch(cold.block, cold.reference, hard=hard), True))
-    return [gain for gain in found if len(gain.record) < BLOCK_BYTES]
-
-
-def _cost_bytes(gain: Gain) -> int:
-    """What is stored then, as far as it makes a difference."""
-    size_bytes, cold = len(gain.record), gain.cold
-    if gain.is_patch:
-        return size_bytes + (cold.spared_bytes if cold.is_patch else PATCH_GAIN_BYTES)
-    return size_bytes
 
 
 _IS_TRIED: Final = np.isin(np.arange(ENCODING_MASK + 1), (RAW, COMPRESSED, PATCHED))

@@ -10,7 +10,7 @@ import secrets
 from typing import Final
 
 from blockstore.errors import OutOfRoom, StateError
-from blockstore.store.codec import digest
+from blockstore.plane.codec import digest
 from blockstore.store.home import Home
 from blockstore.store.shared_array import SharedArray
 from blockstore.store.volume import Domain
@@ -26,7 +26,7 @@ class Domains:
     """Domains that have volumes; one without is forgotten."""
 
     def __init__(self, home: Home) -> None:
-        self._triples = SharedArray(home, "domains", "Q", _WORDS * _FIRST_CAPACITY)
+        self._triples = SharedArray(home, "domains", "Q", _WORDS * _FIRST_CAPACITY, most=_WORDS * MAXIMUM_DOMAINS)
         self._by_key: dict[int, Domain] = {}
         for index in range(self._triples.capacity // _WORDS):
             key, seed, check = self._triples.items[_WORDS * index : _WORDS * (index + 1)]

@@ -1,7 +1,7 @@
-"""Getting what is not here for who wants to read blocks: what to ask for, asking, and keeping the answer.
+"""Fetching what is not here: records from the tier, and blocks that are due from other hosts.
 
-That is records in the tier, and blocks that are due from other hosts. `missing` and `keep` are for who is at the store;
-`read` is the slow part, and touches nothing but the tier and the sources.
+The slow part, which touches nothing but the tier and the sources: `Store.missing` says what to ask for, and
+`Store.keep` takes the answers (wants.py).
 """
 
 from __future__ import annotations
@@ -9,15 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, TypeVar
 
-from blockstore.store.arrivals import Arrivals, Due, content_digest
-from blockstore.store.codec import DecodeError, decode
-from blockstore.store.decode import Decoder
-from blockstore.store.geometry import DUE, ENCODING_MASK, FIRST_ROW, ID_MASK, PAGED, PATCH_BITS, unpack_paged
-from blockstore.store.pool import Pool
-from blockstore.store.record_cache import RecordCache
-from blockstore.store.rows import Rows
+from blockstore.plane.codec import DecodeError
+from blockstore.store.arrivals import Due, content_digest
+from blockstore.store.codec import CODEC
+from blockstore.store.geometry import ENCODING_MASK, PAGED
+from blockstore.store.location import unpack_paged
 from blockstore.store.tiers import PieceMissing, Tier
-from blockstore.store.volume import Volume
 
 GAP_BYTES: Final = 16 << 10
 """Records of one piece that lie closer than this are read together: to ask twice takes longer than to read so much."""
@@ -27,14 +24,6 @@ class Reader(Protocol):
     """What a tier is, to those who read from it."""
 
     def read(self, piece: int, offset: int, length: int) -> bytes: ...
-
-
-class Blocks(NamedTuple):
-    """Blocks of a volume that somebody needs to go on, some of which are in the tier."""
-
-    volume: Volume
-    first: int
-    end: int
 
 
 class Want(NamedTuple):
@@ -62,41 +51,6 @@ def none_fetched() -> Fetched:
     return Fetched([], [], [], [])
 
 
-def missing(rows: Rows, cache: RecordCache, arrivals: Arrivals, blocks: Blocks) -> Wants:
-    """What is not here, and without which these blocks cannot be decoded, references included."""
-    entries = blocks.volume.entries(blocks.first, blocks.end - blocks.first).tolist()
-    wants: Wants = [*missing_of_rows(rows, cache, [entry & ID_MASK for entry in entries])]
-    return wants + missing_arrivals(arrivals, [entry for entry in entries if entry & ID_MASK == DUE])
-
-
-def missing_arrivals(arrivals: Arrivals, entries: Sequence[int]) -> list[Due]:
-    """The blocks of these map entries, which are due, that are neither at hand nor known to be here or lost."""
-    found = {}
-    for entry in entries:
-        due = arrivals.due(entry)
-        if due is None or arrivals.known[due.place] or due.place in arrivals.lost:
-            continue
-        if arrivals.get(due.place) is None:
-            found[due.place] = due
-    return list(found.values())
-
-
-def missing_of_rows(rows: Rows, cache: RecordCache, of_rows: Sequence[int]) -> list[Want]:
-    """The same for rows."""
-    found: dict[int, Want] = {}
-
-    def look_at(row: int) -> int:
-        where = rows.where.items[row] if FIRST_ROW <= row < rows.capacity else 0
-        if where & PAGED and cache.get(where) is None and (generation := cache.generation(where)) >= 0:
-            found[where] = Want(where, generation)
-        return where
-
-    for row in of_rows:
-        if look_at(row) & PATCH_BITS == PATCH_BITS:
-            look_at(rows.reference.items[row])
-    return list(found.values())
-
-
 def read(tier: Tier | None, sources: Mapping[int, Reader], wants: Sequence[Want | Due]) -> Fetched:
     """Ask the tier, and the sources by their numbers, for all of them. Raises TierAway."""
     fetched = none_fetched()
@@ -114,20 +68,6 @@ def read(tier: Tier | None, sources: Mapping[int, Reader], wants: Sequence[Want 
     return fetched
 
 
-def keep(decoder: Decoder, pool: Pool, fetched: Fetched) -> None:
-    """Have it all at hand for decoding, as far as it is still what was asked for. What the tier or a source has lost is
-    damaged from now on, for all who ask."""
-    for (where, generation), record in fetched.records:
-        decoder.cache.enter(where, generation, record)
-        pool.pieces.heat[unpack_paged(where)[0]] += 1
-    for where, generation in fetched.missing:
-        pool.pieces.miss(unpack_paged(where)[0], generation)
-    for due, content in fetched.arrived:
-        pool.arrivals.enter(due, content)
-    for due in fetched.lost:
-        pool.arrivals.miss(due)
-
-
 def _read_records(tier: Tier, wants: Sequence[Want], fetched: Fetched) -> None:
     for together in _together(wants):
         for want, record in zip(together, _read_together(tier, together), strict=True):
@@ -142,7 +82,7 @@ def _read_blocks(source: Reader, dues: Sequence[Due], fetched: Fetched) -> None:
     for together in _together(dues):
         for due, record in zip(together, _read_together(source, together), strict=True):
             try:
-                content = b"" if record is None else decode(record, due.where & ENCODING_MASK, b"")
+                content = b"" if record is None else CODEC.decode(record, due.where & ENCODING_MASK)
             except DecodeError:
                 content = b""
             if content and content_digest(content) == due.digest:

@@ -14,7 +14,8 @@ was damaged, or a row that was given away by mistake, is never taken for the blo
     bits 32..63  the upper half of the digest of a row's content; fixed marks for HOLE, ZERO and LOST; of a block
                  that is due, DUE_CHECK times its place among the arrivals, so that no one bit makes it another's
 
-A row says where its record is in one 64-bit word, so that moving a record is a single store:
+A row says where its record is in one 64-bit word, so that moving a record is a single store.
+location.py packs and unpacks it:
 
     bits 0..2    encoding (FREE, RAW, COMPRESSED, PATCHED, DENSE, DENSE_PATCHED)
     bits 3..15   record size in bytes, 1..4096
@@ -82,19 +83,3 @@ WHERE_SEGMENT_SHIFT: Final = OFFSET_SHIFT + SEGMENT_SHIFT
 PAGED: Final = 1 << 63
 PIECE_MASK: Final = (PAGED >> WHERE_SEGMENT_SHIFT) - 1
 """Of a paged word, shifted by WHERE_SEGMENT_SHIFT."""
-
-
-def pack_where(offset: int, size_bytes: int, encoding: int) -> int:
-    """The `where` word of a row. The hot paths write this expression out."""
-    return offset << OFFSET_SHIFT | size_bytes << SIZE_SHIFT | encoding
-
-
-def unpack_where(where: int) -> tuple[int, int, int]:
-    """(offset, size_bytes, encoding) of a `where` word."""
-    return where >> OFFSET_SHIFT, where >> SIZE_SHIFT & SIZE_MASK, where & ENCODING_MASK
-
-
-def unpack_paged(where: int) -> tuple[int, int, int]:
-    """(piece, offset in it, size_bytes) of a paged `where` word."""
-    offset = where >> OFFSET_SHIFT & (SEGMENT_BYTES - 1)
-    return where >> WHERE_SEGMENT_SHIFT & PIECE_MASK, offset, where >> SIZE_SHIFT & SIZE_MASK

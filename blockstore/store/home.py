@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import errno
 import fcntl
-import mmap
 import os
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
@@ -24,8 +23,8 @@ SECTOR_BYTES: Final = 512
 LOCK_NAME: Final = "lock"
 """The file of a state directory whose lock says that a process has the state."""
 
-_MAP_FIXED: Final = 0x10
-_MAP_NORESERVE: Final = 0x4000
+OWN_FILE: Final = os.O_CLOEXEC | os.O_NOFOLLOW
+"""How files of a state directory are opened: a link in the place of one would have us write to any file."""
 
 _PUNCH_HOLE: Final = 1 | 2
 """FALLOC_FL_KEEP_SIZE and FALLOC_FL_PUNCH_HOLE of fallocate(2)."""
@@ -96,7 +95,7 @@ class DirectoryHome:
 
     def open(self, name: str) -> int:
         try:
-            return os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self._directory_fd)
+            return os.open(name, os.O_RDWR | os.O_CREAT | OWN_FILE, 0o600, dir_fd=self._directory_fd)
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise OutOfRoom(no_room_under(self.describe())) from None
@@ -105,7 +104,7 @@ class DirectoryHome:
     def open_to_read(self, name: str) -> int:
         """A descriptor of the file, for reading; empty when it is not there."""
         try:
-            return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory_fd)
+            return os.open(name, os.O_RDONLY | OWN_FILE, dir_fd=self._directory_fd)
         except FileNotFoundError:
             return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -181,7 +180,7 @@ def write_in_place(path: Path, data: bytes) -> None:
     """Let a small file, of one page at most and always of one length, have this content. A killed process leaves the
     old or the new one, and only the first write needs room. Raises OutOfRoom, OSError."""
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | OWN_FILE, 0o600)
         try:
             os.pwrite(fd, data, 0)
         finally:
@@ -223,21 +222,6 @@ def allocate(fd: int, start: int, length: int, place: str) -> None:
         raise lack_of_room(error, place) from None
 
 
-def map_shared(fd: int, length: int) -> mmap.mmap:
-    """Maps a file for reading and writing, `length` bytes from its start. Raises OSError.
-
-    For files of which there are many: mmap.mmap keeps a descriptor of its own as long as the mapping lives. So it maps
-    anonymous memory here, and the file comes in the place of that. It is unmapped when nobody refers to it any more.
-    """
-    mapping = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
-    if _mmap(address, length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | _MAP_FIXED, fd, 0) != address:
-        code = ctypes.get_errno()
-        _unmapped.append(mapping)  # the kernel may have taken it away, and its addresses may be another's by now
-        raise OSError(code, os.strerror(code))
-    return mapping
-
-
 def punch(fd: int, start: int, length: int) -> None:
     """Give the memory of the range back; it reads as zeros. Unlike MADV_REMOVE this works on locked pages."""
     if _fallocate(fd, _PUNCH_HOLE, start, length):
@@ -255,7 +239,3 @@ def lack_of_room(error: OSError, place: str) -> Exception:
 _libc = ctypes.CDLL(None, use_errno=True)
 _fallocate = _libc.fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-_mmap = _libc.mmap
-_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64)
-_mmap.restype = ctypes.c_void_p
-_unmapped: Final[list[mmap.mmap]] = []

@@ -22,13 +22,19 @@ import numpy.typing as npt
 
 from blockstore.errors import OutOfRoom
 from blockstore.store.geometry import (
-    OFFSET_SHIFT,
-    PAGED,
-    PIECE_MASK,
     SEGMENT_BYTES,
-    SIZE_MASK,
-    SIZE_SHIFT,
-    WHERE_SEGMENT_SHIFT,
+)
+from blockstore.store.location import (
+    PAGED_PLACE,
+    all_moved,
+    all_paged,
+    offset_of,
+    pieces_of,
+    place_of,
+    places_of,
+    size_of,
+    sizes_of,
+    start_of,
 )
 from blockstore.store.pool import Pool
 from blockstore.store.rows import Rows
@@ -49,13 +55,6 @@ BACK_RECORDS: Final = 128
 SPARSE_SHARE: Final = 0.5
 """A piece of which less than this is live is worth rewriting."""
 
-_SHIFT: Final = np.uint64(WHERE_SEGMENT_SHIFT)
-_PAGED: Final = np.uint64(PAGED)
-_BELOW_OFFSET: Final = np.uint64((1 << OFFSET_SHIFT) - 1)
-_IN_SEGMENT: Final = SEGMENT_BYTES - 1
-PAGED_PLACE: Final = PAGED >> WHERE_SEGMENT_SHIFT
-"""Added to the number of a piece, it makes a place; a segment's number is one."""
-
 
 class Batch(NamedTuple):
     """Rows, their words when they were picked, what must still be so when they are published (the generation of each
@@ -69,7 +68,7 @@ class Batch(NamedTuple):
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:
-        return _sizes(self.before)
+        return sizes_of(self.before)
 
 
 class Paging:
@@ -78,8 +77,7 @@ class Paging:
     def __init__(self, rows: Rows, pool: Pool) -> None:
         self._rows = rows
         self._pool = pool
-        self._seen = np.zeros(pool.segments, dtype=np.int64)
-        self._places = np.empty(0, dtype=np.uint64)
+        self._places = np.empty(0, dtype=np.int64)
         self._scanned = 0
         self._found: list[npt.NDArray[np.int64]] = []
         self._pending = np.empty(0, dtype=np.int64)
@@ -88,17 +86,15 @@ class Paging:
 
     def saw(self, where: int) -> None:
         """A record at this word was read."""
-        self._fit()
-        segment = where >> WHERE_SEGMENT_SHIFT
-        if segment < len(self._seen):
-            self._seen[segment] = self._pool.now
+        segments, place = self._pool.segments, place_of(where)
+        if place < segments.count:
+            segments.read_at[place] = self._pool.now
 
-    def coldest(self, segments: int) -> list[int]:
+    def coldest(self, most: int) -> list[int]:
         """So many places of full segments, the coldest first."""
-        self._fit()
-        full = np.flatnonzero(self._pool.full_segments())
-        age = np.maximum(self._pool.generation[full], self._seen[full])
-        return full[np.argsort(age, kind="stable")][:segments].tolist()  # type: ignore[no-any-return]
+        segments, full = self._pool.segments, np.flatnonzero(self._pool.full_segments())
+        age = np.maximum(segments.generation[full], segments.read_at[full])
+        return full[np.argsort(age, kind="stable")][:most].tolist()  # type: ignore[no-any-return]
 
     def sparse(self) -> list[int]:
         """Places of pieces that fit into one and are worth it; none or at least two."""
@@ -113,7 +109,7 @@ class Paging:
 
     def begin(self, places: Sequence[int]) -> None:
         """The records in these places are to be moved, in this order."""
-        self._places = np.array(places, dtype=np.uint64)
+        self._places = np.array(places, dtype=np.int64)
         self._scanned, self._found = 0, []
         self._pending = np.empty(0, dtype=np.int64)
 
@@ -127,7 +123,7 @@ class Paging:
         rows = np.concatenate(self._found)
         where = self._rows.where.array[rows]
         by_number = np.argsort(self._places)
-        ranked = np.searchsorted(self._places, where >> _SHIFT, sorter=by_number)
+        ranked = np.searchsorted(self._places, places_of(where), sorter=by_number)
         order = by_number[np.minimum(ranked, len(by_number) - 1)]  # of what has gone elsewhere meanwhile, any
         self._pending = rows[np.lexsort((where, order))]
         return False
@@ -139,7 +135,7 @@ class Paging:
             rows, self._pending = self._pending[:most_records], self._pending[most_records:]
             rows = rows[self._are_there(self._rows.where.array[rows])]
         before = self._rows.where.array[rows]
-        count = int(np.searchsorted(np.cumsum(_sizes(before)), PIECE_BYTES, side="right"))
+        count = int(np.searchsorted(np.cumsum(sizes_of(before)), PIECE_BYTES, side="right"))
         self._pending = np.concatenate((rows[count:], self._pending))
         rows, before = rows[:count], before[:count]
         data = b"".join([self._record(word, contents) for word in before.tolist()])
@@ -152,8 +148,7 @@ class Paging:
         if not still.any():
             pieces.abandon(piece)
             return
-        offsets = (np.cumsum(sizes) - sizes).astype(np.uint64)
-        words = _PAGED | np.uint64(piece) << _SHIFT | offsets << np.uint64(OFFSET_SHIFT) | batch.before & _BELOW_OFFSET
+        words = all_paged(batch.before, piece, np.cumsum(sizes) - sizes)
         pieces.enter(piece, batch.data)
         pieces.add(words[still])
         self._rows.where.array[batch.rows[still]] = words[still]
@@ -172,15 +167,14 @@ class Paging:
             offsets = self._pool.append(records, sizes)
         except OutOfRoom:
             return False
-        words = offsets.astype(np.uint64) << np.uint64(OFFSET_SHIFT) | batch.before[still] & _BELOW_OFFSET
-        self._rows.where.array[batch.rows[still]] = words
+        self._rows.where.array[batch.rows[still]] = all_moved(batch.before[still], offsets)
         self._pool.forget(batch.before[still])
         self.back_bytes += int(sizes.sum())
         return True
 
     def _are_there(self, where: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         """Which of these words name records in the places that were given? A free row's word is 0, as is segment 0."""
-        return np.isin(where >> _SHIFT, self._places) & (where != 0)  # type: ignore[no-any-return]
+        return np.isin(places_of(where), self._places) & (where != 0)  # type: ignore[no-any-return]
 
     def _still(self, batch: Batch) -> npt.NDArray[np.bool_]:
         """Which rows are as they were picked? A record never changes while its place has one generation, but where
@@ -191,27 +185,17 @@ class Paging:
         return (now == batch.before) & (self._generations(batch.before) == batch.generations)  # type: ignore[no-any-return]
 
     def _generations(self, where: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-        places = (where >> _SHIFT).astype(np.int64)
+        places = places_of(where)
         paged = places >= PAGED_PLACE
         generations = np.empty(len(places), dtype=np.int64)
-        generations[~paged] = self._pool.generation[places[~paged]]
-        generations[paged] = self._pool.pieces.generation[places[paged] & PIECE_MASK]
+        generations[~paged] = self._pool.segments.generation[places[~paged]]
+        generations[paged] = self._pool.pieces.generation[pieces_of(places[paged])]
         return generations
 
     def _record(self, where: int, contents: Mapping[int, bytes]) -> bytes | memoryview:
-        place, size_bytes = where >> WHERE_SEGMENT_SHIFT, where >> SIZE_SHIFT & SIZE_MASK
-        offset = where >> OFFSET_SHIFT
+        place, size_bytes = place_of(where), size_of(where)
         if place < PAGED_PLACE:
+            offset = offset_of(where)
             return self._pool.view[offset : offset + size_bytes]
-        offset &= _IN_SEGMENT
-        return contents[place][offset : offset + size_bytes]
-
-    def _fit(self) -> None:
-        """The pool may have got more segments."""
-        more = self._pool.segments - len(self._seen)
-        if more:
-            self._seen = np.concatenate((self._seen, np.zeros(more, dtype=np.int64)))
-
-
-def _sizes(where: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    return (where >> np.uint64(SIZE_SHIFT) & np.uint64(SIZE_MASK)).astype(np.int64)
+        start = start_of(where)
+        return contents[place][start : start + size_bytes]

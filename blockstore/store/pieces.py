@@ -18,9 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstore.errors import OutOfRoom
-from blockstore.store.codec import Buffer, digest
-from blockstore.store.geometry import PIECE_MASK, SIZE_MASK, SIZE_SHIFT, WHERE_SEGMENT_SHIFT
+from blockstore.plane.codec import digest
+from blockstore.store.codec import Buffer
+from blockstore.store.distinct import distinct
 from blockstore.store.home import Home
+from blockstore.store.location import pieces_of, places_of, sizes_of
+from blockstore.store.mapping import MAXIMUM_PIECES
 from blockstore.store.shared_array import SharedArray
 
 _FIRST_CAPACITY: Final = 4096
@@ -35,7 +38,7 @@ class Pieces:
     """By number: the table, live bytes, generation, and records read since somebody looked (`heat`)."""
 
     def __init__(self, home: Home) -> None:
-        self._table = SharedArray(home, "pieces", "Q", _FIRST_CAPACITY)
+        self._table = SharedArray(home, "pieces", "Q", _FIRST_CAPACITY, most=MAXIMUM_PIECES)
         self.live_bytes = np.zeros(self._table.capacity, dtype=np.int64)
         self.generation = np.zeros(self._table.capacity, dtype=np.int64)
         """Another number each time that a piece number comes to mean something else."""
@@ -81,9 +84,8 @@ class Pieces:
         """Of all pieces that are needed."""
         return np.flatnonzero(self._table.array).tolist()
 
-    def adopt(self, paged: npt.NDArray[np.uint64]) -> None:
-        """At start: learn from the rows' paged words what is live."""
-        np.add.at(self.live_bytes, _numbers(paged), _sizes(paged))
+    def adopt(self) -> None:
+        """At start, when `live_bytes` is what the rows' paged words say: end pieces that no row needs."""
         for piece in np.flatnonzero((self._table.array != 0) & (self.live_bytes == 0)).tolist():
             self._end(piece)
 
@@ -112,13 +114,15 @@ class Pieces:
 
     def add(self, paged: npt.NDArray[np.uint64]) -> None:
         """Rows have these words from now on."""
-        np.add.at(self.live_bytes, _numbers(paged), _sizes(paged))
+        np.add.at(self.live_bytes, pieces_of(places_of(paged)), sizes_of(paged))
 
     def forget(self, paged: npt.NDArray[np.uint64]) -> None:
-        """Rows had these words."""
-        numbers = _numbers(paged)
-        np.subtract.at(self.live_bytes, numbers, _sizes(paged))
-        for piece in np.unique(numbers[self.live_bytes[numbers] == 0]).tolist():
+        """Rows had these words. That of a damaged row may name a piece that there cannot be."""
+        numbers = pieces_of(places_of(paged))
+        known = numbers < len(self.live_bytes)
+        numbers = numbers[known]
+        np.subtract.at(self.live_bytes, numbers, sizes_of(paged[known]))
+        for piece in distinct(numbers[self.live_bytes[numbers] == 0]).tolist():
             self._end(piece)
 
     def miss(self, piece: int, generation: int) -> None:
@@ -159,14 +163,6 @@ class Pieces:
         self.live_bytes = np.concatenate((self.live_bytes, np.zeros(more, dtype=np.int64)))
         self.generation = np.concatenate((self.generation, np.zeros(more, dtype=np.int64)))
         self.heat = np.concatenate((self.heat, np.zeros(more, dtype=np.int64)))
-
-
-def _numbers(paged: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    return (paged >> np.uint64(WHERE_SEGMENT_SHIFT) & np.uint64(PIECE_MASK)).astype(np.int64)
-
-
-def _sizes(paged: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    return (paged >> np.uint64(SIZE_SHIFT) & np.uint64(SIZE_MASK)).astype(np.int64)
 
 
 def _word(data: Buffer) -> int:

@@ -14,77 +14,100 @@ repair (mend). Nobody else has a method for it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
 from array import array
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from blockstore.errors import InputError, OutOfRoom
+from blockstore.plane.epochs import Epochs
+from blockstore.plane.log import Log
+from blockstore.plane.recount import count_records
+from blockstore.plane.region import Region
+from blockstore.plane.soundness import Places
+from blockstore.plane.tables import Tables
 from blockstore.store.arrivals import Arrivals
 from blockstore.store.codec import Buffer
-from blockstore.store.geometry import PAGED, SEGMENT_BYTES, WHERE_SEGMENT_SHIFT
+from blockstore.store.distinct import distinct
+from blockstore.store.geometry import SEGMENT_BYTES
 from blockstore.store.home import Home, lack_of_room, no_room_under, punch
+from blockstore.store.location import are_paged, places_of, sizes_of
+from blockstore.store.mapping import LEAST_POOL_BYTES, POOL_FACTOR, extend, map_region
 from blockstore.store.pieces import Pieces
-from blockstore.store.pool_limit import check_limit
+from blockstore.store.pool_limit import MAXIMUM_LIMIT_BYTES, check_limit
+from blockstore.store.segments import Segments
+from blockstore.store.spread import share
 
 COMPACTION_RESERVE_SEGMENTS: Final = 2
 """Kept free of new records, so that compaction can always move the live records of one segment somewhere."""
 
-_PAGED: Final = np.uint64(PAGED)
 
+class PoolFigures(NamedTuple):
+    """Of a pool, in bytes: the limit, what the host pays, what of that nobody needs, and what can still be appended.
+    `reserve_bytes` is kept free to compact with."""
 
-class Places(NamedTuple):
-    """Where blocks can be: in this many segments, in pieces of these sizes in bytes, among so many arrivals."""
+    limit_bytes: int
+    allocated_bytes: int
+    garbage_bytes: int
+    free_bytes: int
+    reserve_bytes: int
 
-    segments: int
-    piece_lengths: npt.NDArray[np.int64]
-    arrivals: int
+    @property
+    def used_bytes(self) -> int:
+        """Of records that are needed, and what is about to be filled."""
+        return self.allocated_bytes - self.garbage_bytes
+
+    @property
+    def left_bytes(self) -> int:
+        """What can be stored once the garbage is gone."""
+        return self.free_bytes + self.garbage_bytes
 
 
 class Pool:
     """Segments of SEGMENT_BYTES up to `limit_bytes`. `view` is the whole pool, for reading records."""
 
-    def __init__(self, home: Home, limit_bytes: int) -> None:
+    def __init__(self, home: Home, limit_bytes: int, tables: Tables | None = None) -> None:
+        """Open the pool in `home`, and bind it to `tables`, those of the store."""
         check_limit(limit_bytes)
+        self._tables = tables or Tables()
         self._place = home.describe()
         self.pieces = Pieces(home)
         self.arrivals = Arrivals(home)
         self._fd = home.open("pool")
+        self._regions: list[Region] = []
         self.limit_bytes = limit_bytes
         self._lent_bytes = 0
         self.found_segments = os.fstat(self._fd).st_size // SEGMENT_BYTES
         """Segments of the file that was there; no record lies beyond."""
-        self.segments = max(limit_bytes // SEGMENT_BYTES, self.found_segments)
+        count = max(limit_bytes // SEGMENT_BYTES, self.found_segments)
         if fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:  # to look at only (home.CopiedHome)
-            self.segments = max(self.found_segments, 1)
-            self._mapping = _read_only_map(self._fd, self.segments * SEGMENT_BYTES)
+            count = max(self.found_segments, 1)
+            self._show(_read_only_map(self._fd, count * SEGMENT_BYTES, self._place))
         else:
-            os.ftruncate(self._fd, self.segments * SEGMENT_BYTES)
-            self._mapping = mmap.mmap(self._fd, self.segments * SEGMENT_BYTES)
-        self.view = memoryview(self._mapping)
-        self.live_bytes = np.zeros(self.segments, dtype=np.int64)
-        self.generation = np.zeros(self.segments, dtype=np.int64)
-        """Another number for a segment each time that it is filled anew; 0 for those that were found."""
-        self._allocated = bytearray(self.segments)
-        self._free = array("I", range(self.segments - 1, -1, -1))
-        self.allocated_segments = 0
-        self.head = -1  # records are appended to it, from `tail` to `head_end`
-        self.spare = -1  # taken from the free ones, becomes the head when that is full
-        self.tail = 0
-        self.head_end = 0
-        self._heads = 0
+            self._show(self._extended(count * SEGMENT_BYTES))
+        self.segments = Segments(count)
+        self._free = array("I", range(count - 1, -1, -1))
+        self.epochs = Epochs()
+        self.settle_lanes: Callable[[], None] = _no_lanes
+        """Waits until each lane was outside once (plane/volumes.pyi)."""
+        """Whoever reads records without the store lock is inside."""
+        self._retired: deque[tuple[int, int]] = deque()  # (segment, epoch): empty, but somebody may look at it
+        self.log = Log(self._fd)
+        self._bind_log()
         self.mended = 0
         """Changes of records that stay where they are: those that undo damage."""
 
     def set_limit(self, limit_bytes: int) -> None:
-        """Change the limit. Raises InputError for one below what is stored, or out of range; replaces `view`."""
+        """Change the limit. Raises InputError for one below what is stored, or out of range. `view` gets longer."""
         check_limit(limit_bytes)
-        least_bytes = (self.allocated_segments + COMPACTION_RESERVE_SEGMENTS) * SEGMENT_BYTES
+        least_bytes = (self.log.allocated_segments + COMPACTION_RESERVE_SEGMENTS) * SEGMENT_BYTES
         if limit_bytes < min(least_bytes, self.limit_bytes):
             raise InputError(
                 f"--pool-limit {limit_bytes >> 20} MiB is less than {least_bytes >> 20} MiB, which is what the pool "
@@ -92,50 +115,68 @@ class Pool:
             )
         self._grow((limit_bytes + self._lent_bytes) // SEGMENT_BYTES)
         self.limit_bytes = limit_bytes
+        self._bind_log()
 
     def lend(self, size_bytes: int) -> None:
-        """Allow so much above the limit, until the next call: room that is as good as free. May replace `view`."""
+        """Allow so much above the limit, until the next call: room that is as good as free. `view` may get longer."""
         self._grow((self.limit_bytes + size_bytes) // SEGMENT_BYTES)
         self._lent_bytes = size_bytes
+        self._bind_log()
 
-    def _grow(self, segments: int) -> None:
-        if segments <= self.segments:
+    def _bind_log(self) -> None:
+        self.log.bind(self.segments.live_bytes, self.segments.generation)
+        self.log.most_segments = (self.limit_bytes + self._lent_bytes) // SEGMENT_BYTES
+
+    def _grow(self, count: int) -> None:
+        before = self.segments.count
+        if count <= before:
             return
-        os.ftruncate(self._fd, segments * SEGMENT_BYTES)
-        self._mapping = mmap.mmap(self._fd, segments * SEGMENT_BYTES)
-        self.view = memoryview(self._mapping)
-        self.live_bytes = np.concatenate((self.live_bytes, np.zeros(segments - self.segments, dtype=np.int64)))
-        self.generation = np.concatenate((self.generation, np.zeros(segments - self.segments, dtype=np.int64)))
-        self._allocated.extend(bytes(segments - self.segments))
-        self._free = array("I", range(segments - 1, self.segments - 1, -1)) + self._free
-        self.segments = segments
+        self._show(self._extended(count * SEGMENT_BYTES))
+        self.segments.grow(count)
+        self._free = array("I", range(count - 1, before - 1, -1)) + self._free
+
+    def _extended(self, size_bytes: int) -> Region:
+        os.ftruncate(self._fd, size_bytes)
+        reserved_bytes = max(LEAST_POOL_BYTES, size_bytes, min(POOL_FACTOR * size_bytes, MAXIMUM_LIMIT_BYTES))
+        return extend(self._regions, self._fd, size_bytes, reserved_bytes, self._place)
+
+    def _show(self, mapping: Region | mmap.mmap) -> None:
+        self.view = memoryview(mapping)
+        self._tables.bind_pool(self.view)
 
     @property
     def now(self) -> int:
         """A clock that ticks when a segment is full: the generation of the head."""
-        return self._heads
+        return self.log.filled
+
+    @property
+    def allocated_segments(self) -> int:
+        """Segments that have memory."""
+        return self.log.allocated_segments
+
+    @property
+    def head(self) -> int:
+        """The segment to which records are appended; -1 for none."""
+        return self.log.head
 
     def places(self, *, found: bool = False) -> Places:
-        """Where records can be; with `found` only what was there when the state was opened."""
-        return Places(self.found_segments if found else self.segments, self.pieces.lengths(), self.arrivals.count)
+        """Where blocks can be; with `found` only what was there when the state was opened."""
+        return Places(self.found_segments if found else self.segments.count, self.pieces.lengths(), self.arrivals.count)
 
     def _most_segments(self) -> int:
         """How many may be allocated. What was lent and is wanted back may still be in use: there is no room for
         anything new then, but compaction can go on."""
-        most = (self.limit_bytes + self._lent_bytes) // SEGMENT_BYTES
-        return most if self.allocated_segments <= most else self.allocated_segments + COMPACTION_RESERVE_SEGMENTS
+        most, allocated = self.log.most_segments, self.log.allocated_segments
+        return most if allocated <= most else allocated + COMPACTION_RESERVE_SEGMENTS
 
     def adopt(self, where: npt.NDArray[np.uint64]) -> None:
         """At start on existing state: learn from the rows' words which segments are in use; free the others."""
-        self.pieces.adopt(where[where >= _PAGED])
-        live = where[(where != 0) & (where < _PAGED)]
-        segments = (live >> np.uint64(WHERE_SEGMENT_SHIFT)).astype(np.int64)
-        sizes = (live >> np.uint64(3) & np.uint64(0x1FFF)).astype(np.int64)
-        np.add.at(self.live_bytes, segments, sizes)
-        used = self.live_bytes > 0
-        for segment in range(self.segments):
-            self._allocated[segment] = bool(used[segment])
-        self.allocated_segments = int(used.sum())
+        live_bytes, piece_bytes = self.segments.live_bytes, self.pieces.live_bytes
+        share(lambda first, end: count_records(where, first, end, live_bytes, piece_bytes), len(where))
+        self.pieces.adopt()
+        used = self.segments.live_bytes > 0
+        self.segments.has_memory[:] = used
+        self.log.allocated_segments = int(used.sum())
         self._free = array("I", np.flatnonzero(~used)[::-1].astype(np.uint32).tobytes())
         for start, end in _runs(np.flatnonzero(~used)):
             punch(self._fd, start * SEGMENT_BYTES, (end - start) * SEGMENT_BYTES)
@@ -148,14 +189,19 @@ class Pool:
     @property
     def garbage_bytes(self) -> int:
         """Bytes in full segments that no row points at."""
-        unused_bytes = self.head_end - self.tail + (SEGMENT_BYTES if self.spare >= 0 else 0)
-        return self.allocated_bytes - int(self.live_bytes.sum()) - unused_bytes
+        unused_bytes = self.log.head_end - self.log.tail + (SEGMENT_BYTES if self.log.spare >= 0 else 0)
+        return self.allocated_bytes - int(self.segments.live_bytes.sum()) - unused_bytes
 
     @property
     def free_bytes(self) -> int:
         """What can still be appended before the limit, not counting garbage."""
         segments = self.limit_bytes // SEGMENT_BYTES - self.allocated_segments - COMPACTION_RESERVE_SEGMENTS
-        return max(segments + (self.spare >= 0), 0) * SEGMENT_BYTES + self.head_end - self.tail
+        return max(segments + (self.log.spare >= 0), 0) * SEGMENT_BYTES + self.log.head_end - self.log.tail
+
+    def figures(self) -> PoolFigures:
+        """How full it is."""
+        reserve_bytes = COMPACTION_RESERVE_SEGMENTS * SEGMENT_BYTES
+        return PoolFigures(self.limit_bytes, self.allocated_bytes, self.garbage_bytes, self.free_bytes, reserve_bytes)
 
     def append(
         self,
@@ -167,74 +213,67 @@ class Pool:
 
         Raises OutOfRoom, and then nothing is stored: the limit is reached, or the file system under the state is full.
         """
-        if self.allocated_segments + reserved_segments > self._most_segments():
-            raise OutOfRoom(self._full())  # compaction is at work in its reserve, and gives it back when it is done
         ends = np.cumsum(sizes)
-        total = int(ends[-1])
-        offsets = ends - sizes + self.tail
-        if self.tail + total <= self.head_end:
-            self._fill(records, total)
-            return offsets
-        self._find_spare(reserved_segments)
-        fitting = int(np.searchsorted(ends, self.head_end - self.tail, side="right"))
-        head_bytes = int(ends[fitting - 1]) if fitting else 0
-        if fitting:
-            self._fill(records[:fitting], head_bytes)
-        old_head, old_tail, old_end = self.head, self.tail, self.head_end
-        self._start_spare()
-        offsets[fitting:] += self.tail - old_tail
-        try:
-            self._fill(records[fitting:], total - head_bytes)
-        except OutOfRoom:
-            self.spare, self.head, self.tail, self.head_end = self.head, old_head, old_tail, old_end
-            self.live_bytes[old_head] -= head_bytes
-            raise
-        if old_head >= 0 and not self.live_bytes[old_head]:
-            self.release_segment(old_head)
+        self.make_room_for(int(ends[-1]), reserved_segments)
+        placed = self.log.append(b"".join(records), ends.astype(np.uint64))
+        if placed is None:
+            raise self.append_error()
+        self.take_back()
+        split, first, second = placed
+        offsets = ends - sizes + first
+        offsets[split:] += second - first - (int(ends[split - 1]) if split else 0)
         return offsets
 
-    def _fill(self, records: Sequence[Buffer], size_bytes: int) -> None:
-        # A write(2) gets fresh pages at half the cost of storing into the mapping, and says so when there are none.
-        try:
-            written = os.pwritev(self._fd, records, self.tail)
-        except OSError as error:
-            raise lack_of_room(error, self._place) from None
-        if written != size_bytes:
-            raise OutOfRoom(no_room_under(self._place))
-        self.live_bytes[self.head] += size_bytes
-        self.tail += size_bytes
-
-    def _find_spare(self, reserved_segments: int) -> None:
-        if self.spare >= 0:
+    def make_room_for(self, size_bytes: int, reserved_segments: int) -> None:
+        """Have a spare segment where records of so many bytes do not fit in the head. Raises OutOfRoom."""
+        self._reclaim()
+        if not self.log.is_within_limit(reserved_segments):
+            raise OutOfRoom(self._full())  # compaction is at work in its reserve, and gives it back when it is done
+        if self.log.fits_head(size_bytes) or self.log.spare >= 0:
             return
-        if self.allocated_segments + reserved_segments >= self._most_segments() or not self._free:
+        if self.log.allocated_segments + reserved_segments >= self._most_segments() or not self._free:
             raise OutOfRoom(self._full())
-        self.spare = self._free.pop()
-        self._allocated[self.spare] = 1
-        self.allocated_segments += 1
+        spare = self._free.pop()
+        self.segments.has_memory[spare] = True
+        self.log.set_spare(spare)
+
+    def append_error(self) -> Exception:
+        """Returns why records could not be written, for which there was room: OutOfRoom, or OSError."""
+        error = self.log.error
+        if error == errno.ENOSPC:
+            return OutOfRoom(no_room_under(self._place))
+        return lack_of_room(OSError(error, os.strerror(error)), self._place)
+
+    def take_back(self) -> None:
+        """What compiled code has let go can be used again."""
+        let_go = self.log.take_back()
+        if let_go is None:
+            return
+        paged, emptied = let_go
+        if len(paged):
+            self.pieces.forget(np.array(paged, dtype=np.uint64))
+        self.forgotten(emptied)
 
     def _full(self) -> str:
         return f"the pool is at its limit of {self.limit_bytes >> 20} MiB; delete memory files or raise --pool-limit"
 
-    def _start_spare(self) -> None:
-        self.head, self.spare = self.spare, -1
-        self._heads += 1
-        self.generation[self.head] = self._heads
-        self.tail = self.head * SEGMENT_BYTES
-        self.head_end = self.tail + SEGMENT_BYTES
-
     def forget(self, where: npt.NDArray[np.uint64]) -> None:
         """The records at these words are garbage from now on. Segments without a live record are released, and pieces
         doomed."""
-        paged = where >= _PAGED
+        paged = are_paged(where)
         if paged.any():
             self.pieces.forget(where[paged])
             where = where[~paged]
-        segments = (where >> np.uint64(WHERE_SEGMENT_SHIFT)).astype(np.int64)
-        sizes = (where >> np.uint64(3) & np.uint64(0x1FFF)).astype(np.int64)
-        np.subtract.at(self.live_bytes, segments, sizes)
-        for segment in np.unique(segments[self.live_bytes[segments] == 0]).tolist():
-            if segment != self.head:
+        segments = places_of(where)
+        known = segments < self.segments.count  # of a damaged row it may be anything
+        segments = segments[known]
+        np.subtract.at(self.segments.live_bytes, segments, sizes_of(where[known]))
+        self.forgotten(distinct(segments[self.segments.live_bytes[segments] == 0]).tolist())
+
+    def forgotten(self, empty: Iterable[int]) -> None:
+        """These segments had no live record any more: those that still have none are released, but for the head."""
+        for segment in empty:
+            if self.is_full(segment) and not self.segments.live_bytes[segment]:
                 self.release_segment(segment)
 
     def mend(self, offset: int, byte: int) -> None:
@@ -243,25 +282,37 @@ class Pool:
         self.mended += 1
 
     def release_segment(self, segment: int) -> None:
-        """Give the memory of a segment that no row points into back to the host."""
-        assert self.live_bytes[segment] == 0 and segment != self.head
-        punch(self._fd, segment * SEGMENT_BYTES, SEGMENT_BYTES)
-        self._allocated[segment] = 0
-        self.allocated_segments -= 1
-        self._free.append(segment)
+        """Give the memory of a segment that no row points into back to the host, once nobody can look at it."""
+        assert self.segments.live_bytes[segment] == 0 and segment != self.log.head
+        if self.segments.is_retired[segment]:
+            return
+        self.segments.is_retired[segment] = True
+        self._retired.append((segment, self.epochs.retire()))
+        self._reclaim()
+
+    def _reclaim(self) -> None:
+        if self._retired and self.epochs.is_over(self._retired[0][1]):
+            self.settle_lanes()
+        while self._retired and self.epochs.is_over(self._retired[0][1]):
+            segment, _ = self._retired.popleft()
+            punch(self._fd, segment * SEGMENT_BYTES, SEGMENT_BYTES)
+            self.segments.is_retired[segment] = self.segments.has_memory[segment] = False
+            self.log.allocated_segments -= 1
+            self._free.append(segment)
 
     def is_allocated(self, segment: int) -> bool:
         """Has this segment memory?"""
-        return bool(self._allocated[segment])
+        return bool(self.segments.has_memory[segment])
 
     def is_full(self, segment: int) -> bool:
         """Is this a segment with memory to which nothing will be appended any more?"""
-        return self.is_allocated(segment) and segment not in (self.head, self.spare)
+        is_in_use = self.is_allocated(segment) and not self.segments.is_retired[segment]
+        return is_in_use and segment not in (self.log.head, self.log.spare)
 
     def full_segments(self) -> npt.NDArray[np.bool_]:
         """`is_full` of each segment."""
-        full = np.frombuffer(self._allocated, dtype=np.uint8).astype(np.bool_)
-        for segment in (self.head, self.spare):
+        full: npt.NDArray[np.bool_] = self.segments.has_memory & ~self.segments.is_retired
+        for segment in (self.log.head, self.log.spare):
             if segment >= 0:
                 full[segment] = False
         return full
@@ -269,22 +320,26 @@ class Pool:
     def emptiest(self, count: int) -> list[int]:
         """So many of the segments that are full, if there are, the emptiest first."""
         candidates = np.flatnonzero(self.full_segments())
-        order = np.argsort(self.live_bytes[candidates], kind="stable")[:count]
+        order = np.argsort(self.segments.live_bytes[candidates], kind="stable")[:count]
         return candidates[order].tolist()  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Let go of the memory; the file stays."""
         self.view = memoryview(b"")
+        self._tables.unbind()
+        self._regions.clear()
         os.close(self._fd)
         self.pieces.close()
         self.arrivals.close()
 
 
-def _read_only_map(fd: int, length: int) -> mmap.mmap:
-    """Of a file that may be too short: what is behind its end is never asked for, because no row may point there."""
-    if os.fstat(fd).st_size < length:
-        return mmap.mmap(-1, length)
-    return mmap.mmap(fd, length, access=mmap.ACCESS_READ)
+def _read_only_map(fd: int, size_bytes: int, place: str) -> Region | mmap.mmap:
+    """Returns the mapping of a file for reading; zeros in place of one that is too short, or not there at all."""
+    if os.fstat(fd).st_size < size_bytes:
+        return mmap.mmap(-1, size_bytes)
+    region = map_region(fd, size_bytes, place, writable=False)
+    region.extend(size_bytes)
+    return region
 
 
 def _runs(numbers: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
@@ -295,3 +350,7 @@ def _runs(numbers: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
     starts = np.concatenate(([0], breaks + 1))
     ends = np.concatenate((breaks, [len(numbers) - 1]))
     return [(int(numbers[start]), int(numbers[end]) + 1) for start, end in zip(starts, ends, strict=True)]
+
+
+def _no_lanes() -> None:
+    pass

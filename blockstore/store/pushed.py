@@ -21,24 +21,21 @@ import numpy.typing as npt
 import zstandard
 
 from blockstore.errors import InputError
-from blockstore.store import dense
 from blockstore.store.arrivals import DIGEST_BYTES, content_digest
+from blockstore.store.codec import CODEC
 from blockstore.store.geometry import (
     BLOCK_BYTES,
     DENSE,
     MAXIMUM_DUE,
-    OFFSET_SHIFT,
-    PIECE_MASK,
     RAW,
     SEGMENT_BYTES,
-    SIZE_SHIFT,
-    WHERE_SEGMENT_SHIFT,
 )
+from blockstore.store.location import LAST_PIECE, packs
 from blockstore.store.tiers import PieceMissing, Tier
 
 HEAD: Final = 0
 FIRST_PIECE: Final = 1
-CLAIM: Final = PIECE_MASK
+CLAIM: Final = LAST_PIECE
 """The piece, behind all others, by which a push sees in the end that nobody else pushed to the same name meanwhile."""
 
 PIECE_BYTES: Final = SEGMENT_BYTES
@@ -90,7 +87,7 @@ def id_of(name: str) -> bytes:
 
 def record_of(block: bytes) -> bytes:
     """As it is pushed: it has to be decoded without any other block."""
-    record = dense.compress(block)
+    record = CODEC.encode_cold(block)
     return record if len(record) < BLOCK_BYTES else block
 
 
@@ -162,11 +159,11 @@ def read_head(tier: Tier, name: str) -> Head:
         length = int.from_bytes(tier.read(HEAD, 0, 4), "little")
         fields = json.loads(tier.read(HEAD, 4, min(length, MAXIMUM_HEAD_BYTES)))
     except PieceMissing:
-        raise InputError(f"{tier.describe()} has no snapshot {name!r}; push it there first") from None
+        raise InputError(f"{tier.describe()} has no snapshot '{name}'; push it there first") from None
     except ValueError:
         raise _damaged(tier, name) from None
     if not isinstance(fields, dict) or fields.pop("version", None) != _VERSION:
-        raise InputError(f"the snapshot {name!r} in {tier.describe()} is of another version; push it again")
+        raise InputError(f"the snapshot '{name}' in {tier.describe()} is of another version; push it again")
     try:
         head = Head(**fields | {key: Part(*fields[key]) for key in ("layout", "device")})
         if head.memory_bytes % BLOCK_BYTES or not head.memory_bytes > 0 or not 0 <= head.blocks <= MAXIMUM_BLOCKS:
@@ -206,15 +203,16 @@ def read_index(tier: Tier, head: Head) -> Index:
 
 
 def _where(sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    ends, words = np.cumsum(sizes), np.where(sizes == BLOCK_BYTES, RAW, DENSE) | sizes << SIZE_SHIFT
+    ends, starts, piece_numbers = np.cumsum(sizes), np.empty_like(sizes), np.empty_like(sizes)
     piece, first, before = FIRST_PIECE, 0, 0
     while first < len(sizes):  # a piece at a time
         last = int(np.searchsorted(ends, before + PIECE_BYTES, side="right"))
-        offsets = ends[first:last] - sizes[first:last] - before
-        words[first:last] |= piece << WHERE_SEGMENT_SHIFT | offsets << OFFSET_SHIFT
+        starts[first:last] = ends[first:last] - sizes[first:last] - before
+        piece_numbers[first:last] = piece
         piece, first, before = piece + 1, last, int(ends[last - 1])
-    return np.asarray(words, dtype=np.uint64)
+    # A place is numbered on in segments, as in the pool.
+    return packs(piece_numbers * SEGMENT_BYTES + starts, sizes, np.where(sizes == BLOCK_BYTES, RAW, DENSE))
 
 
 def _damaged(tier: Tier, name: str) -> InputError:
-    return InputError(f"the snapshot {name!r} in {tier.describe()} is not whole; push it again")
+    return InputError(f"the snapshot '{name}' in {tier.describe()} is not whole; push it again")

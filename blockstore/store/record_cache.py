@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from blockstore.store.geometry import unpack_paged
+from blockstore.store.location import unpack_paged
 from blockstore.store.pieces import Pieces
 
 MAXIMUM_RECORDS: Final = 1024

@@ -8,15 +8,15 @@ the right word or byte in its place at the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from blockstore.errors import CorruptBlock
-from blockstore.store.codec import Buffer, DecodeError, decode, digest
-from blockstore.store.decode import Decoder, NotHere
-from blockstore.store.geometry import ENCODING_MASK, FIRST_ROW, OFFSET_SHIFT, PAGED, PATCH_BITS
+from blockstore.plane.codec import DecodeError
+from blockstore.store.cross_check import Buffer, CrossCheckError, decode, digest
+from blockstore.store.decode import Decoder
+from blockstore.store.geometry import ENCODING_MASK, FIRST_ROW, PAGED, PATCH_BITS
+from blockstore.store.location import offset_of
 from blockstore.store.pool import Pool
 from blockstore.store.rows import Rows
 from blockstore.store.soundness import names_one
+from blockstore.store.steps import NotHere, Outcome, Steps
 
 TRIES_A_STEP = 128
 """Candidates that are decoded in one step, about a millisecond; two with zstd."""
@@ -40,7 +40,7 @@ class Repair:
         where, base = rows.where.items[row], rows.reference.items[row]
         return self._digest_of(where, base, rows.domain.items[row]) == rows.digest.items[row]
 
-    def steps(self, row: int) -> Iterator[bool]:
+    def steps(self, row: int) -> Steps:
         """Repair a row that is not whole, if one bit is to blame. It is whole afterwards, or as it was.
 
         Raises NotHere."""
@@ -60,15 +60,15 @@ class Repair:
             if self._gives(where ^ 1 << bit, base, domain, wanted):
                 rows.where.items[row] = where ^ 1 << bit
                 return
-        yield True
+        yield Outcome.WENT_ON
         for bit in range(32):
             if where & PATCH_BITS == PATCH_BITS and self._gives(where, base ^ 1 << bit, domain, wanted):
                 rows.reference.items[row] = base ^ 1 << bit
                 return
-        yield True
+        yield Outcome.WENT_ON
         yield from self._record_steps(row, where, base, domain, wanted)
 
-    def _record_steps(self, row: int, where: int, base: int, domain: int, wanted: int) -> Iterator[bool]:
+    def _record_steps(self, row: int, where: int, base: int, domain: int, wanted: int) -> Steps:
         seed, reference = self._seeds.get(domain), self._reference(where, base)
         if seed is None or reference is None or not names_one(where, self._pool) or where & PAGED:
             return
@@ -78,11 +78,11 @@ class Repair:
                 record[position] ^= 1 << bit
                 if _digest(record, where & ENCODING_MASK, reference, seed) == wanted:
                     if self._rows.where.items[row] == where:  # it was not moved meanwhile
-                        self._pool.mend((where >> OFFSET_SHIFT) + position, record[position])
+                        self._pool.mend(offset_of(where) + position, record[position])
                     return
                 record[position] ^= 1 << bit
             if position % (TRIES_A_STEP // 8) == 0:
-                yield True
+                yield Outcome.WENT_ON
 
     def _gives(self, where: int, base: int, domain: int, wanted: int) -> bool:
         try:
@@ -95,7 +95,8 @@ class Repair:
         seed, reference = self._seeds.get(domain), self._reference(where, base)
         if seed is None or reference is None or not names_one(where, self._pool):
             return None
-        return _digest(self._decoder.record(where), where & ENCODING_MASK, reference, seed)
+        record = self._record(where)
+        return None if record is None else _digest(record, where & ENCODING_MASK, reference, seed)
 
     def _reference(self, where: int, base: int) -> bytes | None:
         """What a patch is against, empty for other encodings; None if there is no such thing."""
@@ -104,14 +105,23 @@ class Repair:
             return b""
         if not FIRST_ROW <= base < rows.capacity or rows.where.items[base] & PATCH_BITS == PATCH_BITS:
             return None
+        of_base = rows.where.items[base]
+        record = self._record(of_base)
         try:
-            return self._decoder.content(base)
-        except CorruptBlock:
+            return None if record is None else decode(record, of_base & ENCODING_MASK, b"")
+        except CrossCheckError:
+            return None
+
+    def _record(self, where: int) -> Buffer | None:
+        """What lies there; None for a place that cannot be. Raises NotHere."""
+        try:
+            return self._decoder.record(where)
+        except DecodeError:
             return None
 
 
 def _digest(record: Buffer, encoding: int, reference: bytes, seed: int) -> int | None:
     try:
         return digest(decode(record, encoding, reference), seed)
-    except DecodeError:
+    except CrossCheckError:
         return None

@@ -83,7 +83,7 @@ def refuse_foreign(names: Iterable[str], place: str) -> None:
     kept = _kept(names)
     if kept and NAME not in kept:
         raise StateError(
-            f"{place} holds files but no blockstore state (for example {min(kept)!r}); "
+            f"{place} holds files but no blockstore state (for example '{min(kept)}'); "
             "name an empty or new directory with --state"
         )
 

@@ -12,15 +12,10 @@ import numpy as np
 
 from blockstore.errors import OutOfRoom
 from blockstore.store.geometry import (
-    ENCODING_MASK,
     FIRST_ROW,
-    OFFSET_SHIFT,
     SEGMENT_BYTES,
-    SEGMENT_SHIFT,
-    SIZE_MASK,
-    SIZE_SHIFT,
-    WHERE_SEGMENT_SHIFT,
 )
+from blockstore.store.location import moved, offset_of, place_of, places_of, size_of
 from blockstore.store.pool import Pool
 from blockstore.store.rows import Rows
 
@@ -62,6 +57,7 @@ class Upkeep:
         self._rows = rows
         self._pool = pool
         self._victims: list[int] = []
+        self._written = 0  # blocks, for which no step was owed yet
         self._scanned = 0  # rows below this were looked at for records in the victims
         self._is_scanned = False
         self._found: list[int] = []
@@ -76,11 +72,11 @@ class Upkeep:
         return self._garbage_beyond(GARBAGE_SHARE, GARBAGE_FLOOR_BYTES) > 0
 
     def owed_steps(self, blocks: int) -> int:
-        """How many steps whoever has written so many blocks is to take, for the share of garbage that there is."""
-        beyond = self._garbage_beyond(GARBAGE_SHARE, GARBAGE_FLOOR_BYTES)
-        if not beyond:
-            return 0
-        return min(1 + int(beyond / OWED_AT_SHARE), MAXIMUM_OWED) * -(-blocks // STEP_RECORDS)
+        """Returns how many steps whoever has written so many blocks is to take, for the share of garbage that there is.
+        Less than STEP_RECORDS blocks are put down to who writes the next ones."""
+        written, self._written = divmod(self._written + blocks, STEP_RECORDS)
+        beyond = self._garbage_beyond(GARBAGE_SHARE, GARBAGE_FLOOR_BYTES) if written else 0.0
+        return min(1 + int(beyond / OWED_AT_SHARE), MAXIMUM_OWED) * written if beyond else 0
 
     def step(self, *, quiet: bool = False) -> bool:
         """Do a bounded piece of work; False when there was nothing worth doing, or no room to do it."""
@@ -98,7 +94,7 @@ class Upkeep:
                 self._victims = []
                 return False
         for segment in self._victims:
-            if not self._pool.live_bytes[segment]:
+            if not self._pool.segments.live_bytes[segment]:
                 self._pool.release_segment(segment)
         if not self._pending:
             self._victims = []  # one that is left was freed and filled anew behind our back
@@ -117,7 +113,7 @@ class Upkeep:
         self._victims = [
             segment
             for segment in self._pool.emptiest(count)
-            if self._pool.live_bytes[segment] <= worth_moving * SEGMENT_BYTES
+            if self._pool.segments.live_bytes[segment] <= worth_moving * SEGMENT_BYTES
         ]
         self._scanned, self._is_scanned = FIRST_ROW, False
         self._found, self._pending = [], []
@@ -127,7 +123,7 @@ class Upkeep:
         """Look at some more rows. None that was looked at before can have come into a victim since: it is no head."""
         end = min(self._scanned + STEP_ROWS, self._rows.next_row)
         where = self._rows.where.array[self._scanned : end]
-        segments = where >> np.uint64(WHERE_SEGMENT_SHIFT)
+        segments = places_of(where)
         in_victims = np.zeros(len(where), dtype=np.bool_)
         for segment in self._victims:
             in_victims |= segments == segment
@@ -136,23 +132,20 @@ class Upkeep:
         if end == self._rows.next_row:
             # One victim after the other: while the pool is full there is room for no more than one.
             items = self._rows.where.items
-            self._pending = sorted(self._found, key=lambda row: items[row] >> WHERE_SEGMENT_SHIFT)
+            self._pending = sorted(self._found, key=lambda row: place_of(items[row]))
             self._is_scanned = True
 
     def _move(self, row: int) -> bool:
         """Move one record, unless its row was freed or moved since it was listed. False when there is no room."""
         where, pool = self._rows.where.items[row], self._pool
-        if not where or where >> WHERE_SEGMENT_SHIFT not in self._victims:
+        if not where or place_of(where) not in self._victims:
             return True
-        offset, size_bytes = where >> OFFSET_SHIFT, where >> SIZE_SHIFT & SIZE_MASK
+        offset, size_bytes = offset_of(where), size_of(where)
         try:
             record = pool.view[offset : offset + size_bytes]
             target = int(pool.append([record], np.array([size_bytes]), reserved_segments=0)[0])
         except OutOfRoom:
             return False
-        self._rows.where.items[row] = target << OFFSET_SHIFT | where & ((1 << OFFSET_SHIFT) - 1)
-        pool.live_bytes[offset >> SEGMENT_SHIFT] -= size_bytes
+        self._rows.where.items[row] = moved(where, target)
+        pool.segments.live_bytes[place_of(where)] -= size_bytes
         return True
-
-
-assert ENCODING_MASK | SIZE_MASK << SIZE_SHIFT == (1 << OFFSET_SHIFT) - 1  # what a move leaves as it is

@@ -8,7 +8,7 @@ In steps, beside whoever uses the store: what changes meanwhile is left out of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstore.store.arrivals import place_of
-from blockstore.store.decode import NotHere
 from blockstore.store.geometry import (
     BLOCK_SHIFT,
     DUE,
@@ -25,12 +24,12 @@ from blockstore.store.geometry import (
     LOST,
     LOST_ENTRY,
     PATCH_BITS,
-    SIZE_MASK,
-    SIZE_SHIFT,
 )
+from blockstore.store.location import are_patches, size_of
 from blockstore.store.references import free_rows, rows_of
 from blockstore.store.repair import Repair
 from blockstore.store.soundness import entry_before, sound_entries
+from blockstore.store.steps import NotHere, Outcome, Steps
 from blockstore.store.store import Store
 from blockstore.store.volume import Volume, ids_of
 
@@ -42,8 +41,6 @@ ROWS_A_STEP: Final = 1 << 14
 
 MAXIMUM_FINDINGS: Final = 1000
 """Findings that are described; further ones are only counted."""
-
-_PATCH: Final = np.uint64(PATCH_BITS)
 
 
 @dataclass
@@ -83,9 +80,7 @@ class Verification:
         return asdict(self)
 
 
-def steps(
-    store: Store, result: Verification, *, repair: bool, unreadable: Mapping[int, int] | None = None
-) -> Iterator[bool]:
+def steps(store: Store, result: Verification, *, repair: bool, unreadable: Mapping[int, int] | None = None) -> Steps:
     """Verify all of the store; `result` is complete after the last step. `unreadable` has what verify_pieces.py found:
     rows that are damaged, unless their words are others by now."""
     rows = store.rows
@@ -114,7 +109,7 @@ class _Check:
         self._seeds = store.domains.seeds()
         self._repairer = Repair(store.rows, store.pool, store.decoder, self._seeds)
 
-    def records(self) -> Iterator[bool]:
+    def records(self) -> Steps:
         """Decode everything that is stored."""
         rows = self._rows
         for first in range(FIRST_ROW, len(self._counts), RECORDS_A_STEP):
@@ -122,14 +117,14 @@ class _Check:
             self._seeds.update(self._store.domains.seeds())
             for row in (np.flatnonzero(rows.where.array[first:end]) + first).tolist():
                 self._result.rows += 1
-                self._result.record_bytes += rows.where.items[row] >> SIZE_SHIFT & SIZE_MASK
+                self._result.record_bytes += size_of(rows.where.items[row])
                 with suppress(NotHere):  # verify_pieces.py has seen it
                     if not self._damaged[row] and not self._repairer.is_whole(row):
                         yield from self._damaged_row(row)
             self._result.done += end - first
-            yield True
+            yield Outcome.WENT_ON
 
-    def _damaged_row(self, row: int) -> Iterator[bool]:
+    def _damaged_row(self, row: int) -> Steps:
         rows = self._rows
         if self._repair:
             base = rows.reference.items[row]
@@ -143,11 +138,11 @@ class _Check:
         text = f"the record of row {row} does not decode to what was written"
         self._result.add(Finding("record", text, row=row, repaired=repaired))
 
-    def _repair_row(self, row: int) -> Iterator[bool]:
+    def _repair_row(self, row: int) -> Steps:
         if self._rows.where.items[row] and not self._repairer.is_whole(row):
             yield from self._repairer.steps(row)
 
-    def entries(self, volume: Volume) -> Iterator[bool]:
+    def entries(self, volume: Volume) -> Steps:
         """Look at every map entry of a volume."""
         self._result.volumes += 1
         position = 0
@@ -158,12 +153,12 @@ class _Check:
             self._result.blocks += end - position
             self._result.done += end - position
             position = end
-            yield True
+            yield Outcome.WENT_ON
 
     def _window(self, volume: Volume, start: int, stop: int) -> None:
         entries = volume.map_array[start:stop]
         ids = ids_of(entries)
-        sound = sound_entries(self._rows, self._store.pool.places(), entries)
+        sound = sound_entries(self._store.tables, self._store.pool.places(), entries)
         for place in np.flatnonzero(~sound).tolist():
             self._damaged_entry(volume, start + place)
         known = np.where(ids < len(self._damaged), ids, 0)
@@ -180,7 +175,8 @@ class _Check:
         entry, text = volume.lookup(block), "cannot be found: its map entry, or the row that it points at, is damaged"
         before = None
         if self._repair:
-            before = entry_before(self._rows, self._store.pool.places(), entry, volume.domain.index)
+            places = self._store.pool.places()
+            before = entry_before(self._store.tables, self._rows, places, entry, volume.domain.index)
             volume.map[block] = LOST_ENTRY if before is None else before
         self._unreadable(volume, block, text, repaired=before is not None)
 
@@ -188,20 +184,20 @@ class _Check:
         offset = block << BLOCK_SHIFT
         self._result.add(Finding("block", f"the block at {offset} {what}", volume.number, offset, None, repaired))
 
-    def counts(self) -> Iterator[bool]:
+    def counts(self) -> Steps:
         """Compare the counts of all rows that did not change meanwhile with what the maps and the patches say."""
         rows = self._rows
         for first in range(FIRST_ROW, len(self._counts), ROWS_A_STEP):
             end = min(first + ROWS_A_STEP, len(self._counts))
-            patched = np.flatnonzero(rows.where.array[first:end] & _PATCH == _PATCH) + first
+            patched = np.flatnonzero(are_patches(rows.where.array[first:end])) + first
             base = rows.reference.array[patched].astype(np.int64)
             np.add.at(self._dependents, base[base < len(self._dependents)], 1)
-            yield True
+            yield Outcome.WENT_ON
         for first in range(FIRST_ROW, len(self._counts), ROWS_A_STEP):
             end = min(first + ROWS_A_STEP, len(self._counts))
             self._compare(first, end)
             self._result.done += end - first
-            yield True
+            yield Outcome.WENT_ON
 
     def _compare(self, first: int, end: int) -> None:
         rows = self._rows
@@ -227,7 +223,7 @@ class _Check:
 
     def _free(self, orphans: npt.NDArray[np.int64]) -> None:
         rows = self._rows
-        patched = orphans[rows.where.array[orphans] & _PATCH == _PATCH]
+        patched = orphans[are_patches(rows.where.array[orphans])]
         base = rows.reference.array[patched].astype(np.int64)
         free_rows(rows, self._store.pool, orphans)
         base = base[(base >= FIRST_ROW) & (base < rows.capacity)]

@@ -7,27 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from blockstore.store import fetch
-from blockstore.store.decode import Decoder, NotHere
-from blockstore.store.geometry import PATCH_BITS, WHERE_SEGMENT_SHIFT, unpack_paged
-from blockstore.store.paging import PAGED_PLACE
+from blockstore.store.decode import Decoder
+from blockstore.store.location import PAGED_PLACE, are_patches, places_of, unpack_paged
 from blockstore.store.record_cache import RecordCache
 from blockstore.store.repair import Repair
+from blockstore.store.steps import NotHere
 from blockstore.store.store import Store
 from blockstore.store.tiers import PieceMissing, Tier
 from blockstore.store.verify import RECORDS_A_STEP, Finding, Verification
+from blockstore.store.wants import missing_of_rows
 
 Ask = Callable[[Tier], Any]
 """To be asked of the tier, away from the store; may raise TierAway."""
 
 Steps = Generator[Ask | None, Any, None]
 """Each `Ask` wants its answer sent; None is a step that was taken."""
-
-_PATCH: Final = np.uint64(PATCH_BITS)
 
 
 class PieceCheck:
@@ -52,7 +51,7 @@ class PieceCheck:
         for start in range(0, len(divided), RECORDS_A_STEP):
             rows = divided[start : start + RECORDS_A_STEP]
             cache = RecordCache(pieces, most_records=2 * len(rows))
-            wants = fetch.missing_of_rows(self._store.rows, cache, rows)
+            wants = missing_of_rows(self._store.rows, cache, rows)
             answer: fetch.Fetched = yield partial(fetch.read, sources={}, wants=wants)
             for (where, generation), record in answer.records:
                 cache.enter(where, generation, record)
@@ -62,9 +61,9 @@ class PieceCheck:
         """The tier has this, or nothing, as the piece: decode what is in it, and the patches against that."""
         store, rows = self._store, self._store.rows
         where = rows.where.array
-        is_inside = where >> np.uint64(WHERE_SEGMENT_SHIFT) == PAGED_PLACE + piece
+        is_inside = places_of(where) == PAGED_PLACE + piece
         # By a table, for faults wait meanwhile: isin would double the time. A damaged reference is clipped.
-        is_against = np.append(is_inside, False).take(rows.reference.array, mode="clip") & (where & _PATCH == _PATCH)
+        is_against = np.append(is_inside, False).take(rows.reference.array, mode="clip") & are_patches(where)
         inside = np.flatnonzero(is_inside)
         affected: list[int] = np.flatnonzero(is_inside | is_against).tolist()
         if data is None or not store.pool.pieces.is_whole(piece, data):
@@ -82,7 +81,7 @@ class PieceCheck:
     def _decode(self, affected: Sequence[int], cache: RecordCache) -> Steps:
         """Those that need another piece as well are for later."""
         store, rows = self._store, self._store.rows
-        check = Repair(rows, store.pool, Decoder(rows, store.pool, cache), store.domains.seeds())
+        check = Repair(rows, store.pool, Decoder(rows, store.pool, store.tables, cache), store.domains.seeds())
         for number, row in enumerate(affected):
             if not number % RECORDS_A_STEP:
                 yield None

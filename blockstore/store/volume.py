@@ -14,6 +14,7 @@ from __future__ import annotations
 import mmap
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,13 +22,16 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstore.errors import StateError
-from blockstore.store.codec import digest
-from blockstore.store.features import multipliers
-from blockstore.store.geometry import BLOCK_BYTES, BLOCK_SHIFT, ID_MASK, ZERO_BLOCK
-from blockstore.store.home import Home, allocate, map_shared, punch
+from blockstore.plane.block_map import BlockMap
+from blockstore.plane.codec import digest
+from blockstore.plane.features import multipliers
+from blockstore.plane.region import Region
+from blockstore.store.geometry import BLOCK_BYTES, BLOCK_SHIFT, HOLE, ID_MASK, ZERO_BLOCK
+from blockstore.store.home import Home, allocate, punch
+from blockstore.store.mapping import LARGEST_MAP_BYTES, MAP_BYTES, extend
 
 MAXIMUM_SIZE_BYTES: Final = 1 << 44
-"""16 TiB, more than any VM has; a map of such a volume is 16 GiB of address space."""
+"""16 TiB, more than any VM has; the map of such a volume takes 32 GiB of addresses."""
 
 EARLIEST_S: Final = -(1 << 63) // 10**9 + 1
 LATEST_S: Final = (1 << 63) // 10**9
@@ -45,7 +49,17 @@ _ENTRY_BYTES: Final = 8
 PAGE_ENTRIES: Final = mmap.PAGESIZE // _ENTRY_BYTES
 """Entries on one page of the map; the unit in which the map is given memory. 512 entries stand for 2 MiB."""
 
+SEEK_WINDOW_BLOCKS: Final = 8192
+"""Map entries compared at once when data or a hole is looked for: arrays of 128 KiB or more would be asked of
+the kernel by malloc(3) each time."""
+
 _PAGE_SHIFT: Final = PAGE_ENTRIES.bit_length() - 1
+_FEW_PAGES: Final = (MAP_BYTES - HEADER_BYTES) // mmap.PAGESIZE
+"""Of a map that needs no more than MAP_BYTES (mapping.py). A larger one may have as many as there can be."""
+
+_WITH: Final = b"\1"
+_WITHOUT: Final = b"\0"
+
 _NOTHING: Final = np.uint64(0)
 _ID: Final = np.uint64(ID_MASK)
 
@@ -65,7 +79,8 @@ class Domain:
 
 
 class Volume:
-    """`map` (a memoryview) is for single entries, `map_array` for ranges; on unprepared pages all are holes."""
+    """`map` (a memoryview) is for single entries, `map_array` for ranges, `block_map` for compiled code; on unprepared
+    pages all are holes."""
 
     map: memoryview
     map_array: npt.NDArray[np.uint64]
@@ -73,21 +88,17 @@ class Volume:
     def __init__(self, home: Home, number: int, domain: Domain, *, create: bool) -> None:
         self.number = number
         self.domain = domain
-        self.deleted = False
-        self.has_paged_tail = False
-        """There may be bytes behind the end in the last block, which is in the tier (Store._cut_tail)."""
         self._place = home.describe()
         self._fd = home.open(file_name(number))
-        self._pages = bytearray()
-        self.touched_blocks = 0
-        """Blocks that were written and not freed: entries that are not HOLE."""
-        self.refaults = 0
-        """Blocks that left the page cache and were asked for again one by one, since this daemon's start or the
-        VM's: reads of entries that are not HOLE. Counted by whoever answers reads."""
-        self.range_refaults = 0
-        """The same, in requests for more than one block (read-ahead)."""
-        self.range_requests = 0
+        self._pages = _untouched(_FEW_PAGES)
+        """For each page of the map whether it has memory. It stays where it is, for lanes read it without a lock; a map
+        that outgrows it gets another one."""
+        self._outgrown: list[mmap.mmap] = []
+        self.block_map = BlockMap(
+            domain.seed, domain=domain.index, zero_digest=domain.zero_digest, feature_key=domain.multipliers
+        )
         self._capacity = 0
+        self._regions: list[Region] = []
         try:
             if create:
                 allocate(self._fd, 0, HEADER_BYTES, self._place)
@@ -98,19 +109,57 @@ class Volume:
                 self._header[_SIZE_AT] = pack_size(0)
                 self.touch()
                 self._header[_MAGIC_AT] = _MAGIC
-                self.size_bytes = 0
-                """The size of the file; the last block may be partly used. A copy, for each fault asks for it."""
             else:
                 self._map_file((os.fstat(self._fd).st_size - HEADER_BYTES) // _ENTRY_BYTES)
                 self._find_pages()
-                self.size_bytes = self._stored_size(home)
+                self.block_map.size_bytes = self._stored_size(home)
         except BaseException:
             os.close(self._fd)
             raise
 
     @property
+    def refaults(self) -> int:
+        """Blocks that left the page cache and were asked for again one by one, since this daemon's start or the
+        VM's: reads of entries that are not HOLE. Counted by whoever answers reads."""
+        return self.block_map.refaults
+
+    @property
+    def range_refaults(self) -> int:
+        """The same, in requests for more than one block (read-ahead)."""
+        return self.block_map.range_refaults
+
+    @property
+    def range_requests(self) -> int:
+        """Those requests."""
+        return self.block_map.range_requests
+
+    @property
     def blocks(self) -> int:
         return (self.size_bytes + BLOCK_BYTES - 1) >> BLOCK_SHIFT
+
+    @property
+    def has_paged_tail(self) -> bool:
+        """There may be bytes behind the end in the last block, which is in the tier (recovery.py)."""
+        return self.block_map.has_paged_tail
+
+    @has_paged_tail.setter
+    def has_paged_tail(self, value: bool) -> None:
+        self.block_map.has_paged_tail = value
+
+    @property
+    def deleted(self) -> bool:
+        """Is it being deleted, or has it been?"""
+        return self.block_map.is_deleted
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the file; the last block may be partly used."""
+        return self.block_map.size_bytes
+
+    @property
+    def touched_blocks(self) -> int:
+        """Blocks that were written and not freed: entries that are not HOLE."""
+        return self.block_map.touched_blocks
 
     @property
     def mtime_ns(self) -> int:
@@ -128,22 +177,22 @@ class Volume:
         """Store the size. Blocks beyond it must have been made holes by the caller."""
         self.cover((size_bytes + BLOCK_BYTES - 1) >> BLOCK_SHIFT)
         self._header[_SIZE_AT] = pack_size(size_bytes)
-        self.size_bytes = size_bytes
+        self.block_map.size_bytes = size_bytes
 
     def cover(self, blocks: int) -> None:
         """Let the map have entries for so many blocks, all holes where it had none; the size stays."""
         if blocks > self._capacity:
-            # An eighth more than asked for, or a file that is written from front to back is mapped anew each time.
+            # An eighth more than asked for, or a file that is written from front to back is made longer each time.
             self._map_file(blocks + blocks // 8)
 
     def prepare(self, first: int, count: int) -> None:
         """Give the map's pages for these blocks memory. The map must cover them. Raises OutOfRoom."""
         page, end = first >> _PAGE_SHIFT, ((first + count - 1) >> _PAGE_SHIFT) + 1
-        while (page := self._pages.find(0, page, end)) >= 0:
-            stop = self._pages.find(1, page, end)
+        while (page := self._pages.find(_WITHOUT, page, end)) >= 0:
+            stop = self._pages.find(_WITH, page, end)
             pages = (end if stop < 0 else stop) - page
             allocate(self._fd, HEADER_BYTES + page * mmap.PAGESIZE, pages * mmap.PAGESIZE, self._place)
-            self._pages[page : page + pages] = b"\1" * pages
+            self._pages[page : page + pages] = _WITH * pages
 
     def replace(self, first: int, entries: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
         """Let the blocks from `first` on have these entries (their pages are prepared); the ones that they had."""
@@ -151,17 +200,15 @@ class Volume:
         old = target.copy()
         # Not an assignment: that is memcpy(3), which may be killed in the middle of an entry (`rep movsb`).
         np.bitwise_or(entries, _NOTHING, out=target)
-        self.touched_blocks += int(np.count_nonzero(entries)) - int(np.count_nonzero(old))
+        self.block_map.touched_blocks += int(np.count_nonzero(entries)) - int(np.count_nonzero(old))
         return old
 
-    def adopt(self) -> None:
+    def adopt(self, touched_blocks: int) -> None:
         """At start on existing state: take back entries behind the end, which a killed process did not get to publish
-        with a size, and count the others."""
+        with a size. `touched_blocks` of the others have been counted."""
         for start, end in self.prepared(self.blocks, self._capacity):
             self.replace(start, np.zeros(end - start, dtype=np.uint64))
-        self.touched_blocks = sum(
-            int(np.count_nonzero(self.map_array[start:end])) for start, end in self.prepared(0, self.blocks)
-        )
+        self.block_map.touched_blocks = touched_blocks
 
     def lookup(self, block: int) -> int:
         """The map entry of one block; HOLE beyond the end."""
@@ -176,16 +223,35 @@ class Volume:
             result[start - first : end - first] = self.map_array[start:end]
         return result
 
-    def count_range(self, offset: int, length: int) -> None:
-        """A read of this range was answered."""
-        first, end = offset >> BLOCK_SHIFT, min((offset + length + BLOCK_BYTES - 1) >> BLOCK_SHIFT, self.blocks)
-        found = sum(int(np.count_nonzero(self.map_array[start:stop])) for start, stop in self.prepared(first, end))
-        self.range_refaults += found
-        self.range_requests += found > 0
+    def seek(self, offset: int, *, data: bool) -> int:
+        """The next offset at or after `offset` inside data or a hole; the size if there is none (lseek(2))."""
+        end = self.blocks
+        position = offset >> BLOCK_SHIFT
+        for start, stop in self.prepared(position, end):
+            if not data and start > position:
+                break
+            for window in range(start, stop, SEEK_WINDOW_BLOCKS):
+                entries = self.map_array[window : min(window + SEEK_WINDOW_BLOCKS, stop)]
+                found = np.flatnonzero((entries != HOLE) == data)
+                if len(found):
+                    block = window + int(found[0])
+                    return min(max(block << BLOCK_SHIFT, offset), self.size_bytes)
+            position = stop
+        if data:
+            return self.size_bytes
+        return min(max(position << BLOCK_SHIFT, offset), self.size_bytes)
+
+    def count_fault(self, blocks: int) -> None:
+        """A read of one block was answered, which is not a hole if `blocks` is 1."""
+        self.block_map.count_fault(blocks)
+
+    def count_range(self, blocks: int) -> None:
+        """A read of a range was answered, of which so many blocks are not holes."""
+        self.block_map.count_range(blocks)
 
     def forget_reads(self) -> None:
         """Count refaults from 0."""
-        self.refaults = self.range_refaults = self.range_requests = 0
+        self.block_map.forget_reads()
 
     def prepared(self, first: int, end: int) -> list[tuple[int, int]]:
         """The [start, end) ranges of blocks within [first, end) whose map pages have memory."""
@@ -193,49 +259,66 @@ class Volume:
         ranges: list[tuple[int, int]] = []
         while first < end:
             page = first >> _PAGE_SHIFT
-            found = self._pages.find(1, page, ((end - 1) >> _PAGE_SHIFT) + 1)
+            found = self._pages.find(_WITH, page, ((end - 1) >> _PAGE_SHIFT) + 1)
             if found < 0:
                 break
-            stop = self._pages.find(0, found)
-            stop = len(self._pages) if stop < 0 else stop
+            stop = self._pages.find(_WITHOUT, found, self._map_pages)
+            stop = self._map_pages if stop < 0 else stop
             start, first = max(first, found << _PAGE_SHIFT), min(end, stop << _PAGE_SHIFT)
             ranges.append((start, first))
         return ranges
 
-    def give_back_pages(self, first: int, end: int) -> None:
-        """Blocks [first, end) are all holes: return the memory of the map pages that hold nothing else."""
-        first_page, end_page = -(-first // PAGE_ENTRIES), min(end, self._capacity) // PAGE_ENTRIES
-        page = self._pages.find(1, first_page, max(first_page, end_page))
-        while page >= 0:
-            self._pages[page] = 0
-            punch(self._fd, HEADER_BYTES + page * mmap.PAGESIZE, mmap.PAGESIZE)
-            page = self._pages.find(1, page, end_page)
+    def give_back_pages(self, first: int, end: int, settle: Callable[[], None]) -> None:
+        """Blocks [first, end) are all holes: return the memory of the map pages that hold nothing else. `settle` waits
+        until no lane looks at them any more: a page that is touched when it has gone takes memory again."""
+        page, end_page = -(-first // PAGE_ENTRIES), min(end, self._capacity) // PAGE_ENTRIES
+        runs: list[tuple[int, int]] = []
+        while page < end_page and (page := self._pages.find(_WITH, page, end_page)) >= 0:
+            stop = self._pages.find(_WITHOUT, page, end_page)
+            stop = end_page if stop < 0 else stop
+            self._pages[page:stop] = _WITHOUT * (stop - page)
+            runs.append((page, stop))
+            page = stop
+        if runs:
+            settle()
+        for page, stop in runs:
+            punch(self._fd, HEADER_BYTES + page * mmap.PAGESIZE, (stop - page) * mmap.PAGESIZE)
 
     @property
     def table_bytes(self) -> int:
         """Memory of the header and of the map's pages."""
-        return HEADER_BYTES + self._pages.count(1) * mmap.PAGESIZE
+        return HEADER_BYTES + self._pages[: self._map_pages].count(_WITH) * mmap.PAGESIZE
 
     def close(self) -> None:
         """Let go of the memory; the file stays."""
+        self.block_map.unbind()
         self.map = memoryview(b"")
         self.map_array = np.empty(0, dtype=np.uint64)
+        self._regions.clear()
         os.close(self._fd)
 
+    @property
+    def _map_pages(self) -> int:
+        return self._capacity >> _PAGE_SHIFT
+
     def _map_file(self, entries: int) -> None:
-        pages = -(-entries // PAGE_ENTRIES)
+        pages = -(-min(entries, MAXIMUM_SIZE_BYTES >> BLOCK_SHIFT) // PAGE_ENTRIES)
         length = HEADER_BYTES + pages * mmap.PAGESIZE
         if os.fstat(self._fd).st_size < length:
             os.ftruncate(self._fd, length)
-        mapping = map_shared(self._fd, length)
-        self._mapping = mapping
-        view = memoryview(mapping)
+        is_small = length <= MAP_BYTES
+        region = extend(self._regions, self._fd, length, MAP_BYTES if is_small else LARGEST_MAP_BYTES, self._place)
+        view = memoryview(region)
         self._header = view[:HEADER_BYTES].cast("Q")
         self._signed_header = view[:HEADER_BYTES].cast("q")
         self.map = view[HEADER_BYTES:].cast("Q")
-        self.map_array = np.frombuffer(mapping, dtype=np.uint64, offset=HEADER_BYTES)
+        self.map_array = np.frombuffer(view, dtype=np.uint64, offset=HEADER_BYTES)
         self._capacity = pages * PAGE_ENTRIES
-        self._pages.extend(bytes(pages - len(self._pages)))
+        if pages > len(self._pages):
+            self._outgrown.append(self._pages)
+            self._pages = _untouched(MAXIMUM_SIZE_BYTES >> BLOCK_SHIFT >> _PAGE_SHIFT)
+            self._pages[: len(self._outgrown[-1])] = self._outgrown[-1][:]
+        self.block_map.bind(self.map_array, self._pages, self._header[_SIZE_AT : _MTIME_AT + 1])
 
     def _stored_size(self, home: Home) -> int:
         """Raises StateError for a size that was damaged, or that the file has no map for."""
@@ -255,9 +338,14 @@ class Volume:
                 start = os.lseek(self._fd, position, os.SEEK_DATA)
             except OSError:
                 return  # ENXIO: no data from here on
-            position = os.lseek(self._fd, start, os.SEEK_HOLE)
+            position = min(os.lseek(self._fd, start, os.SEEK_HOLE), end)  # a damaged file may go on behind its map
             for page in range((start - HEADER_BYTES) // mmap.PAGESIZE, (position - HEADER_BYTES) // mmap.PAGESIZE):
                 self._pages[page] = 1
+
+
+def _untouched(size_bytes: int) -> mmap.mmap:
+    """Zeros that take memory page by page as they are written."""
+    return mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def ids_of(entries: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:

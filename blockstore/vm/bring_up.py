@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,6 +17,7 @@ from blockstore.errors import BlockstoreError, VmError
 from blockstore.printable import printable
 from blockstore.vm import apart, qmp_sockets
 from blockstore.vm.ledger import Ledger, settle
+from blockstore.vm.runner import REFUSAL
 
 if TYPE_CHECKING:  # loaded while QEMU starts
     from blockstore.vm.prefetch import Prefetch, Reading
@@ -26,6 +27,9 @@ START_S: Final = 60.0
 
 LOAD_S: Final = 30.0
 
+ENDS_S: Final = 0.5
+"""How long a QEMU that closes its socket may take to end."""
+
 INCOMING: Final = ("-incoming", "defer")
 
 _DESCRIPTOR: Final = "blockstore-device-state"
@@ -34,13 +38,21 @@ _LOCKED: Final = '"write" lock'
 _DISKS_HINT: Final = "another VM writes to that disk: give new VMs disks of their own with --disks DIR"
 
 
-def bring_up(state: Path, volume: int, vm: str, device_state: int, reading: Reading | None) -> None:
-    """Load it and let the VM go on; `device_state` is a file, `reading` what of its memory is being prefetched. Raises
-    VmError."""
+def bring_up(
+    state: Path,
+    volume: int,
+    vm: str,
+    device_state: int,
+    reading: Reading | None,
+    connected: Callable[[], None] = lambda: None,
+) -> None:
+    """Load it and let the VM go on; `device_state` is a file, `reading` what of its memory is being prefetched.
+    `connected` is called when QEMU runs and answers. Raises VmError."""
     from blockstore.vm.monitor import Monitor, Refused  # while QEMU starts, not before
     from blockstore.vm.running import without_memory
 
     with Monitor(qmp_sockets.path_of(state, qmp_sockets.QMP, volume), vm, greeting_s=START_S) as monitor:
+        connected()
         monitor.execute(*without_memory(True))
         monitor.pass_descriptor(device_state, _DESCRIPTOR)
         monitor.execute("migrate-incoming", {"uri": f"fd:{_DESCRIPTOR}"})
@@ -79,7 +91,7 @@ def beside(
                 return 1
             os.lseek(device_state, 0, os.SEEK_SET)
             reading = prefetch.begin(mount.path / vm) if prefetch else None
-            code = _bring_up_or_kill(mount.state, volume, vm, device_state, reading, shell)
+            code = _bring_up_or_refuse(mount.state, volume, vm, device_state, reading, shell)
             if code:
                 made.undo()
             if prefetch and not code:
@@ -111,14 +123,33 @@ def another(device_state: int) -> int:
     return os.open(f"/proc/self/fd/{device_state}", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _bring_up_or_kill(state: Path, volume: int, vm: str, device_state: int, reading: Reading | None, shell: int) -> int:
+def _end_by_themselves(qemu: set[int], shell: int) -> bool:
+    """Returns whether these children of the shell have ended. QEMU has said why then, and the shell says that it has
+    ended."""
+    deadline = time.monotonic() + ENDS_S
+    while qemu.intersection(children(shell)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def _bring_up_or_refuse(
+    state: Path, volume: int, vm: str, device_state: int, reading: Reading | None, shell: int
+) -> int:
+    qemu: set[int] = set()  # not what the shell cleans up with when QEMU has ended
+
+    def note_qemu() -> None:
+        qemu.update(pid for pid in children(shell) if pid != os.getpid())
+
     try:
-        bring_up(state, volume, vm, device_state, reading)
+        bring_up(state, volume, vm, device_state, reading, note_qemu)
         return 0
     except BlockstoreError as error:
-        print(f"blockstore: {printable(str(error))}", file=sys.stderr, flush=True)
-        for pid in children(shell):
-            if pid != os.getpid():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        if not qemu:
+            note_qemu()
+        if not _end_by_themselves(qemu, shell):
+            print(f"blockstore: {printable(str(error))}", file=sys.stderr, flush=True)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(shell, REFUSAL)
         return error.exit_code

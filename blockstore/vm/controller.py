@@ -59,6 +59,7 @@ class Controller:
             for waited_for in (sys.stdin, *self._controlled.values()):
                 poll.register(waited_for, select.POLLIN)
             if sys.stdin.fileno() in dict(poll.poll(left_s * 1000)):
+                self._write_watch.close()
                 return 0
 
     def tick(self) -> None:
@@ -80,7 +81,10 @@ class Controller:
         if self._is_first:
             self._begin(mount, names, is_fresh=answer["is_fresh"])
         if is_due and self._write_watch.is_due():
-            self._write_watch.look(mount, names)
+            try:
+                self._write_watch.look(mount, names)
+            except OSError as error:
+                self._complain(f"no process can be made that looks for pages that were not written: {error}")
         wanted = {each["volume"]: Attachment(**each) for each in answer["attachments"]}
         volumes: dict[int, dict[str, Any]] = {int(number): counts for number, counts in answer["volumes"].items()}
         may_write = self._write_watch.has_looked and not answer["stalled"]

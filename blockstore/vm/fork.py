@@ -37,6 +37,9 @@ MAXIMUM_COUNT: Final = 1000
 HOOK_S: Final = 60.0
 """How long the hook of one VM may take."""
 
+QEMU_SPEAKS_S: Final = 0.2
+"""A QEMU that fails closes its sockets before it says why."""
+
 END_S: Final = 10.0
 """How long a VM may take to end in order when its fork has failed."""
 
@@ -236,8 +239,8 @@ def _fill(mount: Mount, origin: Origin, clone: Clone) -> None:
     failed = f"{clone.name} cannot have its memory"
     try:
         target = open_volume(mount, clone.name, clone.volume, os.O_RDWR)
-    except OSError as error:
-        raise MountError(f"{failed}: {error.strerror}") from None
+    except OSError as error:  # a VM that has ended has no memory any more
+        raise _explained(clone, MountError(f"{failed}: {error.strerror}")) from None
     try:
         clone_memory(origin.path, target, origin.memory_bytes, failed)
     finally:
@@ -252,11 +255,16 @@ def _bring_up(mount: Mount, clone: Clone, device_state: int, prefetch: Prefetch 
         if prefetch:
             prefetch.follow(mount.path / clone.name)
     except VmError as error:
-        time.sleep(0.2)  # QEMU may be about to say why
-        words = _last_words(clone.said)
-        raise VmError(f"{error}; its QEMU said: {words}" if words else str(error)) from None
+        raise _explained(clone, error) from None
     finally:
         os.close(own)
+
+
+def _explained(clone: Clone, error: MountError) -> MountError:
+    """Returns the error with what QEMU has said last, if it has said anything."""
+    time.sleep(QEMU_SPEAKS_S)
+    words = _last_words(clone.said)
+    return type(error)(f"{error}; its QEMU said: {words}") if words else error
 
 
 def _last_words(said: IO[bytes]) -> str:

@@ -260,7 +260,7 @@ def _every_other(lines: Iterable[bytes], room: int) -> Iterator[bytes]:
 
 def _write(path: Path, flags: int, lines: Iterable[bytes]) -> None:
     """All or, if the file system is full, a part: what is cut off is no sample."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o600)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
     try:
         for line in lines:
             os.write(descriptor, line)

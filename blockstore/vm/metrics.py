@@ -209,7 +209,7 @@ def _filled(each: _Of, labels: tuple[str, ...], series: Series) -> Metric:
 
 
 def _histogram(name: str, text: str, figures: Figures | None) -> Metric:
-    """Prometheus' classes are cumulative. Nothing is measured with --no-lane."""
+    """Prometheus' classes are cumulative. Without a tier there are no figures of it."""
     if figures is None:
         return HistogramMetricFamily(name, text, labels=())
     bounds = [*(str(bound / 1e6) for bound in figures["bounds_us"]), "+Inf"]

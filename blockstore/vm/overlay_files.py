@@ -36,8 +36,8 @@ _FLOCK: Final = struct.Struct("hhqqi4x")
 
 
 class Overlay(NamedTuple):
-    """One file: the VM's name as the file's has it (- for /), the bytes that it takes, and what needs it; empty if
-    nothing does."""
+    """One file: its VM, the bytes that it takes, and what needs it; empty if nothing does. Of a VM whose memory file is
+    gone, only what the overlay is called after is known, with - for each /."""
 
     path: Path
     vm: str
@@ -59,7 +59,7 @@ def overlays_in(folders: Sequence[Path], mounts: Sequence[Mount]) -> list[Overla
         if name is None or path.parent not in places:
             continue
         on_it = min((*over.get(str(path), ()), *(each for each in described if path.name in below[each])), default=None)
-        needed_by = ""
+        vm, needed_by = memories.get(name["vm"], name["vm"]), ""
         try:
             is_open, size_bytes = _is_open(path), path.stat().st_blocks * SECTOR_BYTES
         except FileNotFoundError:  # deleted meanwhile
@@ -71,10 +71,10 @@ def overlays_in(folders: Sequence[Path], mounts: Sequence[Mount]) -> list[Overla
         elif path in uses:
             needed_by = f"the snapshot {uses[path]}"
         elif name["vm"] in memories:
-            needed_by = f"the memory file {memories[name['vm']]}"
+            needed_by = f"the memory file {vm}"
         elif name["went_on"]:
-            needed_by = f"{name['vm']}, whose disk it is by now"
-        found.append(Overlay(path, name["vm"], size_bytes, needed_by))
+            needed_by = f"{vm}, whose disk it is by now"
+        found.append(Overlay(path, vm, size_bytes, needed_by))
     return found
 
 

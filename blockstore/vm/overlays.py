@@ -8,7 +8,6 @@ recorded, and looked at before another overlay is made.
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -173,6 +172,8 @@ def _as_the_base(base: Path, path: Path) -> None:
 
 
 def _program() -> str:
+    import shutil  # and with it bz2, lzma and zlib, which the controller does without
+
     found = shutil.which("qemu-img")
     if found is None:
         raise InputError("there is no program qemu-img, which makes overlays; install it (Debian: qemu-utils)")

@@ -86,7 +86,7 @@ def push(snapshot: Snapshot, tier: Tier, name: str, report: Report) -> Sent:
     tier.check()
     if _is_there(tier):
         raise BusyError(
-            f"{tier.describe()} has a snapshot {name!r} already; push under another name with --as, or delete that one "
+            f"{tier.describe()} has a snapshot '{name}' already; push under another name with --as, or delete that one "
             "with --delete when no host waits for its blocks any more"
         )
     for piece in tier.pieces():
@@ -95,7 +95,7 @@ def push(snapshot: Snapshot, tier: Tier, name: str, report: Report) -> Sent:
         return _push(snapshot, tier, name, report)
     except _Overtaken:
         raise BusyError(
-            f"somebody else has pushed or deleted the snapshot {name!r} in {tier.describe()} meanwhile; push again"
+            f"somebody else has pushed or deleted the snapshot '{name}' in {tier.describe()} meanwhile; push again"
         ) from None
     except BaseException:
         with contextlib.suppress(BlockstoreError, TierAway):

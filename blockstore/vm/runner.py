@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,13 +34,18 @@ CLONE_S: Final = 30.0
 
 SHELL: Final = "/bin/sh"
 
+REFUSAL: Final = signal.SIGRTMAX
+"""Tells the shell of a VM that cannot go on to kill QEMU and end with 1. Its sender has said why."""
+
 # Arguments: file to delete and its device:inode, because another file may have its name by then; folder to delete if
-# nothing is in it, cgroup (each may be empty), the cgroup that we come from, seconds of EARLY_S; then QEMU's command.
+# nothing is in it, cgroup (each may be empty), the cgroup that we come from, seconds of EARLY_S, the number of REFUSAL;
+# then QEMU's command.
 # Stdin is passed by a descriptor, because a shell gives /dev/null to what it starts in the background. QEMU dies with
-# the shell, however that dies. `wait` ends at each signal, hence the loop.
+# the shell, however that dies. `wait` ends at each signal, hence the loop, and has a shell say "Killed", which names no
+# program.
 _SCRIPT: Final = r"""
-file=$1 inode=$2 folder=$3 cgroup=$4 home=$5 early=$6
-shift 6
+file=$1 inode=$2 folder=$3 cgroup=$4 home=$5 early=$6 refusal=$7
+shift 7
 [ -e /proc/self/fd/0 ] || exec </dev/null
 started=$(date +%s)
 program=$1
@@ -47,13 +53,19 @@ if command -v setpriv >/dev/null; then set -- setpriv --pdeathsig KILL -- "$@"; 
 exec 3<&0
 "$@" <&3 3<&- &
 vm=$!
-for signal in TERM HUP INT QUIT USR1 USR2; do trap "kill -$signal $vm 2>/dev/null" $signal; done
+asked= refused=
+for signal in TERM HUP INT QUIT USR1 USR2; do trap "asked=1; kill -$signal $vm 2>/dev/null" $signal; done
+trap "refused=1; kill -KILL $vm 2>/dev/null" $refusal
 while :; do
-    wait $vm
+    wait $vm 2>/dev/null
     code=$?
     kill -0 $vm 2>/dev/null || break
 done
-if [ $code -ne 0 ] && [ $code -lt 128 ] && [ $(($(date +%s) - started)) -lt $early ]; then
+if [ -n "$refused" ]; then
+    code=1
+elif [ $code -gt 128 ] && [ -z "$asked" ]; then
+    echo "blockstore: $program was ended by signal $((code - 128))" >&2
+elif [ $code -ne 0 ] && [ $code -lt 128 ] && [ $(($(date +%s) - started)) -lt $early ]; then
     echo "blockstore: $program ended at once, with exit code $code; what it said stands above" >&2
 fi
 if [ -n "$cgroup" ]; then echo $$ >"$home/cgroup.procs"; fi
@@ -89,7 +101,7 @@ def run(
     """
     program = shutil.which(command[0])
     if program is None:
-        raise InputError(f"there is no program {command[0]!r}; install QEMU, or say where it is")
+        raise InputError(f"there is no program '{command[0]}'; install QEMU, or say where it is")
     path = mount.path / name
     with ExitStack() as undo:
         folder = _make_folder(mount, path, undo)
@@ -121,7 +133,7 @@ def run(
             undo.callback(_leave, home)
         script = [SHELL, "-c", _SCRIPT, "blockstore-run"]
         what = ["" if keep else str(path), f"{made.st_dev}:{made.st_ino}", str(folder or "")]
-        what += [attachment.cgroup, home, str(EARLY_S)]
+        what += [attachment.cgroup, home, str(EARLY_S), str(int(REFUSAL))]
         started(made.st_ino)
         os.execv(SHELL, [*script, *what, program, *arguments])
 

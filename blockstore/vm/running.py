@@ -82,7 +82,7 @@ def find(mount: Mount, name: str, qmp: Path | None) -> Running:
                 f"{name} is a snapshot, not a VM; start a VM from it: blockstore restore {name} --as VM"
             ) from None
         raise InputError(
-            f"{mount.path} has no file {name!r}: {error.strerror}; `blockstore status {mount.path}` lists them, as vm1 "
+            f"{mount.path} has no file '{name}': {error.strerror}; `blockstore status {mount.path}` lists them, as vm1 "
             "or blue/vm1"
         ) from None
     pid = _process(mount, name, found)

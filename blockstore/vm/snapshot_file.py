@@ -79,7 +79,7 @@ def check_name(name: str) -> None:
     """Raises InputError for what no snapshot can be called."""
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"{name!r} cannot be the name of a snapshot; use up to 100 letters, digits and _ . @ + -, the first a "
+            f"'{name}' cannot be the name of a snapshot; use up to 100 letters, digits and _ . @ + -, the first a "
             "letter or a digit"
         )
 
@@ -105,7 +105,7 @@ def domain_of(name: str) -> str:
 def place_of(mount: Mount, domain: str, name: str) -> Path:
     """Where the snapshot `name` of a domain is, or would be. Raises InputError for a domain that leaves the mount."""
     if domain in (".", "..") or "/" in domain:
-        raise InputError(f"{domain!r} is no sharing domain; these are the folders at the top of {mount.path}")
+        raise InputError(f"'{domain}' is no sharing domain; these are the folders at the top of {mount.path}")
     return mount.path / domain / f"{PREFIX}{name}{SUFFIX}"
 
 
@@ -164,7 +164,7 @@ def taken(mount: Mount, place: Path) -> BusyError:
     """The name is."""
     name = listed_name(mount, place)
     return BusyError(
-        f"there is a snapshot {name!r} already; take another name, or delete that one with "
+        f"there is a snapshot '{name}' already; take another name, or delete that one with "
         f"`blockstore snapshots delete {name}`"
     )
 
@@ -208,7 +208,7 @@ def find(mount: Mount, name: str) -> Snapshot:
     exact = [path for path in paths if path == place_of(mount, domain_of(name), name.rsplit("/", 1)[-1])]
     found = exact or [path for path in paths if "/" not in name and shown_name(path) == name]
     if not found:
-        raise InputError(f"{mount.path} has no snapshot {name!r}; `blockstore snapshots` lists those that there are")
+        raise InputError(f"{mount.path} has no snapshot '{name}'; `blockstore snapshots` lists those that there are")
     if len(found) > 1:
         names = ", ".join(load(mount, path).name for path in found)
         raise InputError(f"there are several snapshots of that name: {names}; say which one")

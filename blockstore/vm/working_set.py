@@ -8,7 +8,6 @@ not there, is no working set.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import struct
 from collections.abc import Iterable, Sequence
@@ -26,7 +25,7 @@ KEPT: Final = 64
 
 _PREFIX: Final = "working-set-"
 _RUN: Final = struct.Struct("<II")  # first block, blocks
-_DIGEST_BYTES: Final = hashlib.sha256().digest_size
+_DIGEST_BYTES: Final = 32  # of SHA-256
 _MAXIMUM_BYTES: Final = MAXIMUM_RUNS * _RUN.size + _DIGEST_BYTES
 
 
@@ -50,7 +49,7 @@ def load(state: Path, origin: int) -> list[Run]:
     except OSError:
         return []
     digest, packed = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-    if len(content) > _MAXIMUM_BYTES or len(packed) % _RUN.size or hashlib.sha256(packed).digest() != digest:
+    if len(content) > _MAXIMUM_BYTES or len(packed) % _RUN.size or _digest(packed) != digest:
         return []
     return [Run(*each) for each in _RUN.iter_unpack(packed)]
 
@@ -62,7 +61,7 @@ def save(state: Path, origin: int, runs: Sequence[Run]) -> None:
     packed = b"".join(_RUN.pack(*run) for run in runs)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial.write_bytes(hashlib.sha256(packed).digest() + packed)
+        partial.write_bytes(_digest(packed) + packed)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -106,3 +105,9 @@ def _drop_oldest(state: Path) -> None:
             dated.append((each.stat().st_mtime_ns, each))
     for _, each in sorted(dated)[:-KEPT]:
         each.unlink(missing_ok=True)
+
+
+def _digest(data: bytes) -> bytes:
+    import hashlib  # and with it OpenSSL, 0.7 MB that the controller does without
+
+    return hashlib.sha256(data).digest()

@@ -1,18 +1,24 @@
-"""The controller's watch for write-back that has failed (write_errors.py): over all files of the mount, in a thread.
+"""The controller's watch for write-back that has failed (write_errors.py): over all files of the mount, in a process.
 
-Nobody waits for the thread: while the pool is full a page that is made dirty, and the close of a file, may wait for as
-long as that lasts.
+The controller does not wait for that process: while the pool is full a page that is made dirty, and the close of a
+file, may wait for as long as that lasts. It is no thread, because a page fault that waits holds the lock of its address
+space (mmap_lock), and so each thread that allocates memory would wait as well.
 """
 
 from __future__ import annotations
 
-import threading
+import contextlib
+import json
+import os
+import select
+import signal
 import time
 from collections.abc import Collection, Mapping
 from typing import Final
 
 from blockstore.daemon.mounts import Mount
-from blockstore.vm import write_errors
+from blockstore.vm import apart, write_errors
+from blockstore.vm.log_line import log
 from blockstore.vm.write_errors import Found
 
 EVERY_S: Final = 30.0
@@ -39,8 +45,7 @@ class WriteWatch:
     def __init__(self) -> None:
         self.has_looked = False
         self.failed: Final = set[int]()
-        self._thread: threading.Thread | None = None
-        self._found: dict[int, Found] | None = None
+        self._look: _Look | None = None
         self._at_all_s = self._at_failed_s = 0.0  # when the next look is due
         self._untold: list[Found] = []
         self._failures: dict[int, str] = {}
@@ -54,16 +59,22 @@ class WriteWatch:
     def is_due(self) -> bool:
         """Takes in what a look has found that has ended; returns whether it is time for the next one."""
         self._collect()
-        return self._thread is None and time.monotonic() >= (self._at_failed_s if self.failed else self._at_all_s)
+        return self._look is None and time.monotonic() >= (self._at_failed_s if self.failed else self._at_all_s)
 
     def look(self, mount: Mount, names: Mapping[int, str | None]) -> None:
-        """Looks at these volumes, which are all that there are; `is_due` has said so. Waits JOIN_S for that at most."""
+        """Looks at these volumes, which are all that there are; `is_due` has said so. Waits JOIN_S for that at most.
+        Raises OSError when no process can be made."""
         self.failed.intersection_update(names)  # not &=, which would make another set
-        arguments = (mount, dict(names), set(self.failed))
-        self._thread = threading.Thread(target=self._look, args=arguments, name="write-watch", daemon=True)
-        self._thread.start()
-        self._thread.join(JOIN_S)
+        self._at_all_s = self._at_failed_s = time.monotonic() + RETRY_S
+        self._look = _Look(mount, names, self.failed, deep=not self.has_looked)
+        self._look.join(JOIN_S)
         self._collect()
+
+    def close(self) -> None:
+        """Ends a look that goes on."""
+        if self._look is not None:
+            self._look.kill()
+            self._look.join(JOIN_S)
 
     def news(self) -> list[Found]:
         """What is to be told to the daemon; `told` when that is done."""
@@ -73,22 +84,17 @@ class WriteWatch:
         """The daemon knows these, the first ones."""
         del self._untold[: len(news)]
 
-    def _look(self, mount: Mount, names: Mapping[int, str | None], failed: Collection[int]) -> None:
-        started_s = time.monotonic()
-        try:
-            self._found = write_errors.look(mount, names, failed, deep=not self.has_looked)
-        finally:
-            ended_s = time.monotonic()
-            self._at_failed_s = ended_s + RETRY_S
-            self._at_all_s = ended_s + max(EVERY_S, COST_FACTOR * (ended_s - started_s))
-
     def _collect(self) -> None:
-        """What a look that has ended has found."""
-        if self._thread is None or self._thread.is_alive():
+        """Takes in what a look that has ended has found."""
+        if self._look is None or not self._look.join(0.0):
             return
-        found, self._thread, self._found = self._found, None, None
-        if found is None:
-            return  # it has ended by an error, which is in the controller's log, and is due again
+        look, self._look = self._look, None
+        took_s, found = look.result()
+        self._at_failed_s = time.monotonic() + RETRY_S
+        self._at_all_s = time.monotonic() + max(EVERY_S, COST_FACTOR * took_s)
+        if found is None:  # it may have been told of errors, and nobody is told a second time
+            self.failed.update(look.names)
+            return
         self.has_looked = True
         self._untold += [
             each for number, each in found.items() if not each.failure or self._failures.get(number) != each.failure
@@ -96,3 +102,63 @@ class WriteWatch:
         self._failures = {number: each.failure for number, each in found.items() if each.failure}
         self.failed.update(self._failures)
         self.failed.difference_update(found.keys() - self._failures.keys())
+
+
+class _Look:
+    """One look at all files, in a process that ends with ours."""
+
+    def __init__(self, mount: Mount, names: Mapping[int, str | None], failed: Collection[int], *, deep: bool) -> None:
+        self.names = names
+        parent = os.getpid()
+        self._answer = os.memfd_create("write-watch", os.MFD_CLOEXEC)
+
+        def work() -> int:
+            apart.end_with(parent)
+            return _write_answer(self._answer, mount, names, failed, deep=deep)
+
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, self._answer)
+            self._end, theirs = os.pipe()  # until the process ends it has the other end
+            undo.callback(os.close, self._end)
+            try:
+                self._pid = apart.fork([2, self._answer, theirs], work)
+            finally:
+                os.close(theirs)
+            undo.pop_all()
+
+    def join(self, wait_s: float) -> bool:
+        """Returns whether the process has ended, within `wait_s` seconds."""
+        poll = select.poll()
+        poll.register(self._end, select.POLLIN)
+        return bool(poll.poll(wait_s * 1000))
+
+    def kill(self) -> None:
+        """Ends the process, which may wait in the kernel for longer."""
+        os.kill(self._pid, signal.SIGKILL)
+
+    def result(self) -> tuple[float, dict[int, Found] | None]:
+        """Returns the seconds that the look took and its findings by volume number, None if it failed, which is in the
+        controller's log. `join` has said that the process has ended. Call it once."""
+        _, status = os.waitpid(self._pid, 0)
+        with os.fdopen(self._answer, "rb") as answer:
+            text = os.pread(answer.fileno(), os.fstat(answer.fileno()).st_size, 0)
+        os.close(self._end)
+        if status:
+            return 0.0, None
+        took_s, found = json.loads(text)
+        return took_s, {int(number): Found(*each) for number, each in found.items()}
+
+
+def _write_answer(
+    answer: int, mount: Mount, names: Mapping[int, str | None], failed: Collection[int], *, deep: bool
+) -> int:
+    """Looks, and writes the answer of `_Look.result` as JSON to the descriptor `answer`; returns the exit code."""
+    started_s = time.monotonic()
+    try:
+        found = write_errors.look(mount, names, failed, deep=deep)
+        with os.fdopen(answer, "w", encoding="ascii", closefd=False) as text:
+            json.dump([time.monotonic() - started_s, found], text)
+    except Exception as error:
+        log("controller", f"the look for pages that were not written has failed: {error!r}")
+        return 1
+    return 0

@@ -19,6 +19,7 @@ from suitelab.command_line import exit_code_of
 from benchlab import (
     beyond,
     busy,
+    clients,
     clone,
     cold,
     dirty,
@@ -33,10 +34,12 @@ from benchlab import (
     mounts,
     paging,
     patch,
+    placement,
     resident,
     results,
     saved,
     slowdown,
+    standstill,
     start,
 )
 from benchlab.bench import Bench, Group
@@ -46,7 +49,8 @@ from blockstore.errors import BlockstoreError
 
 GROUPS: dict[str, tuple[Group, ...]] = {
     "engine": (engine.measure,),
-    "fault": (faults.measure, busy.measure),
+    "fault": (faults.measure, clients.measure, busy.measure),
+    "placement": (placement.measure,),
     "dirty": (dirty.measure,),
     "memory": (memory.measure,),
     "patch": (patch.measure,),
@@ -60,6 +64,7 @@ GROUPS: dict[str, tuple[Group, ...]] = {
     "mechanisms": (mechanisms.measure,),
     "slowdown": (slowdown.measure,),
     "growth": (growth.measure,),
+    "standstill": (standstill.measure,),
     "fio": (fio.measure,),
     "saved-idle": (saved.idle,),
     "saved-different": (saved.different,),
@@ -99,9 +104,10 @@ def bench(
 
     \b
     engine   ingest and read of the store against bare xxh3 and LZ4
-    fault    4 KiB faults: the lane, --no-lane and a C server that does nothing; then beside a writer
+    fault    4 KiB faults: the lane and a C server that does nothing; of four threads at once; then beside a writer
+    placement  faults by the cores of client and daemon: free, on one core, on two; with and without --lane-cpu follow
     dirty    the longest hold-up of a process that dirties its memory
-    memory   tables and heap after 1 GiB
+    memory   processes of a mount without VMs; tables and heap after 1 GiB
     patch    what patches save on three guests
     paging   faults on blocks in a tier, beside reads of the same disk, and GETRANGE of the same server
     beyond   guests that use eight times what the pool holds, and look at every byte of it
@@ -112,7 +118,8 @@ def bench(
     resident what the controller gives back of guests, and what that costs them
     mechanisms  sharing, breaking, (un)compressing and (un)patching, by the block; the paper's figures beside them
     slowdown what work in a guest on the store takes, against a guest on plain memory
-    growth   ingest, faults, tables and a restart from 256 MiB to 32 GiB
+    growth   ingest, faults, tables and a restart after kill -9 from 256 MiB to 32 GiB
+    standstill  the longest step of a write while the tables grow to 4 million rows
     fio      the file itself, beside zram, nbdkit, qemu-storage-daemon and tmpfs; installs what it lacks of them
     saved-...   memory saved of a set of guests, beside KSM, zram, both and nothing (some ten minutes each)
 

@@ -3,8 +3,11 @@
  *     client fill FILE SOURCE              write SOURCE over FILE front to back, write it back; prints seconds
  *     client fault FILE PAGES PACE_US      drop FILE from the page cache, then fault the pages whose numbers are in
  *                                          PAGES (u32 each), one every PACE_US; prints nanoseconds of each, u32, binary
+ *     client faults FILE PAGES THREADS     the same, one fault after the other, by several threads, which share the pages
+ *                                          out among them; prints faults, seconds
  *     client check FILE SOURCE             drop FILE from the page cache, then compare it with SOURCE; prints bytes
- *     client load FILE SOURCE SECONDS      `fill` over and over, each time with other content; prints bytes, seconds
+ *     client load FILE SOURCE SECONDS      `fill`, print "begun", then over and over with other content until the time is
+ *                                          over or SIGTERM comes; prints bytes, seconds since it had begun
  *     client dirty FILE SECONDS SEED       store into random pages; prints stores, seconds, the longest store in ns, and
  *                                          the longest without the time in which it waited for a core (held_ns)
  *     client scatter FILE STEP ROUNDS      change one word in every STEP-th page, write back, ROUNDS times; prints pages,
@@ -22,6 +25,8 @@
 #include <inttypes.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,6 +44,9 @@
 #define LONG_NS 1000000 /* shorter stores are nobody's longest */
 #define LOOK_NS 5000000
 #define NS_PER_S 1000000000ull
+#define MAXIMUM_THREADS 64
+
+static volatile sig_atomic_t ended;
 
 struct mapping {
     int fd;
@@ -97,10 +105,12 @@ static struct mapping map_file(const char *path, int writable, size_t length)
     return map;
 }
 
-/* Write it all and write it back. From the second pass on one word of each page differs from the pass before. */
-static void write_pass(struct mapping target, struct mapping source, uint64_t pass)
+/* Write it all, or less if we are to end, and write it back; how much it was. From the second pass on one word of each
+ * page differs from the pass before. */
+static size_t write_pass(struct mapping target, struct mapping source, uint64_t pass)
 {
-    for (size_t at = 0; at < target.length; at += PIECE) {
+    size_t at;
+    for (at = 0; at < target.length && !ended; at += PIECE) {
         size_t length = target.length - at < PIECE ? target.length - at : PIECE;
         memcpy(target.bytes + at, source.bytes + at, length);
         for (size_t page = at; pass && page < at + length; page += PAGE)
@@ -108,6 +118,7 @@ static void write_pass(struct mapping target, struct mapping source, uint64_t pa
     }
     if (fdatasync(target.fd))
         fail("fdatasync");
+    return at < target.length ? at : target.length;
 }
 
 static int fill(const char *path, const char *source_path)
@@ -122,13 +133,29 @@ static int fill(const char *path, const char *source_path)
     return 0;
 }
 
+static void end_soon(int number)
+{
+    (void)number;
+    ended = 1;
+}
+
 static int load(const char *path, const char *source_path, double seconds)
 {
     struct mapping source = map_file(source_path, 0, 0), target = map_file(path, 1, source.length);
-    uint64_t start = now_ns(), end = start + (uint64_t)(seconds * NS_PER_S), pass = 1;
-    for (; now_ns() < end; pass++)
-        write_pass(target, source, pass);
-    printf("{\"bytes\": %zu, \"seconds\": %.6f}\n", target.length * (pass - 1), (double)(now_ns() - start) / NS_PER_S);
+    struct sigaction on_term = {.sa_handler = end_soon, .sa_flags = SA_RESTART};
+    uint64_t start, end, pass = 1;
+    size_t written = 0;
+    if (sigaction(SIGTERM, &on_term, NULL))
+        fail("sigaction");
+    write_pass(target, source, 0);
+    printf("begun\n");
+    fflush(stdout);
+    start = now_ns();
+    end = start + (uint64_t)(seconds * NS_PER_S);
+    do
+        written += write_pass(target, source, pass++);
+    while (now_ns() < end && !ended);
+    printf("{\"bytes\": %zu, \"seconds\": %.6f}\n", written, (double)(now_ns() - start) / NS_PER_S);
     return 0;
 }
 
@@ -188,6 +215,53 @@ static int fault(const char *path, const char *pages_path, uint64_t pace_ns)
     (void)sink;
     if (fwrite(times, sizeof *times, count, stdout) != count)
         fail("stdout");
+    return 0;
+}
+
+struct share { /* of one thread: every step-th of the pages, from the first on */
+    pthread_t thread;
+    pthread_barrier_t *start;
+    const uint8_t *bytes;
+    const uint32_t *numbers;
+    size_t first, step, count;
+};
+
+static void *fault_share(void *argument)
+{
+    const struct share *share = argument;
+    volatile uint8_t sink;
+    pthread_barrier_wait(share->start);
+    for (size_t at = share->first; at < share->count; at += share->step)
+        sink = *(const volatile uint8_t *)(share->bytes + (size_t)share->numbers[at] * PAGE);
+    (void)sink;
+    return NULL;
+}
+
+static int faults(const char *path, const char *pages_path, size_t threads)
+{
+    struct mapping pages = map_file(pages_path, 0, 0), map = map_file(path, 0, 0);
+    size_t count = pages.length / sizeof(uint32_t);
+    struct share shares[MAXIMUM_THREADS];
+    pthread_barrier_t barrier;
+    uint64_t start;
+    if (!threads || threads > MAXIMUM_THREADS || pthread_barrier_init(&barrier, NULL, (unsigned)threads + 1)) {
+        fprintf(stderr, "client: 1 to %d threads\n", MAXIMUM_THREADS);
+        return 2;
+    }
+    if (madvise(map.bytes, map.length, MADV_RANDOM) || madvise(pages.bytes, pages.length, MADV_POPULATE_READ))
+        fail("madvise");
+    drop(map);
+    for (size_t at = 0; at < threads; at++) {
+        shares[at] = (struct share){.start = &barrier, .bytes = map.bytes, .numbers = (const uint32_t *)pages.bytes,
+                                    .first = at, .step = threads, .count = count};
+        if ((errno = pthread_create(&shares[at].thread, NULL, fault_share, &shares[at])))
+            fail("pthread_create");
+    }
+    start = now_ns();
+    pthread_barrier_wait(&barrier);
+    for (size_t at = 0; at < threads; at++)
+        pthread_join(shares[at].thread, NULL);
+    printf("{\"faults\": %zu, \"seconds\": %.6f}\n", count, (double)(now_ns() - start) / NS_PER_S);
     return 0;
 }
 
@@ -308,6 +382,8 @@ int main(int count, char **arguments)
         return fill(arguments[2], arguments[3]);
     if (count == 5 && !strcmp(command, "fault"))
         return fault(arguments[2], arguments[3], strtoull(arguments[4], NULL, 10) * 1000);
+    if (count == 5 && !strcmp(command, "faults"))
+        return faults(arguments[2], arguments[3], strtoull(arguments[4], NULL, 10));
     if (count == 5 && !strcmp(command, "scatter"))
         return scatter(arguments[2], strtoull(arguments[3], NULL, 10), strtoull(arguments[4], NULL, 10));
     if (count == 4 && !strcmp(command, "check"))

@@ -23,7 +23,8 @@ from benchlab.figures import Figure, from_repetitions
 from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.home import MemoryHome
 from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
-from blockstore.store.store import Store, run
+from blockstore.store.steps import run
+from blockstore.store.store import Store
 from blockstore.store.volume import Volume
 
 STORED_TARGET: Final = 0.67
@@ -69,7 +70,7 @@ def _times(bench: Bench) -> list[Figure]:
             more_us = _read_us(store, volume) - warm_us
             middles.append(float(np.percentile(more_us, 50)))
             tails.append(float(np.percentile(more_us, 99)))
-            assert b"".join(store.read(volume, 0, chosen.nbytes)) == chosen.tobytes()
+            assert store.read(volume, 0, chosen.nbytes) == chosen.tobytes()
             store.close()
     return [
         from_repetitions("cold", "a read takes more, p50", middles, "us", READ_TARGET_US),

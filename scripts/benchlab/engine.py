@@ -1,13 +1,14 @@
 """The engine: a Store in memory against the bare codec on the same blocks, in this process, on one core.
 
 Written are the blocks of the image that are not zero, packed, by 1 MiB; read back 128 KiB at a time, as write-back
-and read-ahead come. Bare is a loop over blocks that lie ready: digest and compress each, or decompress each. Times
-are processor times of this thread.
+and read-ahead come. Bare is a loop over the same blocks: digest and compress each, in compiled code, or decompress
+each. Times are processor times of this thread, but those of two threads beside one.
 """
 
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,31 +16,31 @@ from typing import Final
 
 import lz4.block
 import numpy as np
-import xxhash
 
 from benchlab import images, machine
 from benchlab.bench import Bench
-from benchlab.figures import Figure, from_repetitions, ratios
+from benchlab.figures import AT_LEAST, Figure, from_repetitions, ratios
+from blockstore.plane.codec import Codec
 from blockstore.store.geometry import (
     BLOCK_BYTES,
     ENCODING_MASK,
     FIRST_ROW,
-    OFFSET_SHIFT,
     PATCHED,
-    SIZE_MASK,
-    SIZE_SHIFT,
 )
 from blockstore.store.home import MemoryHome
 from blockstore.store.ingest import RAW_FROM_BYTES
+from blockstore.store.location import offset_of, size_of
 from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
-from blockstore.store.store import Store, run
+from blockstore.store.steps import run
+from blockstore.store.store import Store
 from blockstore.store.volume import Volume, ids_of
 
 WRITE_BYTES: Final = 1 << 20
 READ_BYTES: Final = 128 << 10
 
-INGEST_PATCHING_TARGET: Final = 2.3
+INGEST_PATCHING_TARGET: Final = 1.7
 INGEST_PLAIN_TARGET: Final = 1.6
+THREADS_TARGET: Final = 1.7
 READ_TARGET: Final = 1.5
 
 _REPETITIONS: Final = 5
@@ -74,7 +75,40 @@ def measure(bench: Bench) -> list[Figure]:
             bench.say(f"engine: {name}, {blocks.nbytes >> 20} MiB")
             bench.noise.sample()
             figures += _measure_set(bench, name, blocks)
-        return figures
+    if len(set(machine.cores())) > 1:
+        figures.append(_measure_threads(bench, *list(sets.items())[-1]))
+    return figures
+
+
+def _measure_threads(bench: Bench, name: str, blocks: images.Blocks) -> Figure:
+    """Halves of the blocks are written to two volumes of one store, by one thread, and by two at once."""
+    data = blocks.data.cast("B")
+    half = len(data) // 2 // WRITE_BYTES * WRITE_BYTES
+    parts = (data[:half], data[half : 2 * half])
+    one: list[float] = []
+    two: list[float] = []
+    for _ in range(3 if bench.quick else _REPETITIONS):
+        for together, into in ((False, one), (True, two)):
+            machine.warm_memory(len(data))
+            store, volume = _empty_store(len(data), patching=True)
+            volumes = (volume, store.create_volume(2, domain_key=1))
+            writers = [
+                threading.Thread(target=_write, args=(store, *pair)) for pair in zip(volumes, parts, strict=True)
+            ]
+            with machine.before_all():
+                began_s = time.perf_counter()
+                for writer in writers:
+                    writer.start()
+                    if not together:
+                        writer.join()
+                for writer in writers:
+                    writer.join()
+                seconds = time.perf_counter() - began_s
+            into.append(seconds)
+            store.close()
+    return from_repetitions(
+        "engine", f"two threads writing / one, {name}", ratios(one, two), target=THREADS_TARGET, direction=AT_LEAST
+    )
 
 
 def _measure_set(bench: Bench, name: str, blocks: images.Blocks) -> list[Figure]:
@@ -127,15 +161,14 @@ def _measure_set(bench: Bench, name: str, blocks: images.Blocks) -> list[Figure]
 
 def _measure_ingest(blocks: images.Blocks, times: _Times, *, cold: bool) -> None:
     data = blocks.data.cast("B")
-    ready = [line.tobytes() for line in blocks]
-    times.bare.append(_timed(lambda: _digest_and_compress(ready)))
+    times.bare.append(_timed(lambda: _digest_and_compress(data)))
     for patching, into in ((True, times.patching), (False, times.plain)):
         machine.warm_memory(len(data))
         into.append(_ingest(data, patching=patching))
     if cold:
         time.sleep(_COLD_WAIT_S)
         times.cold.append(_ingest(data, patching=True))
-        times.cold_bare.append(_timed(lambda: _digest_and_compress(ready)))
+        times.cold_bare.append(_timed(lambda: _digest_and_compress(data)))
 
 
 def _ingest(data: memoryview, *, patching: bool) -> float:
@@ -158,7 +191,7 @@ def _measure_reads(blocks: images.Blocks, times: _Times) -> None:
     patched, volume = _empty_store(len(data), patching=True)
     _write(patched, volume, data)
     times.read_patched.append(_timed(lambda: _read(patched, volume)))
-    assert b"".join(patched.read(volume, 0, READ_BYTES)) == data[:READ_BYTES]
+    assert patched.read(volume, 0, READ_BYTES) == data[:READ_BYTES]
     patched.close()
 
 
@@ -184,16 +217,12 @@ def _records(store: Store, volume: Volume) -> list[bytes]:
     for row in ids_of(volume.entries(0, volume.size_bytes // BLOCK_BYTES)).tolist():
         where = where_of[row]
         assert row >= FIRST_ROW and where & ENCODING_MASK != PATCHED
-        offset = where >> OFFSET_SHIFT
-        records.append(bytes(view[offset : offset + (where >> SIZE_SHIFT & SIZE_MASK)]))
+        records.append(bytes(view[offset_of(where) : offset_of(where) + size_of(where)]))
     return records
 
 
-def _digest_and_compress(blocks: list[bytes]) -> None:
-    digest, compress = xxhash.xxh3_64_intdigest, lz4.block.compress
-    for block in blocks:
-        digest(block)
-        compress(block, store_size=False)
+def _digest_and_compress(data: memoryview) -> None:
+    Codec().encode_all(data, 1)
 
 
 def _decompress(records: list[bytes]) -> None:

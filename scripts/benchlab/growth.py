@@ -25,6 +25,8 @@ FLAT_TARGET: Final = 1.2
 """The largest store's cost to the smallest's."""
 
 TABLES_TARGET_PERCENT: Final = 1.5
+RESTART_TARGET_S: Final = 2.0
+"""For LAST_BYTES of logical memory, or as much of it as this machine has room for."""
 
 FIRST_BYTES: Final = 256 << 20
 LAST_BYTES: Final = 32 << 30
@@ -61,7 +63,7 @@ class Point:
 
 
 def measure(bench: Bench) -> list[Figure]:
-    """Two ratios, largest to smallest, and the tables; `bench.kept["growth"]` is the list of points."""
+    """Two ratios, largest to smallest, the tables and a restart; `bench.kept["growth"]` is the list of points."""
     share = _QUICK_POOL_SHARE if bench.quick else _POOL_SHARE
     last = _affordable(QUICK_LAST_BYTES if bench.quick else LAST_BYTES, share)
     points: list[Point] = []
@@ -83,7 +85,7 @@ def measure(bench: Bench) -> list[Figure]:
                 points.append(_point(bench, mount, servers, size, statistics.median(rates[-_TIMED_PIECES:]), core))
                 size *= 2
     bench.kept["growth"] = [asdict(point) for point in points]
-    return _figures(points)
+    return figures(points)
 
 
 def _affordable(size_bytes: int, share: float) -> int:
@@ -133,11 +135,12 @@ def _size_of(point: Point) -> int:
     return point.logical_bytes
 
 
-def _figures(points: list[Point]) -> list[Figure]:
+def figures(points: list[Point]) -> list[Figure]:
+    """Of all sizes, the largest last."""
     first = max((point for point in points if point.logical_bytes <= COMPARED_FROM_BYTES), key=_size_of)
     last = points[-1]
     sizes = f"{last.logical_bytes >> 20} / {first.logical_bytes >> 20} MiB"
-    figures = [
+    result = [
         Figure("growth", f"fault p50, {sizes}", last.fault_p50_us / first.fault_p50_us, target=FLAT_TARGET),
         Figure("growth", f"ingest a byte, {sizes}", first.ingest_mb_per_s / last.ingest_mb_per_s, target=FLAT_TARGET),
         Figure(
@@ -147,6 +150,13 @@ def _figures(points: list[Point]) -> list[Figure]:
             "%",
             TABLES_TARGET_PERCENT,
         ),
+        Figure(
+            "growth",
+            f"kill -9 to the next answer, {last.logical_bytes >> 20} MiB logical",
+            last.start_s,
+            "s",
+            RESTART_TARGET_S,
+        ),
     ]
     for point in points:
         note = (
@@ -154,7 +164,7 @@ def _figures(points: list[Point]) -> list[Figure]:
             f"{point.tables_percent:.2f} %; stored {point.stored_bytes / 2**20:.0f} MiB; "
             f"kill -9 to the next answer {point.start_s:.2f} s"
         )
-        figures.append(
+        result.append(
             Figure("growth", f"fault p50, {point.logical_bytes >> 20} MiB", point.fault_p50_us, "us", note=note)
         )
-    return figures
+    return result

@@ -26,7 +26,8 @@ from benchlab.figures import Figure
 from blockstore.store.geometry import BLOCK_BYTES, ENCODING_MASK, FIRST_ROW, PATCHED
 from blockstore.store.home import MemoryHome
 from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
-from blockstore.store.store import Store, run
+from blockstore.store.steps import run
+from blockstore.store.store import Store
 from blockstore.store.volume import Volume, ids_of
 
 _BLOCKS: Final = 16384
@@ -80,7 +81,7 @@ def _unpatched(first: Sequence[bytes], second: Sequence[bytes], found: dict[Mech
     found[SHARE].append(_us_a_block(len(first), lambda: _write(store, clone, own)))
     found[UNCOMPRESS].append(_us_a_block(len(first), lambda: _read(store, volume, range(len(first)))))
     found[BREAK].append(_us_a_block(len(second), lambda: _write(store, clone, other)))
-    assert b"".join(store.read(clone, 0, len(other))) == other and b"".join(store.read(volume, 0, len(own))) == own
+    assert store.read(clone, 0, len(other)) == other and store.read(volume, 0, len(own)) == own
     store.close()
 
 
@@ -100,7 +101,7 @@ def _patched(blocks: Sequence[bytes], found: dict[Mechanism, list[float]]) -> No
     found[PATCH].append(_us_a_block(len(patched), lambda: _write(store, target, data)))
     kept = _patched_blocks(store, target)
     found[UNPATCH].append(_us_a_block(len(kept), lambda: _read(store, target, kept)))
-    assert b"".join(store.read(target, 0, len(data))) == data
+    assert store.read(target, 0, len(data)) == data
     store.close()
 
 

@@ -1,4 +1,5 @@
-"""What the store itself costs: tables and heap after 1 GiB of guest memory went through a mount, and the worst case.
+"""What the store itself costs: the processes of a mount without VMs, tables and heap after 1 GiB of guest memory went
+through a mount, and the worst case.
 
 The memory is that of the guests, then of the same guests with 64 bytes of each block changed, until 1 GiB is not
 zero. The worst case for tables is a store in memory of blocks that are all unique, where no row serves two.
@@ -6,30 +7,65 @@ zero. The worst case for tables is a store in memory of blocks that are all uniq
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 from benchlab import faults, images
 from benchlab.bench import Bench
 from benchlab.engine import WRITE_BYTES
+from benchlab.errors import BenchError
 from benchlab.figures import Figure
 from benchlab.mounts import StoreMount
 from blockstore.store.home import MemoryHome
 from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
-from blockstore.store.store import Store, run
+from blockstore.store.steps import run
+from blockstore.store.store import Store
 
 TABLES_TARGET_PERCENT: Final = 1.5
 HEAP_TARGET_MIB: Final = 96.0
+PROCESSES_TARGET_MB: Final = 30.0
+PROCESSES: Final = ("daemon", "supervisor", "controller")
+"""Parts of the bill in `status` (blockstore/daemon/bill.py)."""
+
 
 _MOUNT_BYTES: Final = 1 << 30
 _UNIQUE_BYTES: Final = 256 << 20
+_SETTLED_TICKS: Final = 10
+"""The controller counts one a second from its start on; after five the daemon gives back what its start took."""
+
+_SETTLE_S: Final = 120.0
 _WORST_FROM_BYTES: Final = 32 << 20
 """Below this the tables' first sizes, which are fixed, weigh more than the blocks."""
 
 
 def measure(bench: Bench) -> list[Figure]:
-    """The mount, then the worst case."""
+    """A mount without VMs, one with 1 GiB, then the worst case."""
     scale = 3 if bench.quick else 0
-    return [*_through_a_mount(bench, _MOUNT_BYTES >> scale), *_worst_case(bench, _UNIQUE_BYTES >> scale)]
+    return [
+        processes_of_a_mount(bench),
+        *_through_a_mount(bench, _MOUNT_BYTES >> scale),
+        *_worst_case(bench, _UNIQUE_BYTES >> scale),
+    ]
+
+
+def processes_of_a_mount(bench: Bench) -> Figure:
+    """The memory of the processes of a mount that serves no file, each with its part of what several share (PSS)."""
+    bench.say("memory: the processes of a mount without VMs")
+    end_s = time.monotonic() + _SETTLE_S
+    with StoreMount(bench.workspace, "idle") as mount:
+        while (total := mount.status()["total"])["controller_ticks"] < _SETTLED_TICKS:
+            if time.monotonic() > end_s:
+                raise BenchError(f"the mount's controller has not looked {_SETTLED_TICKS} times in {_SETTLE_S:.0f} s")
+            time.sleep(1.0)
+    parts_mb = {name: total["daemon_memory_parts"][name] / 1e6 for name in PROCESSES}
+    return Figure(
+        "memory",
+        "processes of a mount without VMs, PSS",
+        sum(parts_mb.values()),
+        "MB",
+        PROCESSES_TARGET_MB,
+        note=", ".join(f"{name} {size_mb:.1f}" for name, size_mb in parts_mb.items()),
+    )
 
 
 def _through_a_mount(bench: Bench, size_bytes: int) -> list[Figure]:

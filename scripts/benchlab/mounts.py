@@ -25,6 +25,9 @@ from benchlab import processes, programs, undo
 from benchlab.errors import BenchError
 
 PREFIX: Final = "blockstore-bench-"
+ORDINARY: Final = ("prlimit", "--rtprio=0", "setpriv", "--bounding-set=-sys_nice", "--inh-caps=-sys_nice", "--")
+"""Runs a command none of whose processes may take real-time priority, nor may root's."""
+
 _STATES: Final = Path("/dev/shm")
 _CONNECTIONS: Final = Path("/sys/fs/fuse/connections")
 _COMMAND: Final = (sys.executable, "-m", "blockstore")
@@ -77,12 +80,14 @@ class Mount:
 
 
 class StoreMount(Mount):
-    """`blockstore mount`. With a `core` the daemon, all its threads, is pinned to it."""
+    """`blockstore mount`. With a `core` the daemon, all its threads, is pinned to it. `prefix` runs the command."""
 
-    def __init__(self, folder: Workspace, name: str, *options: str, core: int | None = None) -> None:
+    def __init__(
+        self, folder: Workspace, name: str, *options: str, core: int | None = None, prefix: Sequence[str] = ()
+    ) -> None:
         super().__init__(folder.mounts / name)
         self.state = folder.states / name
-        command: list[str | Path] = [*_COMMAND, "mount", self.path, "--state", self.state, *options]
+        command: list[str | Path] = [*prefix, *_COMMAND, "mount", self.path, "--state", self.state, *options]
         try:
             processes.run(command, self.abort, _MOUNT_S, core)
             self.pid = int(self.status()["total"]["daemon_pid"])

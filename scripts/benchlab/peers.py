@@ -20,7 +20,6 @@ from benchlab.mounts import FloorMount, Mount, ServedMount, StoreMount, Workspac
 from benchlab.zram import Zram
 
 LANE: Final = "lane"
-NO_LANE: Final = "no-lane"
 NO_PATCH: Final = "lane, no patches"
 ZRAM: Final = "zram lz4"
 NBDFUSE: Final = "nbdfuse zstd"
@@ -72,10 +71,6 @@ def _store(place: Place, name: str, *options: str) -> Iterator[Peer]:
 
 def _lane(place: Place) -> AbstractContextManager[Peer]:
     return _store(place, LANE)
-
-
-def _no_lane(place: Place) -> AbstractContextManager[Peer]:
-    return _store(place, NO_LANE, "--no-lane")
 
 
 def _no_patch(place: Place) -> AbstractContextManager[Peer]:
@@ -155,7 +150,6 @@ def _floor(place: Place) -> Iterator[Peer]:
 
 PEERS: Final[dict[str, Opener]] = {
     LANE: _lane,
-    NO_LANE: _no_lane,
     NO_PATCH: _no_patch,
     ZRAM: _zram,
     NBDFUSE: _nbdfuse,

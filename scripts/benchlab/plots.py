@@ -244,9 +244,9 @@ SYSTEMS: Final = {
     "nothing": OTHER,
 }
 
-_MARKERS: Final = {"lane": "D", "no-lane": "d", "zram": "s", "nbdfuse": "v", "qsd": "^", "qemu": "^", "floor": "_",
+_MARKERS: Final = {"lane": "D", "zram": "s", "nbdfuse": "v", "qsd": "^", "qemu": "^", "floor": "_",
                    "tmpfs": "o"}  # fmt: skip
-_PEERS: Final = {"lane": "#57c4e5", "no-lane": "#7fb7cf", "zram": "#7a9e5f", "nbdfuse": "#d98c3f", "qsd": "#8a5a9e",
+_PEERS: Final = {"lane": "#57c4e5", "zram": "#7a9e5f", "nbdfuse": "#d98c3f", "qsd": "#8a5a9e",
                  "qemu": "#8a5a9e"}  # fmt: skip
 
 PARTS: Final = {

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -72,6 +74,28 @@ class Process:
             lines = error.decode(errors="replace").strip().splitlines() or [f"exit code {self._process.returncode}"]
             raise BenchError(f"{self._name} failed: {lines[-1]}")
         return out
+
+    def line(self, timeout_s: float) -> str:
+        """The next line that it prints. Byte by byte: what a buffer of ours held, `output` would not see. Raises
+        BenchError if it is late or has ended."""
+        assert self._process.stdout is not None
+        descriptor, line, end_s = self._process.stdout.fileno(), b"", time.monotonic() + timeout_s
+        while not line.endswith(b"\n"):
+            if not select.select([descriptor], [], [], max(end_s - time.monotonic(), 0))[0]:
+                self.end()
+                raise BenchError(f"{self._name} said nothing within {timeout_s:.0f} s and was ended")
+            byte = os.read(descriptor, 1)
+            if not byte:
+                self.output(timeout_s)
+                raise BenchError(f"{self._name} has ended")
+            line += byte
+        return line.decode(errors="replace").rstrip("\n")
+
+    def stop(self, timeout_s: float) -> bytes:
+        """Ask it to end (SIGTERM); what it has printed since the last `line`. Raises BenchError if it is late or
+        failed."""
+        self._process.terminate()
+        return self.output(timeout_s)
 
     def end(self) -> None:
         """End it, by force if need be."""

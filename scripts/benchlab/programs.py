@@ -13,7 +13,7 @@ _HERE = Path(__file__).parent
 
 def client() -> Path:
     """client.c: what touches the files of a mount."""
-    return _compiled("client.c")
+    return _compiled("client.c", "-pthread")
 
 
 def floor() -> Path:

@@ -14,7 +14,7 @@ from benchlab.errors import BenchError
 from benchlab.peers import Peer, Place
 from blockstore.errors import BlockstoreError
 
-OURS: Final = (peers.LANE, peers.NO_LANE, peers.NO_PATCH)
+OURS: Final = (peers.LANE, peers.NO_PATCH)
 
 _ERRORS: Final = (BenchError, GuestLabError, BlockstoreError)
 

@@ -191,5 +191,6 @@ def _answer_s(guest: Guest) -> float:
 
 
 def _processor_s(pid: int) -> float:
+    """Returns its processor time, and that of its children that have ended."""
     fields: Any = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")

@@ -20,7 +20,8 @@ from benchlab.mounts import StoreMount
 from blockstore.daemon.names import ROOT, Names
 from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.home import DirectoryHome
-from blockstore.store.store import Store, run
+from blockstore.store.steps import run
+from blockstore.store.store import Store
 from blockstore.store.volume import Volume
 
 START_TARGET_S: Final = 1.0

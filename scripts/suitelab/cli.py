@@ -10,6 +10,7 @@ from types import FrameType
 
 import click
 
+from suitelab import sanitized
 from suitelab.command_line import exit_code_of
 from suitelab.run import Run
 from suitelab.suites import SUITES, Suite
@@ -26,9 +27,22 @@ def command(suite: Suite) -> click.Command:
         help=f"{suite.promise}\n\nArguments go to pytest: scripts/{suite.name} tests/store -k crash",
         context_settings={"help_option_names": ["-h", "--help"], "ignore_unknown_options": True},
     )
+    @click.option(
+        "--sanitize",
+        is_flag=True,
+        hidden=not suite.sanitized,
+        help=f"Run {' and '.join(suite.sanitized)} over a core that AddressSanitizer and UBSan watch, and tests of "
+        "threads over one that ThreadSanitizer does; no more.",
+    )
     @click.option("-m", "marked", default="", metavar="MARKERS", help="Of these tests only those with such markers.")
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-    def run_suite(marked: str, arguments: tuple[str, ...]) -> int:
+    def run_suite(sanitize: bool, marked: str, arguments: tuple[str, ...]) -> int:
+        if sanitize:
+            if not suite.sanitized:
+                raise click.UsageError("only scripts/test has --sanitize")
+            if arguments:
+                return sanitized.main(arguments)
+            return sanitized.main(suite.sanitized) or sanitized.main(["--threads"])
         with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
             run = Run(suite, arguments, marked, Path(folder))
             run.all()

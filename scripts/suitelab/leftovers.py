@@ -60,8 +60,8 @@ class Leftovers:
             found.append((f"process {pid}: {_command(pid)}", partial(_kill, pid)))
         for path in self._folders():
             found.append((f"the folder {path}", partial(_remove, path)))
-        for path in _cgroups():
-            if path not in self._cgroups_before and _is_left(path):
+        for path in left_cgroups():
+            if path not in self._cgroups_before:
                 found.append((f"the cgroup {path}", path.rmdir))
         return found
 
@@ -81,6 +81,11 @@ class Leftovers:
     def _folders(self) -> list[Path]:
         places = {Path("/dev/shm"), Path(tempfile.gettempdir())}
         return sorted(path for place in places if place.is_dir() for path in place.glob(f"blockstore-*{self._run}*"))
+
+
+def left_cgroups() -> list[Path]:
+    """Those whose maker has died. Its companion may be about to remove them, also those of another run."""
+    return [path for path in _cgroups() if _is_left(path)]
 
 
 def _unmount(path: Path) -> None:

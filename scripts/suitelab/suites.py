@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Final
 
 PYTEST: Final = (sys.executable, "-m", "pytest")
+SANITIZED: Final = (sys.executable, "-m", "suitelab.sanitized")
 PYTEST_NOTHING: Final = 5
 """Exit code of pytest when no test was chosen."""
 
 TOGETHER: Final = ("-n", "2", "--dist", "worksteal")
 """Two at a time, for most tests wait most of the time."""
+
+WITHOUT_MOUNT: Final = "not mount and not guest and not alone and not nightly"
+"""Marker expression of the tests that a process of any user could run."""
 
 CHECKS: Final = {
     "ruff check": ("ruff", "check", "--quiet", "."),
@@ -44,6 +48,9 @@ class Suite:
     programs: tuple[tuple[str, ...], ...] = ()
     """Run after the tests, unless tests were chosen."""
 
+    sanitized: tuple[str, ...] = ()
+    """What `--sanitize` runs in the place of all else, over a core that sanitizers watch."""
+
 
 SUITES: Final = {
     suite.name: suite
@@ -51,7 +58,7 @@ SUITES: Final = {
         Suite(
             "quick",
             "Checks style, types and layers and runs the tests that need no mount, guest or long time, in a minute.",
-            together="not mount and not guest and not alone and not nightly",
+            together=f"{WITHOUT_MOUNT} and not long",
             quiet=True,
         ),
         Suite(
@@ -59,6 +66,8 @@ SUITES: Final = {
             "Checks style, types and layers and runs all tests but those marked `nightly`, as CI does, in 12 minutes.",
             together="not alone and not nightly",
             alone="alone and not nightly",
+            programs=((*SANITIZED, "tests/plane"),),
+            sanitized=("tests/plane", "tests/store"),
         ),
         Suite(
             "nightly",

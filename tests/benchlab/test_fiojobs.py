@@ -16,6 +16,8 @@ from benchlab.bench import Bench
 from benchlab.errors import BenchError
 from benchlab.peers import TMPFS, Peer
 
+pytestmark = pytest.mark.long
+
 ENGINES = {"mmap", "psync", "libaio"}
 
 

@@ -14,8 +14,9 @@ from benchlab.cli import GROUPS
 from benchlab.mounts import PREFIX
 from benchlab.plots import PLOTS
 from suitelab.identity import RUN
+from suitelab.leftovers import left_cgroups
 
-from tests.daemon.lab import PROJECT, run
+from tests.daemon.lab import PROJECT, run, until
 
 pytestmark = [
     pytest.mark.alone,
@@ -39,13 +40,17 @@ def surroundings() -> dict[str, object]:
         "ksm": KSM.read_text() if KSM.exists() else "",
         "zram": sorted(path.name for path in Path("/sys/block").glob("zram*")),
         "shm": sorted(path.name for path in Path("/dev/shm").glob(f"*{MINE}*")),
-        "cgroups": sorted(str(path) for path in Path("/sys/fs/cgroup").rglob("blockstore-*")),
     }
+
+
+def no_cgroup_is_left(before: list[Path]) -> None:
+    """Those of VMs that run are another run's."""
+    until(lambda: not set(left_cgroups()) - set(before), "no cgroup is left")
 
 
 @pytest.mark.nightly
 def test_everything_quick(tmp_path: Path) -> None:
-    before = surroundings()
+    before, cgroups_before = surroundings(), left_cgroups()
     environment = {"PYTHONPATH": f"{PROJECT / 'scripts'}"}
     command = [sys.executable, "-m", "benchlab", "--quick", "--output", str(tmp_path)]
     result = run(command, LONGEST_S, **environment)
@@ -60,12 +65,13 @@ def test_everything_quick(tmp_path: Path) -> None:
     assert pictures == len(PLOTS) and "http" not in words.replace("http-equiv", "")
     assert all(figure["name"] in (tmp_path / "table.md").read_text() for figure in report["figures"])
     assert surroundings() == before
+    no_cgroup_is_left(cgroups_before)
     left = subprocess.run(["pgrep", "-f", MINE], capture_output=True, text=True, check=False).stdout
     assert not left, "no process is left"
 
 
 def test_one_group_quick(tmp_path: Path) -> None:
-    before = surroundings()
+    before, cgroups_before = surroundings(), left_cgroups()
     environment = {"PYTHONPATH": f"{PROJECT / 'scripts'}"}
     command = [sys.executable, "-m", "benchlab", "start", "--quick", "--output", str(tmp_path)]
     result = run(command, ONE_GROUP_S, **environment)
@@ -73,6 +79,7 @@ def test_one_group_quick(tmp_path: Path) -> None:
     assert result.returncode == 0 and not report["failures"], (report["failures"], result.stderr[-3000:])
     assert {figure["group"] for figure in report["figures"]} == {"start"}
     assert surroundings() == before
+    no_cgroup_is_left(cgroups_before)
 
 
 def test_bad_input(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import struct
 import subprocess
@@ -91,6 +92,10 @@ def test_pool_limit_below_the_minimum(lab: Lab) -> None:
         refused(lab, 2, "--pool-limit", mountpoint=lab.mountpoint(), options=(*options, limit))
 
 
+def test_a_core_is_no_choice_of_lane_cpu(lab: Lab) -> None:
+    refused(lab, 2, "--lane-cpu", "'follow', 'none'", mountpoint=lab.mountpoint(), options=("--lane-cpu", "1"))
+
+
 ENOUGH_KIB = 1000
 """What the tables of an empty store take, and more."""
 
@@ -100,7 +105,7 @@ def test_text_that_is_no_size(lab: Lab) -> None:
         result = invoke("mount", lab.mountpoint(), "--state", lab.path / "s", "--pool-limit", text)
         assert result.returncode == 2 and not result.stdout
         last = result.stderr.splitlines()[-1]
-        assert repr(text) in last and "--pool-limit" in last
+        assert (f"'{text}'" if text else "it is empty") in last and "--pool-limit" in last
     assert not mounts_below(lab.path) and not (lab.path / "s").exists()
 
 
@@ -123,12 +128,23 @@ def test_full_file_system_under_the_state(lab: Lab, size_kib: int) -> None:
 def test_the_log_that_a_failed_start_names_is_there(lab: Lab) -> None:
     """The state directory is taken back but for that, and the next start uses it."""
     state = lab.path / "state"
-    mount = [sys.executable, "-m", "blockstore", "mount", str(lab.mountpoint()), "--state", str(state)]
-    failed = run(["sh", "-c", 'ulimit -v 2000000; exec "$@"', "sh", *mount, "--pool-limit", "1T"])  # it is mapped whole
-    one_line(failed, 1, "Cannot allocate memory", state / "daemon.log")
+    (lab.path / "sitecustomize.py").write_text(
+        "import blockstore.store.pool as pool\n"
+        "def refuse(*arguments): raise OSError(12, 'Cannot allocate memory')\n"
+        "pool.Pool.__init__ = refuse\n"
+    )
+    command = ["mount", str(lab.mountpoint()), "--state", str(state), "--pool-limit", "64M"]
+    one_line(blockstore(*command, PYTHONPATH=str(lab.path)), 1, "Cannot allocate memory", state / "daemon.log")
     assert os.listdir(state) == ["daemon.log"] and "Cannot allocate memory" in (state / "daemon.log").read_text()
     lab.mount(state=state).umount("--discard")
     assert not state.exists()
+
+
+def test_too_few_addresses_for_the_tables_is_one_sentence(lab: Lab) -> None:
+    mount = [sys.executable, "-m", "blockstore", "mount", str(lab.mountpoint()), "--state", str(lab.path / "state")]
+    failed = run(["sh", "-c", 'ulimit -v 2000000; exec "$@"', "sh", *mount, "--pool-limit", "64M"])
+    one_line(failed, 5, "MiB of addresses", "ulimit -v")
+    assert not (lab.path / "state").exists(), "it was made for this, and has nothing in it"
 
 
 @pytest.mark.logs(r"mnt.state has (format version \d+, not|another geometry)", "the superblock of .* is damaged")
@@ -201,6 +217,25 @@ def test_second_mount_on_the_same_place(lab: Lab) -> None:
     assert (mounted.path / "file").read_bytes() == b"data"
 
 
+def test_every_command_follows_links_to_the_mount(lab: Lab) -> None:
+    """As `mount` does, which shows the resolved path."""
+    place = lab.mountpoint()
+    (lab.path / "link").symlink_to("mnt")
+    (lab.path / "to_link").symlink_to(lab.path / "link")
+    (lab.path / "here").symlink_to(".")
+    options = ("--state", lab.path / "state", "--pool-limit", "16M")
+    assert invoke("mount", lab.path / "to_link", *options).returncode == 0
+    assert mounts_below(lab.path) == [place]
+    put(place / "vm1", b"data")
+    for path in (lab.path / "link", lab.path / "to_link", lab.path / "here/to_link", place):
+        assert invoke("status", path).returncode == 0
+        assert list(json.loads(invoke("evict", path, "--json").stdout)) == ["vm1"]
+    (lab.path / "circle").symlink_to("circle")
+    one_line(invoke("status", lab.path / "circle"), 1, lab.path / "circle")
+    result = invoke("umount", lab.path / "here/to_link")
+    assert result.returncode == 0 and not mounts_below(lab.path), result
+
+
 def test_second_mount_of_the_same_state(lab: Lab) -> None:
     mounted = lab.mount()
     put(mounted.path / "file", b"data")
@@ -227,6 +262,7 @@ def in_private_namespace(preparation: str, *arguments: str) -> subprocess.Comple
     return run(["unshare", "-m", "sh", "-ec", f'{preparation}; exec "$@"', "sh", sys.executable, *arguments])
 
 
+@pytest.mark.alone  # a new mount name space keeps all mounts of this machine, and whoever unmounts one is refused
 @pytest.mark.parametrize(
     "preparation",
     ["mount -t tmpfs tmpfs /dev", "mount --bind /dev/null /dev/fuse", "mount --bind /proc/version /dev/fuse"],
@@ -269,6 +305,44 @@ def test_no_permission(lab: Lab) -> None:
     assert not os.listdir(private)
 
 
+def test_state_of_another_user(lab: Lab) -> None:
+    if run([*UNPRIVILEGED, sys.executable, "-c", ""]).returncode:
+        pytest.skip("setpriv cannot drop privileges here")
+    mounted = lab.mount()
+    assert mounted.umount().returncode == 0
+    lab.path.chmod(0o755)
+    mounted.state.chmod(0o777)
+    for each in mounted.state.iterdir():
+        each.chmod(0o666)
+    before, state = snapshot(lab.path), ("--state", str(mounted.state))
+    for command in (["mount", str(mounted.path)], ["verify"], ["umount", "--discard"]):
+        result = run([*UNPRIVILEGED, sys.executable, "-m", "blockstore", *command, *state])
+        one_line(result, 2, mounted.state, "another user (0)")
+        assert snapshot(lab.path) == before and not mounts_below(lab.path), command
+    for each in (mounted.state, *mounted.state.iterdir()):
+        os.chown(each, 65534, 65534)
+    assert invoke("verify", *state).returncode == 0, "root may"
+
+
+def test_links_in_a_state_are_not_followed(lab: Lab) -> None:
+    mounted = lab.mount()
+    assert mounted.umount().returncode == 0
+    thesis = lab.path / "thesis.txt"
+    thesis.write_text("ten years of work")
+    for name in ("pool", "daemon.log", "daemon.stderr", "lock", "rows-count"):
+        kept = mounted.state / f"daemon.kept.{name}"
+        (mounted.state / name).rename(kept)
+        (mounted.state / name).symlink_to(thesis)
+        refused(lab, 2, name, "symbolic link", mountpoint=mounted.path, options=("--state", str(mounted.state)))
+        if name in ("pool", "lock", "rows-count"):
+            one_line(invoke("verify", "--repair", "--state", mounted.state), 4, mounted.state / name)
+        assert thesis.read_text() == "ten years of work"
+        kept.rename(mounted.state / name)
+    (mounted.state / "daemon.log.1").symlink_to(thesis)
+    assert invoke("umount", "--discard", "--state", mounted.state).returncode == 0
+    assert thesis.read_text() == "ten years of work" and not mounted.state.exists()
+
+
 def test_default_state_outlives_the_mount_only_with_files(lab: Lab) -> None:
     mountpoint = lab.mountpoint()
     assert blockstore("mount", str(mountpoint), "--pool-limit", "16M").returncode == 0
@@ -284,6 +358,12 @@ def test_default_state_outlives_the_mount_only_with_files(lab: Lab) -> None:
         assert blockstore("umount", str(mountpoint)).returncode == 0 and state.exists()
         assert blockstore("umount", str(mountpoint), "--discard").returncode == 0 and not state.exists()
         one_line(blockstore("umount", str(mountpoint), "--discard"), 2, mountpoint, state, "--state")
+        assert blockstore("mount", str(mountpoint), "--pool-limit", "16M").returncode == 0
+        (state / "thesis.txt").touch()
+        assert blockstore("umount", str(mountpoint)).returncode == 0
+        assert os.listdir(state) == ["thesis.txt"], "others' files are left, and it is no error"
+        (state / "thesis.txt").unlink()
+        state.rmdir()
     finally:
         if mounts_below(lab.path):
             blockstore("umount", str(mountpoint), "--discard")

@@ -127,7 +127,7 @@ def test_locales_that_are_not_utf8(lab: Lab, locales: str) -> None:
     """A daemon that was started in either world serves the other one, also at a path that is not ASCII."""
     for where in LOCALES.values():
         here = {**where, "LOCPATH": locales}
-        mounted = Mounted(lab.mountpoint("größe"), lab.path / "größe.state", lane=True)
+        mounted = Mounted(lab.mountpoint("größe"), lab.path / "größe.state")
         command = ["mount", str(mounted.path), "--state", str(mounted.state), "--pool-limit", "64M"]
         assert within(here, *command).returncode == 0
         for name in ("größe".encode(), "漢字".encode(), BROKEN):

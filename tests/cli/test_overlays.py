@@ -97,6 +97,8 @@ def test_delete(lab: Lab, disk: Path) -> None:
     listed = blockstore("disks", *on(mounted), str(folder))
     assert listed.returncode == 0 and listed.stdout.count("\n") == 5 and "needed by the snapshot base" in listed.stdout
     assert "needed by nothing" in listed.stdout and "needed by the memory file blue/vm2" in listed.stdout, listed
+    told = json.loads(blockstore("disks", *on(mounted), str(folder), "--json").stdout)
+    assert (told[str(kept)]["vm"], told[str(ended)]["vm"]) == ("blue/vm2", "vm1-1"), told
     done = blockstore("disks", *on(mounted), str(folder), "--delete", "--json")
     assert done.returncode == 0 and set(json.loads(done.stdout)) == {str(ended), str(lower)}, done
     assert {folder / name for name in os.listdir(folder)} == {went_on, kept, snapped}

@@ -181,23 +181,21 @@ def a_name_with_its_domain(lab: Lab, server: Server) -> None:
     one_line(blockstore("pull", name, "--from", url_of(server), "--as", "copy", *on(mounted)), 2, "no snapshot 'base'")
 
 
-@pytest.mark.parametrize("lane", [True, False], ids=["lane", "no-lane"])
 @MAY_BE_AWAY
-def test_blocks_come_when_they_are_used(lab: Lab, tmp_path: Path, lane: bool) -> None:
+def test_blocks_come_when_they_are_used(lab: Lab, tmp_path: Path) -> None:
     with server_at(tmp_path) as server:
-        blocks_come_when_they_are_used(lab, server, lane)
+        blocks_come_when_they_are_used(lab, server)
 
 
-def blocks_come_when_they_are_used(lab: Lab, server: Server, lane: bool) -> None:
+def blocks_come_when_they_are_used(lab: Lab, server: Server) -> None:
     content = memory(2)
     here = lab.mount(name="here")
     keep(here, "base", content)
     push(here, server, "base")
-    there = lab.mount(name="there", lane=lane)
+    there = lab.mount(name="there")
     pull(there, server, "base")
     os.kill(server.pid, signal.SIGSTOP)  # whatever has not come yet
-    if lane:
-        there.kill_daemon()
+    there.kill_daemon()
     server.stop()
     reader = spawn(READS, str(place_of(there, "base")))
     assert said(reader) == "begins"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from blockstore.vm import cgroups
+from blockstore.vm.runner import REFUSAL
 from tests.cli.runner import invoke
 from tests.daemon.lab import (
     NEEDS_QEMU,
@@ -205,6 +206,21 @@ def test_killed(lab: Lab, victim: str) -> None:
     assert mounted.umount().returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("refuses", "code", "words"),
+    [(True, 1, ""), (False, 137, "blockstore: /usr/bin/qemu-system-x86_64 was ended by signal 9\n")],
+    ids=["by its restore", "by another"],
+)
+def test_killed_is_said_once(mounted: Mounted, *, refuses: bool, code: int, words: str) -> None:
+    """What the shell says of a QEMU that is killed: nothing if `restore` has said why, else which program it was."""
+    with running(mounted) as process:
+        (qemu,) = qemu_of(mounted)
+        os.kill(process.pid if refuses else qemu, REFUSAL if refuses else signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors) == (code, words)
+    nothing_is_left(mounted)
+
+
 @pytest.mark.parametrize("name", [f"({NAME})", f"({NAME} 1)", f"-{NAME} a,b'"], ids=["()", "( )", "- ,'"])
 def test_strange_names(mounted: Mounted, name: str) -> None:
     with running(mounted, name=name) as process:
@@ -325,6 +341,7 @@ def test_a_qemu_that_dies_at_once(mounted: Mounted) -> None:
     nothing_is_left(mounted)
 
 
+@pytest.mark.alone  # a new mount name space keeps all mounts of this machine, and whoever unmounts one is refused
 def test_without_permission_for_cgroups(mounted: Mounted) -> None:
     """Falls back to madvise, and says so. The cgroups are made read-only in a mount name space of its own."""
     places = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if "cgroup" in line.split()[2]]

@@ -23,7 +23,6 @@ from tests.daemon.lab import (
     append,
     blockstore,
     end,
-    make_resident,
     mixed_blocks,
     noisy,
     one_line,
@@ -32,6 +31,7 @@ from tests.daemon.lab import (
     spawn,
     until,
 )
+from tests.vm.kept_pages import kept
 
 pytestmark = pytest.mark.mount
 
@@ -80,7 +80,7 @@ def fill(mounted: Mounted) -> None:
 
 def test_columns_add_up(mounted: Mounted) -> None:
     fill(mounted)
-    make_resident(mounted.path / "vm5")
+    (mounted.path / "vm5").read_bytes()
     for evicted in (False, True):
         report = mounted.status()
         volumes, total = report["volumes"], report["total"]
@@ -110,11 +110,11 @@ def test_columns_add_up(mounted: Mounted) -> None:
 def test_resident_is_what_was_read(mounted: Mounted) -> None:
     put(mounted.path / "file", noisy(4 << 20, 1))
     put(mounted.path / "other", noisy(1 << 20, 2))
-    for name in ("file", "other"):
-        make_resident(mounted.path / name)
-    assert mounted.status()["volumes"]["file"]["resident"] == 4 << 20
-    mounted.evict("file")
-    volumes = mounted.status()["volumes"]
+    with kept(mounted.path / "file"):
+        assert mounted.status()["volumes"]["file"]["resident"] == 4 << 20
+    with kept(mounted.path / "other"):
+        mounted.evict("file")
+        volumes = mounted.status()["volumes"]
     assert (volumes["file"]["resident"], volumes["other"]["resident"]) == (0, 1 << 20)
     with (mounted.path / "file").open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
@@ -142,6 +142,7 @@ def test_deleted_but_open_file_has_a_name_in_the_report(shared: Mounted) -> None
         shared.evict()
 
 
+@pytest.mark.alone  # a new mount name space keeps all mounts of this machine, and whoever unmounts one is refused
 def test_without_a_mount_and_with_several(lab: Lab) -> None:
     if run(["unshare", "-m", "true"]).returncode:
         pytest.skip("no mount namespace can be made here")

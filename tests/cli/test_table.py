@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import pairwise
 from typing import Any
 
@@ -40,6 +41,13 @@ def test_without_a_terminal_a_long_name_moves_its_own_numbers_only(capsys: pytes
     lines = printed(table("vm1", "n" * 5000), None, capsys)
     assert any(line.startswith("n" * 5000) and line.endswith("1.00G   99.9 %") for line in lines)
     assert sorted(map(len, lines))[-2] == LOOSE_NAME_WIDTH + len("   touched    saved")
+
+
+def test_a_byte_and_its_escape_are_two_names(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [os.fsdecode(b"a\xff"), "a\\xff"]
+    for width in (None, 80, NAME_WIDTH + len("   touched    saved")):
+        lines = "\n".join(printed(table(*names), width, capsys))
+        assert "\na\\xff " in lines and "\na\\\\xff " in lines, lines
 
 
 def report(count: int) -> dict[str, Any]:

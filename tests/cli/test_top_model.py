@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,14 @@ def observed(
     named: Mapping[str, Figures] | None = None,
     *,
     pid: int = 1,
-    counts: list[int] | None = None,
+    counts: Sequence[int] = (),
     **volumes: Figures,
 ) -> Observation:
     """An observation; a volume's figures are 0 but for those that are given."""
     nothing: dict[str, Any] = {**dict.fromkeys(SIZES, 0), "refaults": 0, "saved": 0.0, "controller": None}
     each = {name: {**nothing, **figures} for name, figures in {**(named or {}), **volumes}.items()}
     total = {key: sum(figures[key] for figures in each.values()) for key in (*SIZES, "refaults")}
-    latency = None if counts is None else {"counts": counts + [0] * (len(BOUNDS_US) + 1 - len(counts))}
+    latency = {"counts": [*counts, *[0] * (len(BOUNDS_US) + 1 - len(counts))]}
     more = {
         "saved": 0.0,
         "daemon_pid": pid,
@@ -95,7 +95,6 @@ def test_latencies_are_of_the_last_interval() -> None:
     slow = observed(2, counts=[1000, 0, 5, *[0] * (len(BOUNDS_US) - 3), 1])
     assert top_model.bound(history(before, slow).latencies.p99_us) == ">10s"
     assert history(before, before).latencies.p50_us is None
-    assert history(observed(1), observed(2)).latencies.p50_us is None  # --no-lane
 
 
 def test_sparkline() -> None:

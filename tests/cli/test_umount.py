@@ -53,9 +53,9 @@ for line in sys.stdin:
 """Maps a file, and for each line it gets prints its sum, as far as possible from the store."""
 
 
-@pytest.mark.parametrize(("lane", "how"), [(True, "keep"), (False, "close")], ids=["lane-keep", "no-lane-close"])
-def test_refused_while_mapped_and_forced(lab: Lab, lane: bool, how: str) -> None:
-    mounted = lab.mount(lane=lane)
+@pytest.mark.parametrize("how", ["keep", "close"])
+def test_refused_while_mapped_and_forced(lab: Lab, how: str) -> None:
+    mounted = lab.mount()
     path = mounted.path / "memory"
     put(path, noisy(1 << 20, 1) + b"".join(mixed_blocks(1)))
     wanted = sha256(path)
@@ -82,7 +82,7 @@ def test_refused_while_mapped_and_forced(lab: Lab, lane: bool, how: str) -> None
         end(process.pid)
         process.wait(KILL_S)
     assert ended(daemon), "the daemon outlives its last user"
-    again = lab.mount(state=mounted.state, lane=not lane)
+    again = lab.mount(state=mounted.state)
     assert sha256(again.path / "memory") == changed
 
 
@@ -107,7 +107,7 @@ def test_refused_for_a_working_directory_or_an_open_file(lab: Lab) -> None:
 
 
 def test_mounted_again_shows_the_same_files(lab: Lab) -> None:
-    """Lane and no-lane by turns: names, attributes, holes, links and every byte."""
+    """Names, attributes, holes, links and every byte."""
     mounted = lab.mount()
     chance, sums = random.Random(1), {}
     for number in range(6):
@@ -134,15 +134,15 @@ def test_mounted_again_shows_the_same_files(lab: Lab) -> None:
     sums = seen(mounted)
     classes = ("touched", "zero", "shared", "patched", "compressed", "dense", "raw", "paged", "stored", "logical")
     before = {name: mounted.total()[name] for name in classes}
-    for lane in (False, True):
+    for _ in range(2):
         assert mounted.umount().returncode == 0 and not daemons_of(lab.path)
-        mounted = lab.mount(state=mounted.state, lane=lane)
+        mounted = lab.mount(state=mounted.state)
         assert seen(mounted) == sums
         assert {name: mounted.total()[name] for name in classes} == before
 
 
-def test_dirty_pages_are_written_back(lab: Lab, lane: bool) -> None:
-    mounted = lab.mount(lane=lane)
+def test_dirty_pages_are_written_back(lab: Lab) -> None:
+    mounted = lab.mount()
     data = noisy(24 << 20, 2)
     with (mounted.path / "file").open("wb") as file:
         file.write(data)
@@ -208,9 +208,9 @@ def test_what_is_no_mount(lab: Lab) -> None:
         one_line(invoke("umount", path), 1, path)
 
 
-def test_killed_daemon(lab: Lab, lane: bool) -> None:
+def test_killed_daemon(lab: Lab) -> None:
     """kill -9 while it works: umount and mount again work; what was written and synced is there."""
-    mounted = lab.mount(lane=lane)
+    mounted = lab.mount()
     data = b"".join(mixed_blocks(2)) + noisy(4 << 20, 3)
     put(mounted.path / "synced", data)
     os.truncate(mounted.path / "synced", len(data) - 1000)
@@ -230,7 +230,7 @@ def test_killed_daemon(lab: Lab, lane: bool) -> None:
     busy.wait()
     umounted = mounted.umount()
     assert umounted.returncode == 0 and not mounts_below(lab.path), umounted
-    again = lab.mount(state=mounted.state, lane=not lane)
+    again = lab.mount(state=mounted.state)
     assert cold(again.path / "synced") == data[:-1000]
     assert cold(again.path / "domain/new") == noisy(1 << 20, 4)
     assert sorted(os.listdir(again.path)) == ["busy", "domain", "synced"]
@@ -252,11 +252,12 @@ def test_file_that_was_unlinked_while_open_when_the_daemon_died(lab: Lab) -> Non
     assert total["touched"] == total["stored"] == 0, "what nobody can reach any more keeps its memory"
 
 
-def test_a_folder_in_the_state_is_not_ours_to_delete(lab: Lab) -> None:
+def test_what_others_have_in_the_state_is_not_ours_to_delete(lab: Lab) -> None:
     mounted = lab.mount()
     (mounted.state / "mine").mkdir()
-    one_line(mounted.umount("--discard"), 2, "mine")
-    assert os.listdir(mounted.state) == ["mine"]
+    (mounted.state / "thesis.txt").touch()
+    one_line(mounted.umount("--discard"), 2, "mine", "thesis.txt")
+    assert sorted(os.listdir(mounted.state)) == ["mine", "thesis.txt"]
 
 
 @STANDS_STILL

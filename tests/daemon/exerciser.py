@@ -1,10 +1,10 @@
 """A random exerciser of files on a mount, in the way of fsx: every step is done to a model file on tmpfs too.
 
-    python -m tests.daemon.exerciser SEED STEPS MODELS PATH...  [--lane]
+    python -m tests.daemon.exerciser SEED STEPS MODELS PATH...
 
-Each PATH gets a model of the same size and content in the folder MODELS. Copies go from any of the files to any
-other, so PATHs in different domains exercise the fallback. `--lane` adds what only the lane can do. A difference
-ends the program with status 1, the seed, and the last steps; the models stay.
+It prints the number of the step at each comparison. Each PATH gets a model of the same size and content in the folder
+MODELS. Copies go from any of the files to any other, so PATHs in different domains exercise the fallback. `--lane` adds
+what only the lane can do. A difference ends the program with status 1, the seed, and the last steps; the models stay.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from blockstore.daemon import mounts
+from blockstore.vm.evict import evict
 from tests.store.material import half, near, noise, text
 
 BLOCK: Final = 4096
@@ -76,7 +78,7 @@ class File:
 class Exerciser:
     """Takes random steps."""
 
-    def __init__(self, seed: int, files: list[File], *, lane: bool) -> None:
+    def __init__(self, seed: int, files: list[File]) -> None:
         self.chance = random.Random(seed)
         self.files = files
         self.log: deque[str] = deque(maxlen=LOGGED_STEPS)
@@ -93,11 +95,16 @@ class Exerciser:
             (3, self.sync),
             (4, self.drop),
             (2, self.reopen),
-            (1, self.append),
+            (2, self.append),
             (2, self.write_at_once),
+            (3, self.overwrite_by_two),
+            (2, self.open_truncating),
+            (2, self.evict),
+            (4, self.punch),
+            (2, self.allocate),
+            (2, self.zero_range),
+            (3, self.seek),
         ]
-        if lane:
-            steps += [(4, self.punch), (2, self.allocate), (2, self.zero_range), (3, self.seek)]
         self._steps = [step for _, step in steps]
         self._weights = [weight for weight, _ in steps]
 
@@ -108,6 +115,7 @@ class Exerciser:
             step(file)
             if self.step_number % STEPS_BETWEEN_COMPARES == 0:
                 self.compare_all()
+                print(self.step_number, flush=True)
         self.compare_all()
 
     def note(self, file: File, what: str) -> None:
@@ -152,15 +160,61 @@ class Exerciser:
         self._write(file, offset, self.data(length))
 
     def append(self, file: File) -> None:
-        length = min(self.chance.randint(1, 3 * BLOCK), MAXIMUM_BYTES - file.size)
-        self.note(file, f"append {length}")
-        data = self.data(length)
-        descriptor = os.open(file.path, os.O_WRONLY | os.O_APPEND)
+        """By two open files in turn, each of which finds the end where the other one has left it."""
+        lengths = [self.chance.randint(1, 3 * BLOCK) for _ in range(self.chance.randint(1, 4))]
+        if file.size + sum(lengths) > MAXIMUM_BYTES:
+            return
+        self.note(file, f"append {lengths}")
+        descriptors = [os.open(file.path, os.O_WRONLY | os.O_APPEND) for _ in range(2)]
         try:
-            os.pwrite(file.model, data, file.size)
-            self.expect(os.write(descriptor, data), length, "append")
+            for number, length in enumerate(lengths):
+                data = self.data(length)
+                os.pwrite(file.model, data, file.size)
+                self.expect(os.write(descriptors[number % 2], data), length, "append")
+                self.expect(os.stat(file.path).st_size, file.size, "size after an append")
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def overwrite_by_two(self, file: File) -> None:
+        """A part of a page through a descriptor that may not read, and then another part of it through the mapping."""
+        page = self.range(max(file.size - BLOCK, 0), BLOCK)[0]
+        if page + BLOCK > file.size:
+            return
+        first, second = sorted(self.chance.sample(range(1, BLOCK), 2))
+        self.note(file, f"overwrite {page + first} to {page + second} by write(2), and the rest by mapping")
+        written, stored = self.data(second - first), self.data(BLOCK - second)
+        descriptor = os.open(file.path, os.O_WRONLY)
+        try:
+            self.expect(os.pwrite(descriptor, written, page + first), len(written), "pwrite")
         finally:
             os.close(descriptor)
+        file.mapping()[page + second : page + BLOCK] = stored
+        os.pwrite(file.model, written + stored, page + first)
+
+    def open_truncating(self, file: File) -> None:
+        """O_TRUNC, and a few bytes; what was dirty before must not come back."""
+        if self.chance.random() < 0.5:
+            return
+        data = self.data(self.chance.randint(1, 2 * BLOCK))
+        self.note(file, f"open with O_TRUNC and write {len(data)}")
+        file.unmap()
+        descriptor = os.open(file.path, os.O_WRONLY | os.O_TRUNC)
+        try:
+            self.expect(os.fstat(descriptor).st_size, 0, "size after O_TRUNC")
+            self.expect(os.write(descriptor, data), len(data), "write after O_TRUNC")
+        finally:
+            os.close(descriptor)
+        os.ftruncate(file.model, 0)
+        os.pwrite(file.model, data, 0)
+
+    def evict(self, file: File) -> None:
+        """As `blockstore evict` does it, mappings of this process included."""
+        self.note(file, "evict")
+        device = os.fstat(file.fd).st_dev
+        name = f"{os.major(device)}:{os.minor(device)}"
+        mount = next(mount for mount in mounts.all_mounts() if mount.device == name)
+        evict(file.fd, list(mounts.mappings_of(os.getpid(), mount)))
 
     def write_at_once(self, file: File) -> None:
         """Small writes to all files by a thread for each: requests come while others are being stored."""
@@ -384,10 +438,9 @@ class Exerciser:
 
 
 def main(arguments: list[str]) -> int:
-    lane = "--lane" in arguments
-    seed, steps, models, *paths = [argument for argument in arguments if argument != "--lane"]
+    seed, steps, models, *paths = arguments
     files = [File(Path(path), Path(models) / model_name(Path(path))) for path in paths]
-    exerciser = Exerciser(int(seed), files, lane=lane)
+    exerciser = Exerciser(int(seed), files)
     try:
         exerciser.run(int(steps))
     except (Wrong, OSError) as error:

@@ -81,16 +81,13 @@ class Lab:
             path.mkdir(exist_ok=True)
         return path
 
-    def mount(
-        self, *options: str, name: str = "mnt", state: Path | None = None, lane: bool = True, pool_limit: str = "512M"
-    ) -> Mounted:
+    def mount(self, *options: str, name: str = "mnt", state: Path | None = None, pool_limit: str = "512M") -> Mounted:
         """Mount with a state in the workspace, NAME.state if not said otherwise."""
-        place = Mounted(self.mountpoint(name), state or self.path / f"{name}.state", lane)
-        lanes = [] if lane else ["--no-lane"]
+        place = Mounted(self.mountpoint(name), state or self.path / f"{name}.state")
         command = ["mount", str(place.path), "--state", str(place.state), "--pool-limit", pool_limit]
-        result = blockstore(*command, *lanes, *options)
-        known = ("with --no-lane, if the daemon dies", "when memory is short the daemon may be")
-        warned = [line for line in result.stderr.splitlines() if not any(text in line for text in known)]
+        result = blockstore(*command, *options)
+        known = "when memory is short the daemon may be"
+        warned = [line for line in result.stderr.splitlines() if known not in line]
         assert result.returncode == 0 and not warned, result
         self.mounted = place
         LOGS.watch(self.path, place.state)
@@ -120,10 +117,9 @@ class Lab:
 class Mounted:
     """One mount, as its user sees it."""
 
-    def __init__(self, path: Path, state: Path, lane: bool) -> None:
+    def __init__(self, path: Path, state: Path) -> None:
         self.path = path
         self.state = state
-        self.lane = lane
 
     def status(self) -> dict[str, Any]:
         """`status --json`."""
@@ -211,6 +207,9 @@ class Mounted:
         for pid in (self.supervisor_pid(), self.daemon_pid()):
             os.kill(pid, signal.SIGKILL)
             assert ended(pid, KILL_S)
+        # The controller may have been about to start: a process that has the daemon's sockets until it runs another
+        # program, and then nobody answers those whom it lets connect.
+        until(lambda: control.is_refused(self.state), "nobody listens")
 
 
 def blockstore(*arguments: str, timeout_s: float = COMMAND_S, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -498,13 +497,6 @@ def put(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def make_resident(path: Path) -> None:
-    """Read all of it. Without the lane the kernel drops what was just written when it sees the new time of change,
-    which stat(2) may have from its cache: an answer to chmod(2) always comes from the daemon."""
-    path.chmod(path.stat().st_mode)
-    path.read_bytes()
 
 
 def append(path: Path, data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -14,8 +15,14 @@ from tests.store.material import near, text
 pytestmark = pytest.mark.mount
 
 TEXTS = 1200
-CONTENT = b"".join(text(seed) for seed in range(TEXTS)) + b"".join(near(text(seed), seed, 60) for seed in range(TEXTS))
 AT_ONCE = ("--cold-after", "0", "--background-cpu", "50")
+
+
+@cache
+def content() -> bytes:
+    """Takes a second, and so is not made where these tests are only looked at."""
+    texts = [text(seed) for seed in range(TEXTS)]
+    return b"".join([*texts, *(near(each, seed, 60) for seed, each in enumerate(texts))])
 
 
 def background(mounted: Mounted) -> dict[str, Any]:
@@ -28,13 +35,13 @@ def is_dense(mounted: Mounted) -> bool:
     return bool(mounted.total()["dense_blocks"] > TEXTS)
 
 
-def test_a_cold_file_shrinks_and_stays_what_it_is(lab: Lab, lane: bool) -> None:
-    mounted = lab.mount(*AT_ONCE, lane=lane)
-    put(mounted.path / "memory", CONTENT)
+def test_a_cold_file_shrinks_and_stays_what_it_is(lab: Lab) -> None:
+    mounted = lab.mount(*AT_ONCE)
+    put(mounted.path / "memory", content())
     before = mounted.total()
     until(lambda: is_dense(mounted), "it is dense")
     until(lambda: mounted.total()["stored"] < 0.85 * before["stored"], "it is smaller")
-    assert cold(mounted.path / "memory") == CONTENT
+    assert cold(mounted.path / "memory") == content()
     total, figures = mounted.total(), background(mounted)
     assert total["touched"] == before["touched"] and total["dense"] == 4096 * total["dense_blocks"] > 0
     assert figures["cpu_percent"] == 50 and figures["tried_blocks"] >= figures["densified_blocks"] > TEXTS
@@ -42,18 +49,17 @@ def test_a_cold_file_shrinks_and_stays_what_it_is(lab: Lab, lane: bool) -> None:
     shown = invoke("status", str(mounted.path)).stdout
     assert "encoded anew (at most 50 % of a core)" in shown and "dense" in shown
     assert blockstore("verify", str(mounted.path)).returncode == 0
-    if lane:
-        mounted.kill_daemon()
-        assert cold(mounted.path / "memory") == CONTENT and is_dense(mounted)
+    mounted.kill_daemon()
+    assert cold(mounted.path / "memory") == content() and is_dense(mounted)
 
 
 def test_writes_go_on_meanwhile(lab: Lab) -> None:
     mounted = lab.mount(*AT_ONCE)
-    put(mounted.path / "memory", CONTENT)
-    changed = bytearray(CONTENT)
+    put(mounted.path / "memory", content())
+    changed = bytearray(content())
     with (mounted.path / "memory").open("r+b") as file:
         for turn in range(40):
-            piece = CONTENT[(turn + 1) * 8192 : (turn + 9) * 8192]
+            piece = content()[(turn + 1) * 8192 : (turn + 9) * 8192]
             changed[turn * 65536 : turn * 65536 + len(piece)] = piece
             file.seek(turn * 65536)
             file.write(piece)
@@ -66,7 +72,7 @@ def test_writes_go_on_meanwhile(lab: Lab) -> None:
 
 def test_the_switch(lab: Lab) -> None:
     mounted = lab.mount("--cold-after", "0", "--background-cpu", "0")
-    put(mounted.path / "memory", CONTENT)
+    put(mounted.path / "memory", content())
     assert background(mounted) == dict.fromkeys(
         ("cpu_percent", "cpu_s", "tried_blocks", "densified_blocks", "saved_bytes"), 0
     )
@@ -76,13 +82,13 @@ def test_the_switch(lab: Lab) -> None:
     assert blockstore("set", str(mounted.path), "--background", "off").returncode == 0
     mounted.kill_daemon()
     assert background(mounted)["cpu_percent"] == 0, "what was set outlives the daemon"
-    put(mounted.path / "more", CONTENT[::-1])
+    put(mounted.path / "more", content()[::-1])
     tried = background(mounted)["tried_blocks"]
     assert not tried
     assert blockstore("set", str(mounted.path), "--background", "on").returncode == 0
     assert background(mounted)["cpu_percent"] == DEFAULT_BACKGROUND_CPU, "the default, because mount was told 0"
     until(lambda: background(mounted)["tried_blocks"] > 0, "it works again")
-    assert cold(mounted.path / "more") == CONTENT[::-1]
+    assert cold(mounted.path / "more") == content()[::-1]
 
 
 def test_bad_input(lab: Lab) -> None:

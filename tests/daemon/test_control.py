@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from blockstore.daemon import control, phase
+from blockstore.daemon import control
+from blockstore.daemon.phase_file import PhaseFile
 from blockstore.errors import MountError
 
 
@@ -29,13 +30,13 @@ def test_nobody_would_start_another_daemon(deserted: Path) -> None:
 def test_one_that_dies_again_and_again_is_told_of_soon_to_those_who_want_that(
     deserted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = phase.PhaseFile(deserted)
+    file = PhaseFile(str(deserted))
     monkeypatch.setattr(control, "FAILING_S", 0.0)
     try:
-        file.say(phase.of(123, "waiting", "exit code 4"))
+        file.say(123, "waiting", "exit code 4")
         with pytest.raises(MountError, match=r"several times in a row \(exit code 4\).*process 123"):
             control.ask(deserted, {"do": "status"}, waits_for_failing=False)
-        file.say(phase.of(123, "paused", "exit code 4"))
+        file.say(123, "paused", "exit code 4")
         with pytest.raises(MountError, match="once a minute"):
             control.ask(deserted, {"do": "status"})
     finally:
@@ -44,11 +45,11 @@ def test_one_that_dies_again_and_again_is_told_of_soon_to_those_who_want_that(
 
 def test_a_short_pause_of_the_supervisor_is_waited_for(deserted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two deaths by chance are no reason to say that it fails."""
-    file = phase.PhaseFile(deserted)
+    file = PhaseFile(str(deserted))
     monkeypatch.setattr(control, "FAILING_S", 60.0)
     try:
-        file.say(phase.of(123, "waiting", "signal 9"))
-        later = threading.Timer(0.2, lambda: file.say(phase.of(123, "paused", "signal 9")))
+        file.say(123, "waiting", "signal 9")
+        later = threading.Timer(0.2, lambda: file.say(123, "paused", "signal 9"))
         later.start()
         with pytest.raises(MountError, match="once a minute"):
             control.ask(deserted, {"do": "status"}, waits_for_failing=False)

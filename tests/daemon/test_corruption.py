@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from blockstore.store.geometry import BLOCK_BYTES, unpack_where
+from blockstore.store.geometry import BLOCK_BYTES
+from blockstore.store.location import offset_of, size_of
 from tests.cli.runner import invoke
 from tests.daemon.lab import Mounted, cold, drop, ended, mixed_blocks, put, spawn
 
@@ -21,7 +22,7 @@ pytestmark = [pytest.mark.mount, pytest.mark.logs(r"block \d+ cannot be decoded:
 def flip(state: Path, row: int) -> None:
     """Change one byte in the middle of a row's record."""
     where = int.from_bytes((state / "rows-where").read_bytes()[8 * row : 8 * row + 8], "little")
-    offset, size, _ = unpack_where(where)
+    offset, size = offset_of(where), size_of(where)
     assert size
     with (state / "pool").open("r+b") as pool:
         pool.seek(offset + size // 2)

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from blockstore.daemon import fuse_abi as abi
-from blockstore.daemon.buffers import untouched
 from blockstore.daemon.device import Device
 from tests.daemon.lab import Lab, Mounted, apart, blockstore, cold, noisy, put, until
 
@@ -64,22 +63,6 @@ def test_without_privileges_a_write_is_as_large_as_a_pipe_can_hold() -> None:
     apart(as_nobody, 20)
 
 
-def test_a_request_comes_out_of_the_pipe_as_it_was() -> None:
-    """A pipe in the place of /dev/fuse, in which splice(2) links pages, too."""
-    source, sink = os.pipe()
-    fcntl.fcntl(sink, fcntl.F_SETPIPE_SZ, 1 << 20)
-    device, buffer = Device(source), untouched(1 << 20)
-    for size in (1, 80, 4096, 4176, 600_000):
-        data = noisy(size, size)
-        os.write(sink, data)
-        assert device.read_at_once(memoryview(buffer)[4096:]) == size
-        assert buffer[4096 : 4096 + size] == data
-    assert device.read_at_once(buffer) == 0, "there is none"
-    device.close()
-    os.close(source)
-    os.close(sink)
-
-
 @pytest.mark.mount
 def test_the_lane_waits_in_splice(lab: Lab) -> None:
     """read(2) loses a request whose reader is killed meanwhile; here it can be seen which call it is."""
@@ -124,7 +107,7 @@ device.Device.maximum_write_bytes = property(lambda self: 1 << 20)
 @pytest.mark.logs("may not have a pipe that is large enough for this mount")
 def test_a_mount_whose_writes_do_not_fit_into_the_pipe_is_served_and_warned_of(lab: Lab) -> None:
     (lab.path / "sitecustomize.py").write_text(LARGER_THAN_THE_PIPE)
-    mounted = Mounted(lab.mountpoint(), lab.path / "mnt.state", True)
+    mounted = Mounted(lab.mountpoint(), lab.path / "mnt.state")
     command = ["mount", str(mounted.path), "--state", str(mounted.state), "--pool-limit", "64M"]
     assert blockstore(*command, PYTHONPATH=str(lab.path)).returncode == 0
     put(mounted.path / "file", noisy(4 << 20, 1))

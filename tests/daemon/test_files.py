@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from blockstore.store.volume import EARLIEST_S, LATEST_S
-from tests.daemon.lab import Lab, Mounted, cold, drop, noisy, put, run, tree, until
+from tests.daemon.lab import Lab, Mounted, cold, drop, end, noisy, put, run, said, spawn, tree, until
 
 pytestmark = pytest.mark.mount
 
@@ -310,6 +310,27 @@ def test_mapped_writes_change_mtime(here: Path) -> None:
     until(lambda: path.stat().st_mtime_ns > 1, "mtime follows a mapped write")
 
 
+def test_a_time_that_was_set_outlasts_what_was_written_before(here: Path) -> None:
+    """`cp -p`, `rsync -t` and `tar -x` set it through the open file, before they close it."""
+    path, moment = here / "file", 1_234_567_890_123_456_789
+    with path.open("wb", buffering=0) as file:
+        file.write(noisy(3 * 4096 + 5, 1))
+        os.utime(file.fileno(), ns=(moment, moment))
+    assert path.stat().st_mtime_ns == moment
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    assert cold(path) == noisy(3 * 4096 + 5, 1) and path.stat().st_mtime_ns == moment
+    path.chmod(0o600)  # the answer comes from the daemon, not from what the kernel has kept
+    assert path.stat().st_mtime_ns == moment
+    with path.open("r+b", buffering=0) as file:
+        file.write(b"x")
+        assert path.stat().st_mtime_ns > moment
+    assert run(["cp", "-p", str(path), str(here / "copy")]).returncode == 0
+    path.chmod(0o600)
+    drop(here / "copy")
+    assert (here / "copy").stat().st_mtime_ns == path.stat().st_mtime_ns
+
+
 # Sizes and holes
 
 
@@ -325,6 +346,42 @@ def test_append_and_growth(here: Path) -> None:
         file.write(b"end")
     assert cold(path)[200:] == bytes(9801) + b"end" and path.stat().st_size == 10_004
     assert cold(path)[:3] == b"000"
+
+
+APPENDER = """
+import os, sys
+descriptor = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(300):
+    record = f"{sys.argv[2]} {number} ".encode().ljust(333, b".") + b"\\n"
+    assert os.write(descriptor, record) == len(record)
+print(os.stat(sys.argv[1]).st_size, flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_several_processes_append_whole_records(here: Path) -> None:
+    path, size_bytes = here / "file", 334
+    path.touch()
+    writers = [spawn(APPENDER, str(path), f"writer{number}") for number in range(3)]
+    try:
+        assert [said(writer) for writer in writers] == ["ready"] * 3
+        for writer in writers:
+            assert writer.stdin is not None
+            writer.stdin.write("go\n")
+        sizes = [int(said(writer)) for writer in writers]
+        # None of them has closed the file, and each knows what the others have appended.
+        assert max(sizes) == path.stat().st_size == 900 * size_bytes and min(sizes) >= 300 * size_bytes
+    finally:
+        for writer in writers:
+            end(writer.pid)
+            writer.wait(60)
+    records = cold(path).decode().splitlines()
+    for name in ("writer0", "writer1", "writer2"):
+        numbers = [int(record.split()[1]) for record in records if record.startswith(f"{name} ")]
+        assert numbers == list(range(300)), name
+    assert len(records) == 900
 
 
 def test_truncated_bytes_do_not_come_back(here: Path) -> None:
@@ -357,9 +414,8 @@ def test_file_of_a_tebibyte(served: Mounted, here: Path) -> None:
         for offset in (0, TIB // 2 + 5, TIB - 7):
             os.pwrite(file.fileno(), b"content", offset)
         os.fsync(file.fileno())
-        if served.lane:
-            assert os.lseek(file.fileno(), 4096, os.SEEK_DATA) == TIB // 2
-            assert os.lseek(file.fileno(), TIB // 2, os.SEEK_HOLE) == TIB // 2 + 4096
+        assert os.lseek(file.fileno(), 4096, os.SEEK_DATA) == TIB // 2
+        assert os.lseek(file.fileno(), TIB // 2, os.SEEK_HOLE) == TIB // 2 + 4096
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         for offset in (0, TIB // 2 + 5, TIB - 7):
             assert os.pread(file.fileno(), 7, offset) == b"content"
@@ -371,8 +427,8 @@ def test_file_of_a_tebibyte(served: Mounted, here: Path) -> None:
     path.unlink()
 
 
-def test_statfs_tells_the_truth(lab: Lab, lane: bool) -> None:
-    mounted = lab.mount(lane=lane, pool_limit="128M")
+def test_statfs_tells_the_truth(lab: Lab) -> None:
+    mounted = lab.mount(pool_limit="128M")
     before = os.statvfs(mounted.path)
     assert before.f_blocks * before.f_frsize == 128 * MIB and before.f_namemax == 255
     assert 110 * MIB < before.f_bavail * before.f_frsize <= 128 * MIB
@@ -408,8 +464,8 @@ def test_exchange_across_domains_is_refused(here: Path) -> None:
     assert (here / "file").read_bytes() == b"1"
 
 
-def test_domains_never_share(lab: Lab, lane: bool) -> None:
-    mounted = lab.mount(lane=lane)
+def test_domains_never_share(lab: Lab) -> None:
+    mounted = lab.mount()
     data = noisy(4 * MIB, 5)
     stored = []
     for place in ("one/a", "one/b", "two/a", "root"):
@@ -420,7 +476,7 @@ def test_domains_never_share(lab: Lab, lane: bool) -> None:
 
 
 def test_cp_in_one_domain_is_a_clone(lab: Lab) -> None:
-    """1 GiB: no data moves, so `stored` stays, and `touched` doubles. Only the lane can."""
+    """1 GiB: no data moves, so `stored` stays, and `touched` doubles."""
     mounted = lab.mount()
     (mounted.path / "one").mkdir()
     path, part = mounted.path / "one/a", b"".join(noisy(1000, number) + bytes(3096) for number in range(1024))

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from blockstore.daemon import lean, supervisor
 from blockstore.daemon.backoff import QUICK_DEATH_S
 from blockstore.daemon.names_copy import copied_names
 from blockstore.daemon.notify import Service
-from blockstore.daemon.supervisor import START_S, Supervisor
+from blockstore.daemon.supervisor import OVERSLEPT_S, START_S, Supervisor
 from tests.cli.runner import invoke
 from tests.daemon.lab import (
     PROJECT,
@@ -69,6 +70,9 @@ for line in sys.stdin:
         print("done", flush=True)
 """
 CONTENT = b"".join(mixed_blocks(3))
+
+OLD_KERNEL = "import blockstore.daemon.handover as handover\nhandover.can_resend = lambda init_request: False\n"
+"""For the daemon: the kernel is one from before Linux 6.9."""
 
 
 @contextlib.contextmanager
@@ -202,7 +206,7 @@ def test_the_supervisor_waits_for_a_watchdog_s_from_each_beat_on(lab: Lab, monke
     """That a daemon beats while it serves: test_under_systemd."""
     now_s = 0.0
     monkeypatch.setattr("blockstore.daemon.supervisor.time.monotonic", lambda: now_s)
-    watching = Supervisor(json.dumps({"state": str(lab.path), "foreground": False, "watchdog_s": 3}), -1)
+    watching = Supervisor(str(lab.path), "{}", -1, watchdog_s=3, is_foreground=False)
     monkeypatch.setattr(watching, "_pid", os.getpid())  # whose beats count
     monkeypatch.setenv("NOTIFY_SOCKET", f"@{watching._address}")
     service = Service()
@@ -215,6 +219,43 @@ def test_the_supervisor_waits_for_a_watchdog_s_from_each_beat_on(lab: Lab, monke
         assert watching._left_s(0) == 1
     now_s += 2
     assert watching._left_s(0) == 0
+
+
+def test_a_supervisor_that_was_stopped_waits_once_more(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cgroup that is frozen stops the daemon with it."""
+    now_s = 100.0
+    monkeypatch.setattr("blockstore.daemon.supervisor.time.monotonic", lambda: now_s)
+    watching = Supervisor(str(lab.path), "{}", -1, watchdog_s=3, is_foreground=False)
+    assert not watching._spares(60), "a daemon that does not serve yet has long enough"
+    watching._heed({"READY": "1"})
+    now_s = 163.0
+    assert not watching._spares(OVERSLEPT_S / 2) and watching._left_s(0) == 0
+    assert watching._spares(60) and watching._left_s(0) == 3
+    now_s = 226.0
+    assert not watching._spares(60), "once for each silence"
+    watching._heed({"WATCHDOG": "1"})
+    assert watching._spares(60)
+
+
+def test_an_error_that_cannot_be_read_does_not_end_the_supervisor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watching = Supervisor(str(tmp_path), "{}", -1, watchdog_s=3, is_foreground=False)
+    watching._heed({"X_ERROR": "{"})
+    assert watching._error is None
+    watching._heed({"X_ERROR": '{"error": "so it is", "code": 4}'})
+    assert watching._error == {"error": "so it is", "code": 4}
+    monkeypatch.setitem(sys.modules, "json", None)  # there is no Python any more that has it
+    watching._heed({"X_ERROR": '{"error": "so it is", "code": 4}'})
+    assert watching._error is None
+
+
+def test_warnings_come_through_the_supervisor_as_the_daemon_told_them(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    watching = Supervisor(str(tmp_path), "{}", writer, watchdog_s=3, is_foreground=False)
+    watching._heed({"READY": "1", "X_WARNINGS": '["one\\n\\"two\\""]'})
+    with os.fdopen(reader) as pipe:
+        assert json.loads(pipe.read()) == {"ready": ['one\n"two"']}
 
 
 def test_reload(lab: Lab) -> None:
@@ -269,8 +310,10 @@ def test_a_supervisor_that_fails_leaves_the_reason(lab: Lab) -> None:
     """Here that nobody has the other end of its pipe, when it wants to say that no daemon starts."""
     state = lab.path / "state"
     state.mkdir()
-    options = json.dumps({"state": str(state), "foreground": False, "watchdog_s": 1})
-    result = run([sys.executable, "-m", "blockstore.daemon.supervisor", "999", options])
+    result = run(
+        supervisor.command(str(state), "{}", 999, watchdog_s=1, is_foreground=False),
+        PYTHONPATH=lean.environment()["PYTHONPATH"],
+    )
     assert result.returncode == 1
     log = (state / "daemon.log").read_text()
     assert "CRITICAL" in log and "the supervisor ended by an error" in log and "in _report" in log, log
@@ -434,9 +477,14 @@ def test_sigterm_to_the_supervisor_unmounts(lab: Lab) -> None:
 
 
 @pytest.mark.logs("the mount has ended, and whoever uses it gets errors")
-def test_without_the_lane_the_mount_ends_with_its_daemon(lab: Lab) -> None:
-    """As on kernels that cannot ask again: whoever waits gets an error instead of waiting for ever."""
-    mounted = lab.mount(lane=False)
+def test_on_an_old_kernel_the_mount_ends_with_its_daemon(lab: Lab) -> None:
+    """One that cannot ask again: a process that waits gets an error instead of waiting for ever."""
+    (lab.path / "sitecustomize.py").write_text(OLD_KERNEL)
+    mounted = Mounted(lab.mountpoint(), lab.path / "mnt.state")
+    command = ["mount", str(mounted.path), "--state", str(mounted.state), "--pool-limit", "64M"]
+    result = blockstore(*command, PYTHONPATH=str(lab.path))
+    assert result.returncode == 0 and "this kernel cannot hand requests over to a new daemon" in result.stderr, result
+    assert not mounted.total()["can_be_replaced"]
     put(mounted.path / "memory", CONTENT)
     mounted.kill_daemon()
     until(lambda: not supervisors_of(lab.path), "the supervisor ends")
@@ -555,7 +603,7 @@ def test_two_mounts_of_one_state_at_once(lab: Lab) -> None:
         assert mounts_below(lab.path) == [winner]
         assert sorted(os.listdir(winner)) == [f"memory{each}" for each in range(number)]
         put(winner / f"memory{number}", CONTENT)
-        mounted = Mounted(winner, state, lane=True)
+        mounted = Mounted(winner, state)
         assert "the mount has ended" not in mounted.log(), "the other one was none"
         mounted.kill_daemon()
         assert all(cold(winner / f"memory{each}") == CONTENT for each in range(number + 1))
@@ -615,7 +663,7 @@ def test_a_full_file_system_under_the_state(lab: Lab) -> None:
     assert run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(tiny)]).returncode == 0
     state, path = tiny / "state", lab.mountpoint()
     assert blockstore("mount", str(path), "--state", str(state), "--pool-limit", "64M").returncode == 0
-    mounted = Mounted(path, state, lane=True)
+    mounted = Mounted(path, state)
     for number in range(3):
         put(path / f"file{number}", noisy(4 << 20, number))
     writer = spawn(

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
 
 import pytest
 
 from blockstore.daemon import fuse_abi as abi
-from blockstore.daemon.door import Door
 from blockstore.daemon.jobs import MAXIMUM_JOBS, STALL_RETRY_MS, Job, Jobs
 from blockstore.daemon.latency import Latency
-from blockstore.store.decode import NotHere
 from blockstore.store.home import MemoryHome
+from blockstore.store.steps import NotHere, Outcome, Steps
 from blockstore.store.store import Store
 from blockstore.store.tiers import PieceMissing, TierAway
 
 
-def tries(failures: int) -> Iterator[bool]:
+def tries(failures: int) -> Steps:
     """Steps that find no room so often, and then are done."""
     for _ in range(failures):
-        yield False
+        yield Outcome.NO_ROOM
 
 
 def test_a_job_that_is_tried_again_still_waits() -> None:
     answers: list[bytes] = []
-    waiting = Jobs(Door(), answers.append, lambda job: None, Latency())
+    waiting = Jobs(answers.append, Latency())
     volume = Store(MemoryHome(), 16 << 20).create_volume(1, 1)
     for unique in range(3):
         waiting.enter(Job(unique, volume, tries(2), lambda: b"done"))
@@ -42,7 +40,7 @@ def test_a_job_that_is_tried_again_still_waits() -> None:
 
 def test_one_that_is_given_up_waits_no_more() -> None:
     answers: list[bytes] = []
-    waiting = Jobs(Door(), answers.append, lambda job: None, Latency())
+    waiting = Jobs(answers.append, Latency())
     volume = Store(MemoryHome(), 16 << 20).create_volume(1, 1)
     waiting.enter(Job(7, volume, tries(9), lambda: b"done"))
     waiting.advance()
@@ -53,14 +51,14 @@ def test_one_that_is_given_up_waits_no_more() -> None:
 def test_between_two_tries_there_is_time_for_others_however_long_a_try_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 1000.0
 
-    def tries_long() -> Iterator[bool]:
+    def tries_long() -> Steps:
         nonlocal now_s
         while True:
             now_s += STALL_RETRY_MS / 1000
-            yield False
+            yield Outcome.NO_ROOM
 
     monkeypatch.setattr("blockstore.daemon.jobs.time.monotonic", lambda: now_s)
-    waiting = Jobs(Door(), lambda answer: None, lambda job: None, Latency())
+    waiting = Jobs(lambda answer: None, Latency())
     volumes = [Store(MemoryHome(), 16 << 20).create_volume(number, 1) for number in (1, 2)]
     for unique, volume in enumerate(volumes):
         waiting.enter(Job(unique, volume, tries_long(), lambda: b"done"))
@@ -73,7 +71,7 @@ def test_between_two_tries_there_is_time_for_others_however_long_a_try_takes(mon
 
 
 def test_requests_are_read_while_all_places_are_taken_by_jobs_without_room() -> None:
-    waiting = Jobs(Door(), lambda answer: None, lambda job: None, Latency())
+    waiting = Jobs(lambda answer: None, Latency())
     volume = Store(MemoryHome(), 16 << 20).create_volume(1, 1)
     for unique in range(MAXIMUM_JOBS):
         assert waiting.takes_more
@@ -89,7 +87,7 @@ def test_requests_are_read_while_all_places_are_taken_by_jobs_without_room() -> 
 
 def test_a_write_begins_when_the_one_before_it_of_the_same_bytes_is_done() -> None:
     answers: list[bytes] = []
-    waiting = Jobs(Door(), answers.append, lambda job: None, Latency())
+    waiting = Jobs(answers.append, Latency())
     volume = Store(MemoryHome(), 16 << 20).create_volume(1, 1)
     older = Job(1, volume, tries(2), lambda: b"older", written=range(4096))
     newer = Job(2, volume, tries(0), lambda: b"newer", written=range(4000, 4100))
@@ -108,7 +106,7 @@ def test_a_write_begins_when_the_one_before_it_of_the_same_bytes_is_done() -> No
 
 def test_one_that_is_behind_another_can_be_given_up() -> None:
     answers: list[bytes] = []
-    waiting = Jobs(Door(), answers.append, lambda job: None, Latency())
+    waiting = Jobs(answers.append, Latency())
     volume = Store(MemoryHome(), 16 << 20).create_volume(1, 1)
     for unique in range(3):
         waiting.enter(Job(unique, volume, tries(1), lambda: b"done", written=range(4096)))
@@ -126,15 +124,28 @@ def test_one_that_is_behind_another_can_be_given_up() -> None:
 def test_a_signal_that_nobody_acts_on_is_logged_with_its_traceback(
     signal: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def signals() -> Iterator[bool]:
-        yield True
+    def signals() -> Steps:
+        yield Outcome.WENT_ON
         raise signal
 
     answers: list[bytes] = []
-    jobs = Jobs(Door(), answers.append, lambda job: None, Latency())
+    jobs = Jobs(answers.append, Latency())
     jobs.enter(Job(7, Store(MemoryHome(), 16 << 20).create_volume(1, 1), signals(), lambda: b"done"))
     for _ in range(2):
         jobs.advance()
+    assert answers == [abi.failure(7, errno.EIO)] and jobs.count == 0
+    (record,) = caplog.records
+    assert record.levelname == "ERROR" and record.exc_info
+
+
+def test_an_error_while_the_answer_is_made_is_told_to_the_one_who_asked(caplog: pytest.LogCaptureFixture) -> None:
+    def fails() -> bytes:
+        raise RuntimeError("the answer cannot be made")
+
+    answers: list[bytes] = []
+    jobs = Jobs(answers.append, Latency())
+    jobs.enter(Job(7, Store(MemoryHome(), 16 << 20).create_volume(1, 1), tries(0), fails))
+    jobs.advance()
     assert answers == [abi.failure(7, errno.EIO)] and jobs.count == 0
     (record,) = caplog.records
     assert record.levelname == "ERROR" and record.exc_info

@@ -14,34 +14,39 @@ from tests.daemon.lab import Lab, Mounted, blockstore, cold, drop, noisy, put, u
 BLOCKS = 64
 
 FAULTY = """
-import blockstore.store.store as store, blockstore.store.volume as volume
-lookup, write_steps, read, seek = volume.Volume.lookup, store.Store.write_steps, store.Store.read, store.Store.seek
+import blockstore.store.decode as decode, blockstore.store.store as store, blockstore.store.volume as volume
+read_blocks, write_steps, seek = decode.Decoder.read_blocks, store.Store.write_steps, volume.Volume.seek
+create_volume = store.Store.create_volume
+
+def of_create(self, number, domain_key):
+    created = create_volume(self, number, domain_key)
+    self._lane_volumes.remove(number)
+    return created
 
 def fails(kind):
     raise RuntimeError(f"a {kind} that nobody foresaw")
 
-def of_map(self, block):
-    return fails("fault") if self.size_bytes == 777 * 4096 and block == 5 else lookup(self, block)
-
-def of_read(self, volume, offset, length):
-    is_bad = volume.size_bytes == 777 * 4096 and offset < 6 * 4096
-    return fails("read") if is_bad else read(self, volume, offset, length)
+def of_read(self, volume, first, count, *rest):
+    is_bad = volume.size_bytes == 777 * 4096 and first <= 5 < first + count
+    return fails("read") if is_bad else read_blocks(self, volume, first, count, *rest)
 
 def of_write(self, volume, offset, data, *rest):
     return fails("write") if bytes(data[:5]) == b"fail!" else write_steps(self, volume, offset, data, *rest)
 
-def of_seek(self, volume, offset, *, data):
-    return fails("seek") if volume.size_bytes == 777 * 4096 else seek(self, volume, offset, data=data)
+def of_seek(self, offset, *, data):
+    return fails("seek") if self.size_bytes == 777 * 4096 else seek(self, offset, data=data)
 
-volume.Volume.lookup, store.Store.write_steps, store.Store.read, store.Store.seek = of_map, of_write, of_read, of_seek
+decode.Decoder.read_blocks, store.Store.write_steps, volume.Volume.seek = of_read, of_write, of_seek
+store.Store.create_volume = of_create
 """
-"""For the daemon: a file of 777 blocks cannot be read at its sixth block, and one cannot write "fail!"."""
+"""For the daemon: the compiled lane leaves READs to Python; a file of 777 blocks cannot be read at its sixth block, and
+one cannot write "fail!"."""
 
 
 @pytest.fixture
 def faulty(lab: Lab) -> Mounted:
     (lab.path / "sitecustomize.py").write_text(FAULTY)
-    place = Mounted(lab.mountpoint(), lab.path / "mnt.state", True)
+    place = Mounted(lab.mountpoint(), lab.path / "mnt.state")
     command = ["mount", str(place.path), "--state", str(place.state), "--pool-limit", "64M"]
     assert blockstore(*command, PYTHONPATH=str(lab.path)).returncode == 0
     return place

@@ -138,6 +138,7 @@ def test_without(lab): pass
 """
 
 
+@pytest.mark.long
 def test_it_fails_the_test(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(CONFTEST)
     (tmp_path / "test_sample.py").write_text(TESTS)

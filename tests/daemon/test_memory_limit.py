@@ -54,7 +54,7 @@ def cgroup() -> Iterator[Cgroup]:
 
 def mount_in(cgroup: Cgroup, lab: Lab, *options: str) -> tuple[Mounted, subprocess.CompletedProcess[str]]:
     """A mount whose processes are in a cgroup below this one; with the default for the pool's limit."""
-    mounted = Mounted(lab.mountpoint(), lab.path / "mnt.state", lane=True)
+    mounted = Mounted(lab.mountpoint(), lab.path / "mnt.state")
     command = [sys.executable, "-m", "blockstore", "mount", str(mounted.path), "--state", str(mounted.state), *options]
     result = run(["sh", "-c", f"echo $$ > {cgroup.path}/inner/cgroup.procs && exec {shlex.join(command)}"])
     assert result.returncode == 0, result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import struct
@@ -13,7 +14,8 @@ import pytest
 from blockstore.daemon import fuse_abi as abi
 from blockstore.daemon import handover
 from blockstore.daemon.handover import Handover
-from blockstore.daemon.notify import Service, parse
+from blockstore.daemon.notify import Service
+from blockstore.daemon.notify_message import parse
 from blockstore.errors import MountError
 from tests.daemon.lab import run
 
@@ -27,9 +29,9 @@ def test_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         service = Service()
         assert service.manager_pid == os.getppid() and service.watchdog_s == 2.5 and "NOTIFY_SOCKET" not in os.environ
         service.ready(["one\ntwo = three"])
-        assert parse(manager.recv(4096)) == {"READY": "1", "X_WARNINGS": ["one\ntwo = three"]}
+        assert parse(manager.recv(4096)) == {"READY": "1", "X_WARNINGS": json.dumps(["one\ntwo = three"])}
         service.failed("so it is", 4)
-        assert parse(manager.recv(4096)) == {"X_ERROR": {"error": "so it is", "code": 4}}
+        assert parse(manager.recv(4096)) == {"X_ERROR": json.dumps({"error": "so it is", "code": 4})}
         service.beat()
         assert manager.recv(4096) == b"WATCHDOG=1"
         reader, writer = os.pipe()
@@ -56,7 +58,7 @@ def test_a_queue_that_is_full_is_not_waited_for(tmp_path: Path, monkeypatch: pyt
         Service().beat()
 
 
-@pytest.mark.parametrize("message", [b"", b"\xff\xfe", b"READY", b"X_ERROR={", b"X_WARNINGS=\n==\n", os.urandom(500)])
+@pytest.mark.parametrize("message", [b"", b"\xff\xfe", b"READY", b"X_ERROR", b"X_WARNINGS\n==\n", os.urandom(500)])
 def test_nonsense_is_left_out(message: bytes) -> None:
     assert not {"READY", "X_ERROR", "X_WARNINGS"} & set(parse(message))
 

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from blockstore.daemon.door import Door
 from blockstore.daemon.fetches import Fetches
 from blockstore.daemon.pager import Pager
 from blockstore.daemon.sources import Sources
 from blockstore.store.codec import Buffer
-from blockstore.store.fetch import Blocks
 from blockstore.store.home import MemoryHome
-from blockstore.store.store import Store, run
+from blockstore.store.steps import Blocks, run
+from blockstore.store.store import Store
 from blockstore.store.tiers import TierAway
 from blockstore.store.tiers.file import FileTier
 from tests.store.invariants import check_store
@@ -30,11 +29,12 @@ class Paged:
     """A small pool that is full, and its pager, which is not started yet."""
 
     def __init__(self, place: Path) -> None:
-        self.store, self.door = Store(MemoryHome(), 8 << 20), Door()
+        self.store = Store(MemoryHome(), 8 << 20)
+        self.store_lock = self.store.lock
         self.volume = self.store.create_volume(1, 1)
         self.tier = FaultyTier(FileTier(str(place), bytes(16)))
-        self.fetches = Fetches(self.store, self.door, self.tier, Sources(place.parent, ()))
-        self.pager = Pager(self.store, self.door, self.tier, self.fetches)
+        self.fetches = Fetches(self.store, self.store_lock, self.tier, Sources(place.parent, ()))
+        self.pager = Pager(self.store, self.store_lock, self.tier, self.fetches)
         put(self.store, self.volume, 0, b"".join(map(noise, range(1500))))
 
 
@@ -61,8 +61,7 @@ def test_room_is_made(paged: Paged) -> None:
     paged.pager.start()
     until(lambda: paged.store.pool.free_bytes > before + (1 << 20))
     assert paged.pager.makes_room and paged.pager.figures()["out_bytes"] >= 1 << 20
-    with paged.door:
-        run(paged.store.delete_steps(paged.volume))
+    run(paged.store.delete_steps(paged.volume))
     until(lambda: not paged.tier.pieces())
 
 

@@ -125,8 +125,8 @@ def tier(mounted: Mounted) -> dict[str, object]:
     return figures
 
 
-def test_more_than_the_pool_holds(lab: Lab, lane: bool, disk: str, tmp_path: Path) -> None:
-    mounted = lab.mount("--spill", disk, lane=lane, pool_limit=POOL)
+def test_more_than_the_pool_holds(lab: Lab, disk: str, tmp_path: Path) -> None:
+    mounted = lab.mount("--spill", disk, pool_limit=POOL)
     vm, data = mounted.path / "vm", bytearray(fill(mounted))
     blocks = [text(number % 300) if number % 3 else near(noise(number), 1) for number in range(900)]
     put(mounted.path / "other", b"".join(blocks))
@@ -201,13 +201,13 @@ def test_the_daemon_is_killed_while_it_pages_out(lab: Lab, disk: str) -> None:
 
 
 @pytest.mark.logs("valkey://.* is away: ", "there is no room for more: ")
-def test_reads_wait_for_a_server_that_is_away(lab: Lab, lane: bool, tmp_path: Path) -> None:
+def test_reads_wait_for_a_server_that_is_away(lab: Lab, tmp_path: Path) -> None:
     with server_at(tmp_path) as server:
-        reads_wait(lab, lane, server)
+        reads_wait(lab, server)
 
 
-def reads_wait(lab: Lab, lane: bool, server: Server) -> None:
-    mounted = lab.mount("--spill", f"valkey://127.0.0.1:{server.port}", lane=lane, pool_limit=POOL)
+def reads_wait(lab: Lab, server: Server) -> None:
+    mounted = lab.mount("--spill", f"valkey://127.0.0.1:{server.port}", pool_limit=POOL)
     data = fill(mounted)
     server.stop()
     readers = [spawn(READER, str(mounted.path / "vm"), str(number * MIB)) for number in range(2)]
@@ -216,19 +216,18 @@ def reads_wait(lab: Lab, lane: bool, server: Server) -> None:
         assert [said(reader) for reader in readers] == ["begins"] * 3
         until(lambda: "is away" in invoke("status", str(mounted.path)).stderr, "status says so")
         assert invoke("status", str(mounted.path), "--check").returncode in (1, 2)
-        if lane:
-            until(lambda: tier(mounted)["reads_waiting"] == 3, "reads wait")
-            os.kill(readers[2].pid, signal.SIGUSR1)
-            readers[0].kill()
-            assert ended(readers[0].pid), "it hangs in the kernel"
-            assert not ended(readers[2].pid, 0), "a signal has killed a VM that waited for its memory"
+        until(lambda: tier(mounted)["reads_waiting"] == 3, "reads wait")
+        os.kill(readers[2].pid, signal.SIGUSR1)
+        readers[0].kill()
+        assert ended(readers[0].pid), "it hangs in the kernel"
+        assert not ended(readers[2].pid, 0), "a signal has killed a VM that waited for its memory"
         # How much room the pager has left when the server goes away is a matter of time.
         assert blockstore("set", str(mounted.path), "--pool-limit", f"{2 * POOL_MIB}M").returncode == 0
         put(mounted.path / "new", noisy(MIB, "new"))
         assert cold(mounted.path / "new") == noisy(MIB, "new"), "the others go on"
         server.start()
         assert said(readers[1]) == str(MIB)
-        assert [said(readers[2]) for _ in range(1 + lane)] == ["signal"] * lane + ["4096"]
+        assert [said(readers[2]) for _ in range(2)] == ["signal", "4096"]
         assert cold(mounted.path / "vm") == data
         until(lambda: not invoke("status", str(mounted.path)).stderr, "all is well again")
         assert "answers again" in mounted.log()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 
 import pytest
@@ -30,6 +31,41 @@ def test_said_without() -> None:
     sentence, locked = result.stdout.splitlines()
     assert "mlockall" in sentence and "PR_SET_IO_FLUSHER" in sentence and "oom_score_adj" in sentence
     assert locked == "False"
+
+
+SHED = """
+import sqlite3
+from pathlib import Path
+from blockstore.daemon import pressure
+
+def ask():
+    return sqlite3.connect(":memory:").execute("select sum(value) from json_each('[1, 2, 3]')").fetchone()[0]
+
+def resident_kb():
+    found, is_text = [], False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        fields = line.split()
+        if not fields[0].endswith(":"):
+            is_text = fields[1] == "r-xp" and "_sqlite3" in fields[-1]
+        elif fields[0] == "Rss:" and is_text:
+            found.append(int(fields[1]))
+    assert found
+    return sum(found)
+
+PREPARE
+assert ask() == 6 and resident_kb() > 0
+pressure.shed()
+print(resident_kb(), ask(), resident_kb() > 0)
+"""
+
+
+@pytest.mark.parametrize("prepare", ["", "pressure.prepare()"])
+def test_pages_of_libraries_go_though_another_process_has_them_too(prepare: str) -> None:
+    """Here this one. Those that the loader has written to stay, or nothing would work afterwards."""
+    with sqlite3.connect(":memory:") as connection:
+        assert connection.execute("select sum(value) from json_each('[1, 2, 3]')").fetchone() == (6,)
+    result = run([sys.executable, "-c", SHED.replace("PREPARE", prepare)])
+    assert result.returncode == 0 and result.stdout == "0 6 True\n", result
 
 
 @pytest.mark.mount

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchlab.machine import pinned
+
 from blockstore.daemon import process_stat, state_loss
 
 FORKS = "import os, sys; child = os.fork(); child and print(child, flush=True); sys.stdin.read()"
@@ -26,3 +28,12 @@ def test_a_child_that_has_not_called_execve_is_not_taken_for_its_parent(tmp_path
         assert state_loss.processes(tmp_path) == (process.pid, 0)
         process.stdin.close()
     assert process_stat.command(process.pid) == []
+
+
+def test_where_a_thread_ran_last() -> None:
+    for core in os.sched_getaffinity(0):
+        with pinned(core):
+            assert process_stat.parent_and_core(os.getpid()) == (os.getppid(), core)
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    assert process_stat.parent_and_core(ended.pid) is None

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from blockstore.daemon.arriving import Arriving
-from blockstore.daemon.door import Door
 from blockstore.daemon.pull import Pull
 from blockstore.daemon.sources import Place, Sources
 from blockstore.store import pushed
 from blockstore.store.home import MemoryHome
-from blockstore.store.store import Store, run
+from blockstore.store.steps import run
+from blockstore.store.store import Store
 from blockstore.store.tiers.file import FileTier
 from tests.store.invariants import check_store
 from tests.store.live import remembered_files as remembered_files
@@ -35,10 +35,11 @@ class Host:
         with closing(FileTier(str(self.path), pushed.id_of("base"))) as tier:
             tier.check()
             push(tier, MEMORY)
-        self.store, self.door = Store(MemoryHome(), 32 << 20), Door()
+        self.store = Store(MemoryHome(), 32 << 20)
+        self.store_lock = self.store.lock
         self.sources = Sources(place, ())
-        self.pull = Pull(self.store, self.door, self.sources)
-        self.arriving = Arriving(self.store, self.door, self.sources, lambda: self.pull.is_under_way)
+        self.pull = Pull(self.store, self.store_lock, self.sources)
+        self.arriving = Arriving(self.store, self.store_lock, self.sources, lambda: self.pull.is_under_way)
 
     def pulled(self, number: int, name: str = "base") -> dict[str, Any]:
         self.store.create_volume(number, 1)
@@ -87,7 +88,7 @@ def test_how_many_are_due(host: Host) -> None:
     assert host.figures() == (2 * DUE, 0)
     host.arriving.start()
     until(lambda: host.figures() is None)
-    assert b"".join(host.store.read(host.store.volumes[2], 0, len(MEMORY))) == MEMORY
+    assert host.store.read(host.store.volumes[2], 0, len(MEMORY)) == MEMORY
 
 
 def test_how_many_are_lost(host: Host) -> None:
@@ -104,9 +105,9 @@ def test_how_many_are_lost(host: Host) -> None:
 
 def test_a_file_goes_while_it_is_looked_at(host: Host, caplog: pytest.LogCaptureFixture) -> None:
     host.pulled(1)
-    with host.door:
+    with host.store_lock:
         host.arriving.start()
-        until(host.door.somebody_waits)
-        run(host.store.delete_steps(host.store.volumes[1]))
+        until(host.store_lock.somebody_waits)
+        run(host.store._delete(host.store.volumes[1]))  # not delete_steps, which take the lock themselves
     until(lambda: host.figures() is None)
     assert "Traceback" not in caplog.text

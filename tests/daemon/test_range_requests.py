@@ -8,10 +8,10 @@ import os
 import pytest
 
 from blockstore.daemon import fuse_abi as abi
-from blockstore.daemon.door import Door
 from blockstore.daemon.range_requests import RangeRequests
 from blockstore.store.home import MemoryHome
-from blockstore.store.store import Store, run
+from blockstore.store.steps import run
+from blockstore.store.store import Store
 
 UNIQUE, SIZE_BYTES = 8, 1 << 20
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
@@ -30,7 +30,7 @@ def error_of(store: Store, opcode: int, arguments: bytes) -> int:
     """The errno that the request on file 1 is answered with; 0 if it becomes a job, or is answered well."""
     jobs: list[object] = []
     answers: list[bytes] = []
-    requests = RangeRequests(store, Door(), jobs.append, answers.append, lambda inode, fh: 0)
+    requests = RangeRequests(store, store.lock, jobs.append, answers.append, lambda inode, fh: 0)
     requests.handlers[opcode](UNIQUE, 1, arguments)
     assert len(jobs) + len(answers) == 1
     if jobs:

@@ -42,23 +42,12 @@ sys.stdin.readline()
 """Writes so many MiB that nothing compresses, and says so after each."""
 
 
-def half_full(lab: Lab, *, lane: bool) -> Mounted:
+@pytest.fixture
+def full(lab: Lab) -> Mounted:
     """A mount whose pool is half full of `old`."""
-    mounted = lab.mount(lane=lane, pool_limit=f"{POOL_MIB}M")
+    mounted = lab.mount(pool_limit=f"{POOL_MIB}M")
     put(mounted.path / "old", noisy(POOL_MIB // 2 * MIB, "old"))
     return mounted
-
-
-@pytest.fixture
-def full(lab: Lab, lane: bool) -> Mounted:
-    """In either mode."""
-    return half_full(lab, lane=lane)
-
-
-@pytest.fixture
-def full_with_lane(lab: Lab) -> Mounted:
-    """pyfuse3 knows neither interrupts nor fallocate: without the lane a writer waits until there is room."""
-    return half_full(lab, lane=True)
 
 
 def content(mebibytes: int, seed: str) -> bytes:
@@ -86,8 +75,7 @@ def test_a_writer_waits_and_goes_on_when_a_file_is_deleted(full: Mounted) -> Non
         end(writer.pid)
 
 
-def test_a_writer_that_waits_can_be_killed(full_with_lane: Mounted) -> None:
-    full = full_with_lane
+def test_a_writer_that_waits_can_be_killed(full: Mounted) -> None:
     writer = spawn(WRITER, str(full.path / "new"), "12", "new")
     until(lambda: is_stalled(full), "the writer is held up")
     writer.kill()
@@ -98,8 +86,7 @@ def test_a_writer_that_waits_can_be_killed(full_with_lane: Mounted) -> None:
     assert cold(full.path / "new") == content(12, "new")[:size]
 
 
-def test_memory_that_is_punched_out_makes_room(full_with_lane: Mounted) -> None:
-    full = full_with_lane
+def test_memory_that_is_punched_out_makes_room(full: Mounted) -> None:
     writer = spawn(WRITER, str(full.path / "new"), "9", "new")
     try:
         until(lambda: is_stalled(full), "the writer is held up")
@@ -164,9 +151,9 @@ for number in range(64):
 
 
 @pytest.mark.parametrize("way", ["buffered", "direct", "mapped"])
-def test_many_writers_wait_while_others_read_and_then_are_killed(lab: Lab, full_with_lane: Mounted, way: str) -> None:
+def test_many_writers_wait_while_others_read_and_then_are_killed(lab: Lab, full: Mounted, way: str) -> None:
     """More of them than the kernel sends write-back requests at once."""
-    full, path = full_with_lane, full_with_lane.path / "old"
+    path = full.path / "old"
     whole = noisy(POOL_MIB // 2 * MIB, "old")
     drop(path)
     writers = [spawn(STUBBORN, str(full.path / f"new{number}"), way) for number in range(24)]
@@ -224,13 +211,13 @@ MANY_WRITERS = 100
 
 
 @pytest.fixture
-def crowded(full_with_lane: Mounted) -> Mounted:
+def crowded(full: Mounted) -> Mounted:
     """A pool without room, because of `old` and `more`."""
-    writer = spawn(WRITER, str(full_with_lane.path / "more"), str(POOL_MIB), "more")
-    until(lambda: is_stalled(full_with_lane), "the pool is full")
+    writer = spawn(WRITER, str(full.path / "more"), str(POOL_MIB), "more")
+    until(lambda: is_stalled(full), "the pool is full")
     writer.kill()
     writer.wait(60)
-    return full_with_lane
+    return full
 
 
 def test_all_writers_wait_however_many_there_are(crowded: Mounted) -> None:
@@ -296,8 +283,7 @@ def test_writers_that_wait_in_turn_can_be_killed(crowded: Mounted) -> None:
     assert cold(crowded.path / "old") == noisy(POOL_MIB // 2 * MIB, "old")
 
 
-def test_truncating_a_full_pool_does_not_wait(full_with_lane: Mounted) -> None:
-    full = full_with_lane
+def test_truncating_a_full_pool_does_not_wait(full: Mounted) -> None:
     for number in range(100):
         put(full.path / f"small{number}", noisy(2 * 4096, number))
     writer = spawn(WRITER, str(full.path / "new"), "12", "new")

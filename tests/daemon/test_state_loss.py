@@ -192,7 +192,7 @@ def test_it_is_told_in_the_foreground_and_an_empty_default_state_may_be_gone(lab
     os.close(write_fd)
     try:
         until(lambda: bool(mounts_below(path)), "the mount is there")
-        mounted = Mounted(path, mounts.find(path).state, lane=True)
+        mounted = Mounted(path, mounts.find(path).state)
         until(lambda: "OK" in invoke("status", str(path), "--check").stdout, "the daemon answers")
         shutil.rmtree(mounted.state)
         with os.fdopen(read_fd, errors="replace") as output:

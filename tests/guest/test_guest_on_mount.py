@@ -33,7 +33,7 @@ def test_a_guest_survives_the_eviction_of_its_memory(mounted: Mounted) -> None:
             assert result.returncode == 0 and not result.stderr, result
             evicted = json.loads(result.stdout)[name]
             # The guest runs on and takes back what it uses; most of its memory it does not use.
-            assert evicted["after"] <= evicted["before"] / 2  # without the lane both may be 0
+            assert evicted["after"] <= evicted["before"] / 2
             volume = mounted.status()["volumes"][name]
             assert volume["logical"] == MEMORY_BYTES and volume["touched"] > WORK_MIB << 20
             assert volume["touched"] == sum(

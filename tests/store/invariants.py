@@ -56,7 +56,7 @@ def figures_of(store: Store) -> Figures:
     pool = store.pool
     return Figures(
         store.rows.live,
-        pool.live_bytes.copy(),
+        pool.segments.live_bytes.copy(),
         pool.pieces.live_bytes.copy(),
         pool.allocated_segments,
         pool.garbage_bytes,

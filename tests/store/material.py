@@ -8,9 +8,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 
-from blockstore.store.fetch import Blocks, keep, missing, read
+from blockstore.store.fetch import read
 from blockstore.store.geometry import BLOCK_BYTES
-from blockstore.store.store import Store, blocks_of, run
+from blockstore.store.steps import Blocks, blocks_of, run
+from blockstore.store.store import Store
 from blockstore.store.tiers import Tier, TierAway
 from blockstore.store.volume import Volume
 from tests.store.live import files_of
@@ -61,7 +62,7 @@ def contents(store: Store, volume: Volume, tier: Tier | None = None) -> bytes:
         length = min(256 * BLOCK_BYTES, volume.size_bytes - offset)
         if tier is not None:
             fetch_from(store, tier)(blocks_of(volume, offset, length))
-        parts += store.read(volume, offset, length)
+        parts.append(store.read(volume, offset, length))
     found = b"".join(parts)
     state = State(files_of(store), reader_of(tier) if tier is not None else None)
     assert state.contents(volume.number) == found, "the store reads other bytes than its files hold"
@@ -83,10 +84,10 @@ def fetch_from(store: Store, tier: Tier) -> Callable[[Blocks], None]:
     """For `run`: as who waits does it, until the tier has answered."""
 
     def fetch(blocks: Blocks) -> None:
-        wants = missing(store.rows, store.decoder.cache, store.pool.arrivals, blocks)
+        wants = store.missing(blocks)
         while True:
             with suppress(TierAway):
-                keep(store.decoder, store.pool, read(tier, {}, wants))
+                store.keep(read(tier, {}, wants))
                 return
 
     return fetch

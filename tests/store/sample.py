@@ -9,7 +9,8 @@ from contextlib import nullcontext
 
 from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.mover import Mover
-from blockstore.store.store import Store, run
+from blockstore.store.steps import run
+from blockstore.store.store import Store
 from blockstore.store.tiers import Tier
 from blockstore.store.volume import Volume
 from tests.store.material import densify, near, noise, put

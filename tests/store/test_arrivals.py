@@ -17,13 +17,11 @@ from hypothesis import strategies as st
 from blockstore.errors import CorruptBlock, InputError, OutOfRoom
 from blockstore.store import fetch, pushed, verify
 from blockstore.store.arrivals import Arrivals, are_due, entry_of, place_of
-from blockstore.store.decode import NotHere
-from blockstore.store.fetch import Blocks
 from blockstore.store.geometry import BLOCK_BYTES, MAXIMUM_DUE
 from blockstore.store.home import DirectoryHome, MemoryHome
-from blockstore.store.ingest import Extent
 from blockstore.store.pushed import Head, Index, Packer
-from blockstore.store.store import Store, run
+from blockstore.store.steps import Blocks, NotHere, run
+from blockstore.store.store import Store
 from blockstore.store.tiers import PieceMissing, Tier
 from blockstore.store.tiers.file import FileTier
 from blockstore.store.verify import Verification
@@ -68,14 +66,14 @@ def index_of(tier: Tier) -> Index:
 
 def pull(store: Store, volume: Volume, tier: Tier) -> None:
     index = index_of(tier)
-    first = store.pool.arrivals.add(SOURCE, index.where, index.digests)
+    first = store.remote.add(SOURCE, index.where, index.digests)
     places = index.places.astype(np.int64)
-    store.make_due(volume, 0, np.where(places, places - 1 + first, -1))
+    store.remote.make_due(volume, 0, np.where(places, places - 1 + first, -1))
 
 
 def fetch_to(store: Store, tier: Tier, blocks: Blocks) -> None:
-    wants = fetch.missing(store.rows, store.decoder.cache, store.pool.arrivals, blocks)
-    fetch.keep(store.decoder, store.pool, fetch.read(None, {SOURCE: tier}, wants))
+    wants = store.missing(blocks)
+    store.keep(fetch.read(None, {SOURCE: tier}, wants))
 
 
 def read(store: Store, volume: Volume, tier: Tier, number: int) -> bytes:
@@ -87,8 +85,10 @@ def read(store: Store, volume: Volume, tier: Tier, number: int) -> bytes:
 
 
 def settle(store: Store, volume: Volume, tier: Tier, numbers: range) -> None:
-    extents = [Extent(volume, number, memoryview(read(store, volume, tier, number))) for number in numbers]
-    assert store.settle(volume, [extent for extent in extents if volume.lookup(extent.first)])
+    entries = {number: volume.lookup(number) for number in store.remote.due(volume, numbers.start, len(numbers))}
+    for number in entries:
+        read(store, volume, tier, number)
+    assert store.remote.settle(volume, entries) == (len(entries), 0)
 
 
 @given(st.integers(0, MAXIMUM_DUE - 1), st.integers(0, 63))
@@ -134,7 +134,7 @@ def test_what_is_known_is_not_fetched(source: Tier) -> None:
     place = place_of(volume.lookup(0))
     assert place is not None
     store.pool.arrivals.known[place] = other.lookup(0)
-    assert not fetch.missing(store.rows, store.decoder.cache, store.pool.arrivals, Blocks(volume, 0, 1))
+    assert not store.missing(Blocks(volume, 0, 1))
     assert store.decoder.read_block(volume, 0) == text(0)
     put(store, other, 0, text(99))  # its row goes, and another content may get it
     assert read(store, volume, source, 0) == text(0)
@@ -177,8 +177,8 @@ def test_what_the_source_has_lost(source: Tier, what: str) -> None:
     store = Store(MemoryHome(), LIMIT_BYTES)
     volume = store.create_volume(1, 1)
     pull(store, volume, source)
-    wants = fetch.missing(store.rows, store.decoder.cache, store.pool.arrivals, Blocks(volume, 0, 1))
-    fetch.keep(store.decoder, store.pool, fetch.read(None, {SOURCE: Losing()}, wants))
+    wants = store.missing(Blocks(volume, 0, 1))
+    store.keep(fetch.read(None, {SOURCE: Losing()}, wants))
     with pytest.raises(CorruptBlock, match="it was to come from"):
         store.decoder.read_block(volume, 0)
     assert unreadable(store) == [0, 18 * BLOCK_BYTES]
@@ -192,20 +192,20 @@ def test_how_many_are_due_is_known_at_the_start(source: Tier, tmp_path: Path) ->
     pull(store, store.create_volume(1, 1), source)
     settle(store, store.volumes[1], source, range(5))
     store.close()
-    assert Store(DirectoryHome(tmp_path), LIMIT_BYTES).made_due == BLOCKS - 3 - 5
+    assert Store(DirectoryHome(tmp_path), LIMIT_BYTES).remote.made_due == BLOCKS - 3 - 5
 
 
 def test_forgotten_at_the_end(source: Tier) -> None:
     store = Store(MemoryHome(), LIMIT_BYTES)
     volume = store.create_volume(1, 1)
     pull(store, volume, source)
-    dues = fetch.missing_arrivals(store.pool.arrivals, volume.entries(0, BLOCKS).tolist())
+    dues = store.remote.wanted(volume.entries(0, BLOCKS).tolist())
     fetched = fetch.read(None, {SOURCE: source}, dues)
     settle(store, volume, source, range(BLOCKS))
-    store.pool.arrivals.forget_all()
-    fetch.keep(store.decoder, store.pool, fetched)  # asked for before, answered after
+    assert store.remote.forget_all()
+    store.keep(fetched)  # asked for before, answered after
     assert store.pool.arrivals.count == 0 and store.pool.arrivals.get(0) is None
-    assert b"".join(store.read(volume, 0, len(MEMORY))) == MEMORY
+    assert store.read(volume, 0, len(MEMORY)) == MEMORY
     check_store(store, decode=True)
 
 

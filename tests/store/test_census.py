@@ -9,10 +9,12 @@ import pytest
 from blockstore.store import census
 from blockstore.store.census import Census
 from blockstore.store.classes import CLASSES
-from blockstore.store.geometry import BLOCK_BYTES, ENCODING_MASK, ID_MASK, PATCHED, SIZE_MASK, SIZE_SHIFT, ZERO_BLOCK
+from blockstore.store.geometry import BLOCK_BYTES, ENCODING_MASK, ID_MASK, PATCHED, ZERO_BLOCK
 from blockstore.store.home import MemoryHome
+from blockstore.store.location import size_of
 from blockstore.store.report import Report, complete, describe
-from blockstore.store.store import Store, run
+from blockstore.store.steps import run
+from blockstore.store.store import Store
 from blockstore.store.volume import Volume
 from tests.store.material import densify, near, noise, put, text
 
@@ -65,8 +67,8 @@ def test_each_block_is_in_its_class(store: Store) -> None:
 
 def test_stored_is_the_sum_of_all_live_records(store: Store) -> None:
     _filled(store)
-    expected = sum(where >> SIZE_SHIFT & SIZE_MASK for where in store.rows.where.items)
-    assert census.take(store).total.stored_bytes == expected == int(store.pool.live_bytes.sum())
+    expected = sum(size_of(where) for where in store.rows.where.items)
+    assert census.take(store).total.stored_bytes == expected == int(store.pool.segments.live_bytes.sum())
 
 
 def test_who_shares_a_record_pays_its_part(store: Store) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import zstandard
 
-from blockstore.store import dense
-from blockstore.store.codec import digest
-from blockstore.store.densify import HARD_AGE, Cold, Gain, encode
+from blockstore.plane.codec import digest
+from blockstore.store.codec import CODEC
+from blockstore.store.densify import HARD_AGE, Cold, Gain
 from blockstore.store.geometry import (
     BLOCK_BYTES,
     COMPRESSED,
@@ -24,7 +24,8 @@ from blockstore.store.geometry import (
     SEGMENT_BYTES,
 )
 from blockstore.store.home import DirectoryHome, MemoryHome
-from blockstore.store.store import Store, run
+from blockstore.store.steps import Outcome, run
+from blockstore.store.store import Store
 from tests.store.invariants import check_nothing_twice, check_store
 from tests.store.material import contents, densify, encodings, half, kin, near, noise, put, steps_to_the_end, text
 
@@ -54,14 +55,14 @@ def finish(store: Store) -> int:
 
 def test_everything_gets_dense_and_stays_what_it_is(store: Store) -> None:
     volume, before = store.volumes[1], encodings(store)
-    expected, live_bytes = contents(store, volume), int(store.pool.live_bytes.sum())
+    expected, live_bytes = contents(store, volume), int(store.pool.segments.live_bytes.sum())
     assert before.keys() == {RAW, COMPRESSED, PATCHED} and before[PATCHED] > PATCHES / 2
     densify(store)
     after = encodings(store)
     assert after[DENSE] > TEXTS / 2 and after[DENSE_PATCHED] > before[PATCHED] / 2
     assert after[RAW] == 50 and after[COMPRESSED] == 50, "noise, and what is small already"
     assert after.get(PATCHED, 0) + after[DENSE_PATCHED] >= before[PATCHED]
-    assert int(store.pool.live_bytes.sum()) == live_bytes - store.densify.saved_bytes < 0.85 * live_bytes
+    assert int(store.pool.segments.live_bytes.sum()) == live_bytes - store.densify.saved_bytes < 0.85 * live_bytes
     assert store.densify.replaced == after[DENSE] + after[DENSE_PATCHED]
     assert contents(store, volume) == expected
     check_store(store, decode=True)
@@ -100,11 +101,11 @@ def test_what_stays_cold_is_encoded_once_more() -> None:
         if store.densify.begin(now_s, COLD_AFTER_S):
             assert not store.densify.is_hard and finish(store)
     later_s += 2 * COLD_AFTER_S  # what became dense has filled segments of its own
-    before, tried = int(store.pool.live_bytes.sum()), store.densify.tried
+    before, tried = int(store.pool.segments.live_bytes.sum()), store.densify.tried
     while store.densify.begin(later_s, COLD_AFTER_S):
         assert store.densify.is_hard and finish(store)
     assert store.densify.hard_tried > 100 and store.densify.tried == tried
-    assert int(store.pool.live_bytes.sum()) < 0.99 * before and contents(store, store.volumes[1]) == expected
+    assert int(store.pool.segments.live_bytes.sum()) < 0.99 * before and contents(store, store.volumes[1]) == expected
     check_store(store, decode=True)
 
 
@@ -178,7 +179,7 @@ def test_a_reference_that_is_none_any_more_is_not_used(kindred: Store, what: str
     kindred.densify.begin_all()
     gain = next(
         gain
-        for gain in (gain for picked in iter(kindred.densify.pick, None) for gain in encode(picked))
+        for gain in (gain for picked in iter(kindred.densify.pick, None) for gain in kindred.densify.encode(picked))
         if gain.is_patch and not gain.cold.is_patch and not rows.dependents.items[gain.cold.base]
     )
     if what == "written anew":
@@ -188,7 +189,7 @@ def test_a_reference_that_is_none_any_more_is_not_used(kindred: Store, what: str
         base = next(row for block in range(KINDRED) if (row := volume.lookup(block) & ID_MASK) != gain.cold.base)
         whole = gain.cold._replace(row=gain.cold.base, where=rows.where.items[gain.cold.base], base=base)
         whole = whole._replace(digest=rows.digest.items[whole.row], base_digest=rows.digest.items[base])
-        record = dense.make_patch(kindred.decoder.content(whole.row), kindred.decoder.content(base))
+        record = CODEC.encode_cold(kindred.decoder.content(whole.row), kindred.decoder.content(base))
         assert kindred.densify.replace([Gain(whole, record, True)])
     else:
         for seed in range(20):  # until one of them is seen to be alike this one, and not one of its kin
@@ -229,12 +230,12 @@ def test_a_reference_that_one_patch_keeps_is_given_up(late: bool) -> None:
         densify(store)
     put(store, volume, 0, bytes(40 * BLOCK_BYTES))
     kept = kept_for_patches(store)
-    expected, live_bytes = contents(store, volume), int(store.pool.live_bytes.sum())
+    expected, live_bytes = contents(store, volume), int(store.pool.segments.live_bytes.sum())
     assert kept[1] > 4 and kept[2] > 2
     store.densify.saved_bytes = 0
     densify(store)
     assert kept_for_patches(store) == {1: 0, 2: kept[2]}
-    assert int(store.pool.live_bytes.sum()) == live_bytes - store.densify.saved_bytes < live_bytes
+    assert int(store.pool.segments.live_bytes.sum()) == live_bytes - store.densify.saved_bytes < live_bytes
     assert contents(store, volume) == expected
     check_store(store, decode=True)
 
@@ -248,7 +249,7 @@ def test_a_reference_that_is_in_use_again_is_kept() -> None:
     store.densify.begin_all()
     gain = next(
         gain
-        for gain in (gain for picked in iter(store.densify.pick, None) for gain in encode(picked))
+        for gain in (gain for picked in iter(store.densify.pick, None) for gain in store.densify.encode(picked))
         if gain.cold.is_patch and not gain.is_patch
     )
     put(store, volume, 0, gain.cold.reference)
@@ -264,7 +265,7 @@ def test_what_changed_since_it_was_picked_is_left_alone(store: Store) -> None:
     store.densify.begin_all()
     gains = []
     while picked := store.densify.pick():
-        gains += encode(picked)
+        gains += store.densify.encode(picked)
     gone = [gain for gain in gains if not store.rows.dependents.items[gain.cold.row]][::2]
     blocks = {volume.lookup(block) & ID_MASK: block for block in range(volume.blocks)}
     for gain in gone:
@@ -288,14 +289,13 @@ def test_a_damaged_record_stays_as_it_is() -> None:
     assert store.rows.where.items[row] == where and not store.densify.replaced
 
 
-def test_too_small_a_gain_is_none() -> None:
-    def cold(size: int, block: bytes) -> Cold:
-        return Cold(3, size << 3 | COMPRESSED, digest(block, 7), 7, block)
+def test_too_small_a_gain_is_none(store: Store) -> None:
+    def encoded(size: int) -> list[Gain]:
+        return store.densify.encode([Cold(3, size << 3 | COMPRESSED, digest(text(1), 7), 7, text(1))])
 
-    block = text(1)
-    size = len(encode([cold(BLOCK_BYTES, block)])[0].record)
-    assert not encode([cold(size, block)]) and not encode([cold(size + size // 25, block)])
-    assert encode([cold(size + size // 15, block)])
+    size = len(encoded(BLOCK_BYTES)[0].record)
+    assert not encoded(size) and not encoded(size + size // 25)
+    assert encoded(size + size // 15)
 
 
 def test_without_room_it_waits() -> None:
@@ -303,7 +303,7 @@ def test_without_room_it_waits() -> None:
     volume, filler = store.create_volume(1, 1), store.create_volume(2, 1)
     put(store, volume, 0, b"".join(text(seed) for seed in range(2000)))
     steps = store.write_steps(filler, 0, b"".join(noise(seed) for seed in range(6000)))
-    while next(steps):
+    while next(steps) is Outcome.WENT_ON:
         pass
     expected = contents(store, volume)
     store.densify.begin_all()

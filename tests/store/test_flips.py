@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 
 from blockstore.errors import CorruptBlock, StateError
-from blockstore.store.geometry import BLOCK_BYTES, ENCODING_MASK, OFFSET_SHIFT, PATCH_BITS, SIZE_MASK, SIZE_SHIFT
+from blockstore.store.geometry import BLOCK_BYTES, ENCODING_MASK, PATCH_BITS
 from blockstore.store.home import CopiedHome, DirectoryHome, Home
-from blockstore.store.store import Store, run
+from blockstore.store.location import offset_of, size_of
+from blockstore.store.steps import run
+from blockstore.store.store import Store
 from blockstore.store.verify import Verification, steps
 from tests.store.invariants import check_store
 from tests.store.material import densify, near, noise, put, text
+
+pytestmark = pytest.mark.long
 
 LIMIT_BYTES = 16 << 20
 FLIPS_WHILE_RUNNING = {False: 10_000, True: 3_000}
@@ -63,7 +67,7 @@ def refused(store: Store) -> int:
     for number, blocks in ((number, wanted(number)) for number in BLOCKS):
         for place, block in enumerate(blocks):
             try:
-                assert b"".join(store.read(store.volumes[number], place * BLOCK_BYTES, BLOCK_BYTES)) == block
+                assert store.read(store.volumes[number], place * BLOCK_BYTES, BLOCK_BYTES) == block
                 assert store.decoder.read_block(store.volumes[number], place) == block
             except CorruptBlock:
                 count += 1
@@ -104,7 +108,7 @@ def test_while_running(state_path: Path, dense: bool, part: int) -> None:
         else:
             word = chance.choice(records)
             what, column, bits = "record", store.pool.view, 8
-            place = (word >> OFFSET_SHIFT) + chance.randrange(word >> SIZE_SHIFT & SIZE_MASK)
+            place = offset_of(word) + chance.randrange(size_of(word))
         was = column[place]
         column[place] = was ^ 1 << chance.randrange(bits)
         lost = refused(store)
@@ -131,7 +135,7 @@ def test_repair_while_running(state_path: Path, seed: int, dense: bool) -> None:
         else:
             word = chance.choice(records)
             column, bits = store.pool.view, 8
-            place = (word >> OFFSET_SHIFT) + chance.randrange(word >> SIZE_SHIFT & SIZE_MASK)
+            place = offset_of(word) + chance.randrange(size_of(word))
         column[place] ^= 1 << chance.randrange(bits)
         verified(store, repair=True)
         assert not verified(store).found and not refused(store)

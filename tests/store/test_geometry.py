@@ -1,9 +1,6 @@
-"""The `where` word: packing is the inverse of unpacking, and its fields do not touch each other."""
+"""Sizes and codes of the stored format agree with each other."""
 
 from __future__ import annotations
-
-from hypothesis import given
-from hypothesis import strategies as st
 
 from blockstore.store.geometry import (
     BLOCK_BYTES,
@@ -12,7 +9,6 @@ from blockstore.store.geometry import (
     DENSE,
     DENSE_PATCHED,
     ENCODING_MASK,
-    FREE,
     OFFSET_SHIFT,
     PATCH_BITS,
     PATCHED,
@@ -21,21 +17,10 @@ from blockstore.store.geometry import (
     SEGMENT_SHIFT,
     SIZE_MASK,
     SIZE_SHIFT,
-    WHERE_SEGMENT_SHIFT,
     ZERO_BLOCK,
-    pack_where,
-    unpack_where,
 )
 
 ENCODINGS = (RAW, COMPRESSED, PATCHED, DENSE, DENSE_PATCHED)
-
-
-@given(st.integers(0, (1 << 48) - 1), st.integers(0, BLOCK_BYTES), st.sampled_from((FREE, *ENCODINGS)))
-def test_where_round_trip(offset: int, size_bytes: int, encoding: int) -> None:
-    where = pack_where(offset, size_bytes, encoding)
-    assert 0 <= where < 1 << 64
-    assert unpack_where(where) == (offset, size_bytes, encoding)
-    assert where >> WHERE_SEGMENT_SHIFT == offset // SEGMENT_BYTES
 
 
 def test_fields_fill_the_word_without_overlap() -> None:
@@ -44,7 +29,6 @@ def test_fields_fill_the_word_without_overlap() -> None:
     assert max(ENCODINGS) <= ENCODING_MASK and len(set(ENCODINGS)) == len(ENCODINGS)
     patches = [encoding for encoding in range(ENCODING_MASK + 1) if encoding & PATCH_BITS == PATCH_BITS]
     assert patches == [PATCHED, DENSE_PATCHED]
-    assert pack_where(0, 0, FREE) == 0, "a free row must be all zeros"
 
 
 def test_sizes_and_shifts_agree() -> None:

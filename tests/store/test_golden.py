@@ -18,7 +18,8 @@ from blockstore.daemon.verification import verify_state
 from blockstore.errors import StateError
 from blockstore.store.geometry import BLOCK_BYTES, FORMAT_VERSION
 from blockstore.store.home import DirectoryHome
-from blockstore.store.store import Store, run
+from blockstore.store.steps import run
+from blockstore.store.store import Store
 from blockstore.store.superblock import check_version
 from blockstore.store.tiers.file import FileTier
 from tests.store import state_files

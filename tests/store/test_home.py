@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import stat
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from blockstore.errors import BusyError, StateError
-from blockstore.store.home import DirectoryHome, MemoryHome, map_shared
+from blockstore.store.home import DirectoryHome, MemoryHome
 
 
 def test_a_directory_is_held_once(state_path: Path) -> None:
@@ -84,28 +83,3 @@ def test_memory_has_no_names() -> None:
     os.close(fd)
     home.remove("file")
     assert home.names() == []
-
-
-def test_a_mapping_keeps_no_descriptor(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
-    os.ftruncate(descriptor, 2 * mmap.PAGESIZE)
-    before = os.listdir("/proc/self/fd")
-    mapping = map_shared(descriptor, 2 * mmap.PAGESIZE)
-    assert os.listdir("/proc/self/fd") == before
-    os.close(descriptor)
-    view = memoryview(mapping)
-    view[mmap.PAGESIZE :] = b"x" * mmap.PAGESIZE
-    assert path.read_bytes() == bytes(mmap.PAGESIZE) + b"x" * mmap.PAGESIZE
-    assert str(path) in Path("/proc/self/maps").read_text()
-    del mapping
-    assert view[mmap.PAGESIZE] == ord("x"), "a view keeps the mapping"
-    del view
-    assert str(path) not in Path("/proc/self/maps").read_text()
-
-
-def test_what_cannot_be_mapped_is_an_error(tmp_path: Path) -> None:
-    descriptor = os.open(tmp_path, os.O_RDONLY)
-    with pytest.raises(OSError, match="Permission denied"):
-        map_shared(descriptor, mmap.PAGESIZE)
-    os.close(descriptor)

@@ -11,14 +11,14 @@ import pytest
 
 from blockstore.errors import CorruptBlock, OutOfRoom
 from blockstore.store import verify, verify_pieces
-from blockstore.store.decode import NotHere
-from blockstore.store.fetch import Blocks
-from blockstore.store.geometry import BLOCK_BYTES, FIRST_ROW, PAGED, PATCH_BITS, SEGMENT_BYTES, unpack_paged
+from blockstore.store.geometry import BLOCK_BYTES, FIRST_ROW, PAGED, PATCH_BITS, SEGMENT_BYTES
 from blockstore.store.home import MemoryHome
+from blockstore.store.location import unpack_paged
 from blockstore.store.mover import Mover
 from blockstore.store.paging import OUT_RECORDS
 from blockstore.store.pieces import Pieces
-from blockstore.store.store import Store, run
+from blockstore.store.steps import Blocks, NotHere, run
+from blockstore.store.store import Store
 from blockstore.store.tiers import TierAway
 from blockstore.store.tiers.file import FileTier
 from blockstore.store.verify import Verification
@@ -262,7 +262,7 @@ def test_a_missing_piece_is_named_and_none_of_it_can_be_read(
     piece, other = piece_of(store, volume, 0), piece_of(store, volume, 300)
     assert piece != other
     tier.inner.delete(piece)
-    assert mover.reconcile() == [piece]
+    assert mover.reconcile() == 1 and store.pool.pieces.missing == {piece}
     found = verified(store, tier)
     assert found.findings[0].text.startswith(f"piece {piece} of the tier, with ")
     damaged = [finding.offset for finding in found.findings if finding.kind == "block"]
@@ -291,7 +291,7 @@ def test_a_damaged_piece_is_named_and_read_as_far_as_it_can_be(
     assert [finding.kind for finding in found.findings] == ["piece", "record", "block"]
     assert found.findings[2].offset == 5 * BLOCK_BYTES
     fetch_from(store, tier)(Blocks(volume, 4, 6))
-    assert store.read(volume, 4 * BLOCK_BYTES, BLOCK_BYTES) == [noise(4)]
+    assert store.read(volume, 4 * BLOCK_BYTES, BLOCK_BYTES) == noise(4)
     with pytest.raises(CorruptBlock):
         store.read(volume, 5 * BLOCK_BYTES, BLOCK_BYTES)
     assert not mover.back(piece) and piece in store.pool.pieces.unfit

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blockstore.errors import InputError, OutOfRoom
-from blockstore.store.geometry import RAW, SEGMENT_BYTES, pack_where
+from blockstore.errors import CorruptBlock, InputError, OutOfRoom
+from blockstore.store.geometry import BLOCK_BYTES, ID_MASK, RAW, SEGMENT_BYTES, WHERE_SEGMENT_SHIFT, ZERO_ENTRY
 from blockstore.store.home import DirectoryHome, MemoryHome
+from blockstore.store.location import LAST_PIECE, PAGED_PLACE, offset_of, pack
 from blockstore.store.pool import COMPACTION_RESERVE_SEGMENTS, Pool
 from blockstore.store.pool_limit import MAXIMUM_LIMIT_BYTES, MINIMUM_LIMIT_BYTES
-from blockstore.store.store import Store, run
+from blockstore.store.references import free_rows
+from blockstore.store.steps import Outcome, run
+from blockstore.store.store import Store
 from tests.store.invariants import check_store
 from tests.store.material import contents, half, noise, put
 
@@ -29,7 +32,7 @@ def append(pool: Pool, *records: bytes, reserved_segments: int = COMPACTION_RESE
     """Store them together; their `where` words."""
     sizes = np.array([len(record) for record in records], dtype=np.int64)
     offsets = pool.append(records, sizes, reserved_segments).tolist()
-    return [pack_where(offset, len(record), RAW) for offset, record in zip(offsets, records, strict=True)]
+    return [pack(offset, len(record), RAW) for offset, record in zip(offsets, records, strict=True)]
 
 
 def forget(pool: Pool, words: list[int]) -> None:
@@ -78,11 +81,12 @@ def test_an_append_that_fails_changes_nothing() -> None:
     def state() -> list[object]:
         return [
             pool.head,
-            pool.tail,
-            pool.head_end,
+            pool.log.tail,
+            pool.log.head_end,
+            pool.log.spare,
             pool.allocated_segments,
             list(pool._free),
-            pool.live_bytes.tolist(),
+            pool.segments.live_bytes.tolist(),
             host_bytes(pool),
         ]
 
@@ -110,7 +114,7 @@ def test_records_stay_as_they_are_and_memory_comes_back() -> None:
     assert before - SEGMENT_BYTES <= host_bytes(pool) < before - 0.99 * SEGMENT_BYTES
     forget(pool, words[len(in_first) :])
     assert host_bytes(pool) <= pool.allocated_bytes == SEGMENT_BYTES, "all but the head should be back at the host"
-    assert not pool.live_bytes.any()
+    assert not pool.segments.live_bytes.any()
     assert not any(pool.view[words[0] >> 16 : (words[0] >> 16) + len(RECORD)])
 
 
@@ -121,7 +125,7 @@ def test_the_head_that_holds_nothing_is_released_when_it_is_left() -> None:
     for _ in range(100):
         forget(pool, append(pool, *[RECORD] * 60))
     assert pool.allocated_segments <= 2 and host_bytes(pool) <= pool.allocated_bytes
-    assert not pool.live_bytes.any()
+    assert not pool.segments.live_bytes.any()
 
 
 def test_records_appended_together_are_split_between_segments_not_within() -> None:
@@ -136,7 +140,7 @@ def test_records_appended_together_are_split_between_segments_not_within() -> No
         assert pool.view[offset : offset + len(record)] == record
         assert offset // SEGMENT_BYTES == (offset + len(record) - 1) // SEGMENT_BYTES
         assert pool.is_allocated(offset // SEGMENT_BYTES)
-    assert int(pool.live_bytes.sum()) == sum(map(len, expected))
+    assert int(pool.segments.live_bytes.sum()) == sum(map(len, expected))
 
 
 def test_adopt_learns_what_is_used_and_frees_the_rest(state_path: Path) -> None:
@@ -147,9 +151,9 @@ def test_adopt_learns_what_is_used_and_frees_the_rest(state_path: Path) -> None:
     pool.close()
     pool = Pool(home, 32 << 20)
     pool.adopt(np.array([*kept, 0, 0, 0], dtype=np.uint64))
-    assert pool.segments == 32
+    assert pool.segments.count == 32
     assert pool.allocated_segments == 2 and host_bytes(pool) <= 2 * SEGMENT_BYTES
-    assert int(pool.live_bytes.sum()) == 8 * len(RECORD)
+    assert int(pool.segments.live_bytes.sum()) == 8 * len(RECORD)
     more = fill(pool)
     assert not {word >> 36 for word in more} & {word >> 36 for word in kept}, "appended to a used segment"
     for word in kept:
@@ -167,9 +171,9 @@ def test_reopening_under_a_lower_limit_keeps_all(state_path: Path) -> None:
     store = Store(DirectoryHome(state_path), MINIMUM_LIMIT_BYTES)
     volume = store.volumes[1]
     check_store(store)
-    assert b"".join(store.read(volume, 0, len(data))) == data
+    assert store.read(volume, 0, len(data)) == data
     assert store.pool.free_bytes == 0
-    assert next(iter(store.write_steps(volume, 0, half(7000)))) is False
+    assert next(iter(store.write_steps(volume, 0, half(7000)))) is Outcome.NO_ROOM
     run(store.discard_steps(volume, 1 << 20, len(data)))
     put(store, volume, 0, half(7000))
     check_store(store)
@@ -181,7 +185,7 @@ def test_full_segments_are_full() -> None:
     store = Store(MemoryHome(), 64 << 20, patching=False)
     volume = store.create_volume(1, 1)
     put(store, volume, 0, b"".join(half(seed) for seed in range(8000)))
-    live = store.pool.live_bytes.copy()
+    live = store.pool.segments.live_bytes.copy()
     live[store.pool.head] = 0
     full = live[live > 0]
     assert len(full) >= 8
@@ -208,6 +212,19 @@ def test_the_limit_can_be_changed() -> None:
     assert contents(store, volume) == data
 
 
+@pytest.mark.parametrize("limit_bytes", (32 << 20, 100 << 30))
+def test_a_larger_limit_leaves_views_as_they_are(limit_bytes: int) -> None:
+    pool = Pool(MemoryHome(), MINIMUM_LIMIT_BYTES)
+    offset = offset_of(append(pool, RECORD)[0])
+    view = pool.view
+    pool.set_limit(limit_bytes)
+    assert len(view) == MINIMUM_LIMIT_BYTES and len(pool.view) == limit_bytes
+    pool.mend(offset, 7)
+    assert view[offset] == pool.view[offset] == 7, "both show the same memory"
+    pool.close()
+    assert view[offset + 1 : offset + len(RECORD)] == RECORD[1:], "a view outlives the pool"
+
+
 def test_room_that_is_lent_and_wanted_back() -> None:
     pool = Pool(MemoryHome(), MINIMUM_LIMIT_BYTES)
     words = fill(pool)
@@ -225,3 +242,25 @@ def test_room_that_is_lent_and_wanted_back() -> None:
     forget(pool, words)
     assert fill(pool) and pool.allocated_bytes <= MINIMUM_LIMIT_BYTES
     pool.close()
+
+
+@pytest.mark.parametrize("place", (PAGED_PLACE + LAST_PIECE, PAGED_PLACE - 1), ids=("of a piece", "of a segment"))
+@pytest.mark.parametrize("compiled", (True, False), ids=("by a write", "by verify"))
+def test_a_damaged_word_that_names_no_place_can_be_let_go(place: int, compiled: bool) -> None:
+    """What lies there cannot be read, and to overwrite it is how it is mended."""
+    store = Store(MemoryHome(), 16 << 20)
+    volume = store.create_volume(1, 1)
+    put(store, volume, 0, noise(1) + noise(2))
+    row, live_bytes = volume.lookup(0) & ID_MASK, int(store.pool.segments.live_bytes.sum())
+    store.rows.where.items[row] |= place << WHERE_SEGMENT_SHIFT
+    with pytest.raises(CorruptBlock):
+        store.read(volume, 0, BLOCK_BYTES)
+    if compiled:
+        put(store, volume, 0, noise(3))
+        live_bytes += BLOCK_BYTES
+    else:
+        volume.map[0] = ZERO_ENTRY
+        free_rows(store.rows, store.pool, np.array([row]))
+    assert not store.rows.where.items[row] and store.rows.live == (2 if compiled else 1)
+    assert int(store.pool.segments.live_bytes.sum()) == live_bytes
+    store.close()

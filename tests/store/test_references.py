@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from blockstore.errors import CorruptBlock
-from blockstore.store.geometry import BLOCK_BYTES, COMPRESSED, ENCODING_MASK, HINT, ID_MASK, PAGED, PATCHED
+from blockstore.plane.features import FEATURES
+from blockstore.store.geometry import BLOCK_BYTES, COMPRESSED, ENCODING_MASK, FIRST_ROW, HINT, ID_MASK, PAGED, PATCHED
 from blockstore.store.home import MemoryHome
-from blockstore.store.references import may_be_reference, may_be_references
+from blockstore.store.references import may_be_reference
 from blockstore.store.rows import MAXIMUM_DEPENDENTS
 from blockstore.store.store import Store
 from blockstore.store.verify import Verification, steps
@@ -39,7 +40,7 @@ def test_damage_does_not_make_a_patch_of_a_row_with_a_hint() -> None:
     check_store(store, decode=True)
 
 
-def test_one_row_is_judged_as_many_are() -> None:
+def test_compiled_code_takes_the_same_rows_for_references() -> None:
     store = Store(MemoryHome(), 64 << 20)
     volume, rows = store.create_volume(1, 1), store.rows
     put(store, volume, 0, b"".join(text(seed) for seed in range(20)) + noise(1))
@@ -48,7 +49,9 @@ def test_one_row_is_judged_as_many_are() -> None:
     put(store, volume, 0, noise(2) * 5)
     rows.dependents.items[10], rows.where.items[11] = MAXIMUM_DEPENDENTS, rows.where.items[11] | PAGED
     ids = np.arange(rows.next_row, dtype=np.uint32)
+    features = np.arange(1, FEATURES * len(ids) + 1, dtype=np.uint32).reshape(-1, FEATURES)
+    store.similarity.enter(features, ids)
     for domain in (volume.domain.index, volume.domain.index + 1):
-        many = may_be_references(rows, ids, domain).tolist()
-        assert many == [may_be_reference(rows, row, domain) for row in ids.tolist()]
-        assert any(many) == (domain == volume.domain.index) and not all(many)
+        expected = [row if may_be_reference(rows, row, domain) else 0 for row in ids.tolist()]
+        assert store.similarity.candidates(features, domain)[0].tolist() == expected
+        assert any(expected) == (domain == volume.domain.index) and not all(expected[FIRST_ROW:])

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blockstore.store.geometry import COMPRESSED, DENSE_PATCHED, FIRST_ROW, PATCHED, ROW_BYTES, pack_where
+from blockstore.store.geometry import COMPRESSED, DENSE_PATCHED, FIRST_ROW, PATCHED, ROW_BYTES
 from blockstore.store.home import DirectoryHome, MemoryHome
+from blockstore.store.location import pack
 from blockstore.store.rows import MAXIMUM_DEPENDENTS, Rows
 
 
@@ -42,7 +43,7 @@ def test_take_give_back_reserve() -> None:
     taken = rows.take(first_capacity + 1000).tolist()
     assert len(set(taken)) == len(taken) and min(taken) == FIRST_ROW and max(taken) < rows.capacity
     for row in taken:
-        rows.where.items[row] = pack_where(row, 1, COMPRESSED)
+        rows.where.items[row] = pack(row, 1, COMPRESSED)
     assert rows.live == len(taken)
     rows.give_back(np.array(taken[:10], dtype=np.uint32))
     assert rows.live == len(taken) - 10 and not rows.where.array[taken[:10]].any()
@@ -56,13 +57,13 @@ def test_rebuild_frees_orphans_and_keeps_the_rest(encoding: int) -> None:
     rows.reserve(10)
     mapped, reference, orphan, patch, orphan_patch, lost_reference, last = rows.take(7).tolist()
     for row in (mapped, reference, orphan, lost_reference, last):
-        rows.where.items[row] = pack_where(row * 100, 100, COMPRESSED)
+        rows.where.items[row] = pack(row * 100, 100, COMPRESSED)
     for row, against in ((patch, reference), (orphan_patch, lost_reference)):
-        rows.where.items[row] = pack_where(row * 100, 50, encoding)
+        rows.where.items[row] = pack(row * 100, 50, encoding)
         rows.reference.items[row] = against
     rows.count.array[:] = 77  # what a killed process left
     rows.dependents.array[:] = 88
-    counts = np.zeros(rows.capacity, dtype=np.int64)
+    counts = np.zeros(rows.capacity, dtype=np.uint32)
     counts[[0, 1, mapped, patch, last]] = (900, 800, 3, 1, 2)
 
     rows.rebuild(counts)
@@ -75,14 +76,14 @@ def test_rebuild_frees_orphans_and_keeps_the_rest(encoding: int) -> None:
     }
     assert np.flatnonzero(rows.dependents.array).tolist() == [reference]
     assert rows.dependents.items[reference] == 1
-    assert sorted(rows.free) == [orphan, orphan_patch, lost_reference] and rows.next_row == last + 1
+    assert sorted(rows.free.numbers()) == [orphan, orphan_patch, lost_reference] and rows.next_row == last + 1
     assert rows.live == 4
 
 
 def test_rebuild_of_nothing() -> None:
     rows = Rows(MemoryHome())
-    rows.where.items[FIRST_ROW] = pack_where(0, 100, COMPRESSED)
-    rows.rebuild(np.zeros(rows.capacity, dtype=np.int64))
+    rows.where.items[FIRST_ROW] = pack(0, 100, COMPRESSED)
+    rows.rebuild(np.zeros(rows.capacity, dtype=np.uint32))
     assert rows.live == 0 and rows.next_row == FIRST_ROW and not rows.free
 
 
@@ -91,14 +92,14 @@ def test_a_growth_that_was_killed_half_way_is_completed(state_path: Path, grown:
     home = DirectoryHome(state_path)
     rows = Rows(home)
     (row,), capacity = rows.take(1).tolist(), rows.capacity
-    rows.where.items[row] = pack_where(0, 100, COMPRESSED)
+    rows.where.items[row] = pack(0, 100, COMPRESSED)
     for column in (rows.where, rows.digest, rows.reference, rows.domain, rows.count)[:grown]:
         column.grow(int(capacity * 1.125))
     rows.close()
 
     rows = Rows(home)
     assert rows.capacity >= int(capacity * 1.125)
-    counts = np.zeros(rows.capacity, dtype=np.int64)
+    counts = np.zeros(rows.capacity, dtype=np.uint32)
     counts[row] = 1
     rows.rebuild(counts)
     assert rows.live == 1 and rows.count.items[row] == 1
@@ -113,7 +114,7 @@ def test_every_reserved_row_can_be_used_after_reopening(state_path: Path) -> Non
         rows.reserve(wanted)
         rows.close()
         rows = Rows(home)
-        rows.rebuild(np.zeros(rows.capacity, dtype=np.int64))
+        rows.rebuild(np.zeros(rows.capacity, dtype=np.uint32))
         assert rows.capacity >= wanted
         for column in (rows.where, rows.digest, rows.reference, rows.domain, rows.count, rows.dependents):
             assert len(column.items) >= rows.capacity

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from blockstore.errors import OutOfRoom
 from blockstore.store.home import DirectoryHome, MemoryHome
 from blockstore.store.shared_array import SharedArray, Typecode
 
@@ -20,7 +21,7 @@ from blockstore.errors import OutOfRoom
 from blockstore.store.home import DirectoryHome
 from blockstore.store.shared_array import SharedArray
 
-array = SharedArray(DirectoryHome(Path(sys.argv[1])), "array", "Q", 4096)
+array = SharedArray(DirectoryHome(Path(sys.argv[1])), "array", "Q", 4096, most=1 << 22)
 array.array[:] = 7
 try:
     for _ in range(1000):
@@ -39,7 +40,8 @@ import random, sys
 from pathlib import Path
 from blockstore.errors import OutOfRoom
 from blockstore.store.home import DirectoryHome
-from blockstore.store.store import Store, run
+from blockstore.store.steps import run
+from blockstore.store.store import Store
 from tests.store.invariants import check_state
 from tests.store.places import Directory
 from tests.store.state_files import State
@@ -58,7 +60,7 @@ try:
 except OutOfRoom:
     check_state(State(files), decode=True)
 whole = b"".join(written)
-assert b"".join(store.read(first, 0, len(whole))) == whole
+assert store.read(first, 0, len(whole)) == whole
 number = 3
 try:
     while True:
@@ -76,18 +78,18 @@ run(store.discard_steps(first, len(whole) // 2, len(whole)))
 run(store.write_steps(second, 0, b"y" * 4096))
 check_state(State(files), decode=True)
 half = len(whole) // 2
-assert b"".join(store.read(first, 0, len(whole))) == whole[:half] + bytes(len(whole) - half)
+assert store.read(first, 0, len(whole)) == whole[:half] + bytes(len(whole) - half)
 store.close()
 store = Store(DirectoryHome(path), 1 << 30)
 check_state(State(files), decode=True)
-assert b"".join(store.read(store.volumes[1], 0, len(whole))) == whole[:half] + bytes(len(whole) - half)
+assert store.read(store.volumes[1], 0, len(whole)) == whole[:half] + bytes(len(whole) - half)
 print("out of room after", len(written), "writes and", number, "volumes")
 """
 
 
 @pytest.mark.parametrize(("typecode", "width"), (("B", 1), ("H", 2), ("I", 4), ("Q", 8)))
 def test_growth_keeps_and_adds_zeros(typecode: Typecode, width: int) -> None:
-    array = SharedArray(MemoryHome(), "array", typecode, 10)
+    array = SharedArray(MemoryHome(), "array", typecode, 10, most=1 << 16)
     assert array.capacity >= 10 and array.size_bytes == array.capacity * width
     assert not array.array.any()
     first = array.capacity
@@ -104,14 +106,40 @@ def test_growth_keeps_and_adds_zeros(typecode: Typecode, width: int) -> None:
     array.close()
 
 
+def test_growth_moves_nothing_and_leaves_views_as_they_are() -> None:
+    array = SharedArray(MemoryHome(), "array", "Q", 512, most=1 << 20)
+    items, column, address = array.items, array.array, array.array.ctypes.data
+    mappings = Path("/proc/self/maps").read_text().count("blockstore-array")
+    for capacity in range(1024, 1 << 16, 4096):
+        array.grow(capacity)
+        array.items[capacity - 1] = capacity
+    assert array.array.ctypes.data == address
+    assert Path("/proc/self/maps").read_text().count("blockstore-array") == mappings
+    array.items[511] = 3
+    assert len(items) == len(column) == 512 and items[511] == column[511] == 3
+    array.close()
+    items[510] = 4
+    assert column[510] == 4, "a view outlives the array"
+
+
+def test_more_than_the_largest_size_is_out_of_room() -> None:
+    array = SharedArray(MemoryHome(), "table", "Q", 512, most=1024)
+    array.items[511] = 5
+    with pytest.raises(OutOfRoom, match=r"table under .* has 1024 entries"):
+        array.grow(1025)
+    assert array.capacity == 512 and array.items[511] == 5
+    array.grow(1024)
+    array.close()
+
+
 def test_an_array_outlives_its_object(state_path: Path) -> None:
     home = DirectoryHome(state_path)
-    array = SharedArray(home, "array", "I", 1000)
+    array = SharedArray(home, "array", "I", 1000, most=1 << 16)
     array.grow(5000)
     capacity = array.capacity
     array.items[4999] = 42
     array.close()
-    array = SharedArray(home, "array", "I", 1000)
+    array = SharedArray(home, "array", "I", 1000, most=1 << 16)
     assert array.capacity == capacity and array.items[4999] == 42
     array.close()
     home.close()
@@ -119,7 +147,7 @@ def test_an_array_outlives_its_object(state_path: Path) -> None:
 
 def test_every_byte_is_allocated_before_it_is_touched(state_path: Path) -> None:
     home = DirectoryHome(state_path)
-    array = SharedArray(home, "array", "Q", 4096)
+    array = SharedArray(home, "array", "Q", 4096, most=1 << 22)
     array.grow(100_000)
     assert (state_path / "array").stat().st_blocks * 512 >= array.size_bytes
     array.close()

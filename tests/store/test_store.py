@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,9 @@ import pytest
 from blockstore.errors import CorruptBlock, OutOfRoom
 from blockstore.store.geometry import BLOCK_BYTES, COMPRESSED, ID_MASK, PATCHED, RAW, SEGMENT_BYTES
 from blockstore.store.home import DirectoryHome, MemoryHome
-from blockstore.store.store import Store, run
+from blockstore.store.location import offset_of, size_of
+from blockstore.store.steps import Outcome, run
+from blockstore.store.store import Store
 from tests.store.invariants import check_nothing_twice, check_store
 from tests.store.material import contents, encodings, half, near, noise, put, text
 
@@ -25,12 +26,12 @@ def test_each_mechanism_engages() -> None:
     first, second = store.create_volume(1, 1), store.create_volume(2, 1)
     put(store, first, 0, text(1) + noise(1) + bytes(BLOCK_BYTES) + text(2))
     assert encodings(store) == {COMPRESSED: 2, RAW: 1}
-    live_bytes = int(store.pool.live_bytes.sum())
+    live_bytes = int(store.pool.segments.live_bytes.sum())
     put(store, second, 0, text(1) + noise(1) + bytes(BLOCK_BYTES))
-    assert store.rows.live == 3 and int(store.pool.live_bytes.sum()) == live_bytes
+    assert store.rows.live == 3 and int(store.pool.segments.live_bytes.sum()) == live_bytes
     put(store, second, 1 << 20, near(text(1), 1) + near(text(2), 2))
     assert encodings(store) == {COMPRESSED: 2, RAW: 1, PATCHED: 2}
-    assert int(store.pool.live_bytes.sum()) < live_bytes + 300
+    assert int(store.pool.segments.live_bytes.sum()) < live_bytes + 300
     assert contents(store, second)[1 << 20 :] == near(text(1), 1) + near(text(2), 2)
     assert second.touched_blocks == 5
     check_store(store, decode=True)
@@ -60,7 +61,7 @@ def test_a_reference_outlives_its_last_map_entry_and_no_longer() -> None:
     assert encodings(store) == {COMPRESSED: 1, PATCHED: 1}
     put(store, volume, 0, noise(5))
     assert encodings(store) == {COMPRESSED: 1, PATCHED: 1, RAW: 1}
-    assert b"".join(store.read(volume, 1 << 20, BLOCK_BYTES)) == near(text(1), 1)
+    assert store.read(volume, 1 << 20, BLOCK_BYTES) == near(text(1), 1)
     put(store, volume, 1 << 20, near(text(1), 2))  # a reference that nothing maps is no candidate for new patches
     assert encodings(store) == {COMPRESSED: 1, RAW: 1}
     check_store(store, decode=True)
@@ -107,20 +108,20 @@ def test_out_of_room_loses_nothing_and_ends_when_room_is_made() -> None:
     whole = fill(store, 2)
     assert len(whole) > LIMIT_BYTES // 2
     check_store(store, decode=True)
-    table = (store.rows.live, store.pool.allocated_segments, store.pool.live_bytes.tolist())
+    table = (store.rows.live, store.pool.allocated_segments, store.pool.segments.live_bytes.tolist())
     steps = store.write_steps(small, 0, b"".join(noise(5000 + block) for block in range(256)))
     taken = [next(steps)]
-    while taken[-1]:
+    while taken[-1] is Outcome.WENT_ON:
         taken.append(next(steps))
     for _ in range(5):
-        assert next(steps) is False, "a step without room went on"
+        assert next(steps) is Outcome.NO_ROOM, "a step without room went on"
         check_store(store, decode=True)
     assert contents(store, store.volumes[2]) == whole
     if len(taken) == 1:
-        assert table == (store.rows.live, store.pool.allocated_segments, store.pool.live_bytes.tolist())
+        assert table == (store.rows.live, store.pool.allocated_segments, store.pool.segments.live_bytes.tolist())
         assert contents(store, small) == noise(1)
     run(store.delete_steps(store.volumes[2]))
-    assert all(steps), "there is room now"
+    assert all(outcome is Outcome.WENT_ON for outcome in steps), "there is room now"
     assert contents(store, small) == b"".join(noise(5000 + block) for block in range(256))
     check_store(store, decode=True)
 
@@ -144,9 +145,9 @@ def test_a_write_that_stalled_does_not_bring_back_the_rest_of_its_block() -> Non
     fill(store, 1)
     volume = store.volumes[1]
     steps = store.write_steps(volume, 100, noise(99)[:3000])
-    assert next(steps) is False
+    assert next(steps) is Outcome.NO_ROOM
     run(store.discard_steps(volume, 0, 4 << 20))
-    assert all(steps)
+    assert all(outcome is Outcome.WENT_ON for outcome in steps)
     assert contents(store, volume)[:BLOCK_BYTES] == bytes(100) + noise(99)[:3000] + bytes(BLOCK_BYTES - 3100)
     check_store(store, decode=True)
 
@@ -164,10 +165,10 @@ def test_a_clone_that_stalled_takes_what_is_there_when_it_goes_on(monkeypatch: p
     with monkeypatch.context() as patch:
         patch.setattr(target, "prepare", full)
         steps = store.clone_steps(source, 0, target, 0, 2 * BLOCK_BYTES)
-        assert next(steps) is False
+        assert next(steps) is Outcome.NO_ROOM
         put(store, source, 0, noise(2) + text(2))
     put(store, other, 0, noise(3) + text(3))  # may take the rows that were freed
-    assert all(steps)
+    assert all(outcome is Outcome.WENT_ON for outcome in steps)
     check_store(store, decode=True)
     assert contents(store, target) == noise(2) + text(2)
     assert contents(store, other) == noise(3) + text(3)
@@ -234,9 +235,9 @@ def test_garbage_is_reclaimed_before_a_write_stalls(
     expected, stalled = b"", False
     while not stalled:
         data = b"".join(map(noise, range(1_000_000 + len(expected), 1_000_000 + len(expected) + 64)))
-        for went_on in store.write_steps(volume, len(expected), data):
+        for outcome in store.write_steps(volume, len(expected), data):
             calls.append(0)
-            if not went_on:
+            if outcome is Outcome.NO_ROOM:
                 stalled = True
                 break
         else:
@@ -264,12 +265,12 @@ def test_damaged_records_are_never_served(damage: int) -> None:
     records = [word for word in store.rows.where.array.tolist() if word]
     for _ in range(200):
         word = chance.choice(records)
-        position = (word >> 16) + chance.randrange(word >> 3 & 0x1FFF)
+        position = offset_of(word) + chance.randrange(size_of(word))
         was = view[position]
         view[position] = was ^ 1 << chance.randrange(8)
         for place, block in enumerate(blocks):
             try:
-                found = b"".join(store.read(volume, place * BLOCK_BYTES, BLOCK_BYTES))
+                found = store.read(volume, place * BLOCK_BYTES, BLOCK_BYTES)
             except CorruptBlock as error:
                 refused += 1
                 row = volume.lookup(place) & ID_MASK
@@ -289,16 +290,16 @@ def test_damage_does_not_spread_to_new_writes() -> None:
     chance = random.Random(1)
     for word in [word for word in store.rows.where.array.tolist() if word]:
         for _ in range(20):
-            position = (word >> 16) + chance.randrange(word >> 3 & 0x1FFF)
+            position = offset_of(word) + chance.randrange(size_of(word))
             store.pool.view[position] ^= 1 << chance.randrange(8)
     again = b"".join(originals)
     similar = b"".join(near(block, 1) for block in originals)
     put(store, volume, 1 << 20, again + similar)
-    assert b"".join(store.read(volume, 1 << 20, len(again + similar))) == again + similar
+    assert store.read(volume, 1 << 20, len(again + similar)) == again + similar
     with pytest.raises(CorruptBlock):
         run(store.write_steps(volume, 10, b"part of a damaged block"))
     put(store, volume, 0, again)
-    assert b"".join(store.read(volume, 0, len(again))) == again
+    assert store.read(volume, 0, len(again)) == again
     check_store(store)
 
 
@@ -310,7 +311,7 @@ def test_a_patch_against_a_reference_that_is_damaged_later() -> None:
     assert encodings(store) == {COMPRESSED: 1, PATCHED: 1}
     reference = volume.lookup(0) & ID_MASK
     where = store.rows.where.items[reference]
-    offset, size_bytes = where >> 16, where >> 3 & 0x1FFF
+    offset, size_bytes = offset_of(where), size_of(where)
     store.pool.view[offset : offset + size_bytes] = bytes(size_bytes)
     for block in range(2):
         with pytest.raises(CorruptBlock):
@@ -334,7 +335,7 @@ def test_deleting_everything_gives_everything_back(state_path: Path) -> None:
         put(store, store.create_volume(number, number % 2 + 1), 0, b"".join(map(text, range(50))))
     for volume in list(store.volumes.values()):
         run(store.delete_steps(volume))
-    assert store.rows.live == 0 and not store.pool.live_bytes.any()
+    assert store.rows.live == 0 and not store.pool.segments.live_bytes.any()
     assert store.pool.allocated_segments <= 2  # head and spare
     assert not [name for name in (path.name for path in state_path.iterdir()) if name.startswith("volume-")]
     check_store(store)
@@ -343,28 +344,3 @@ def test_deleting_everything_gives_everything_back(state_path: Path) -> None:
     store = Store(DirectoryHome(state_path), LIMIT_BYTES)
     assert not store.volumes and store.pool.allocated_bytes == 0
     store.close()
-
-
-def test_whoever_reads_while_a_write_is_encoded_sees_all_of_it_or_nothing() -> None:
-    store = Store(MemoryHome(), LIMIT_BYTES)
-    volume, other = store.create_volume(1, 1), store.create_volume(2, 1)
-    versions = [b"".join(near(text(seed), version) for seed in range(200)) for version in range(4)]
-    steady = b"".join(half(seed) for seed in range(8))
-    put(store, volume, 0, versions[0])
-    put(store, other, 0, steady)
-    breaths: list[int] = []
-
-    def look() -> None:
-        breaths.append(1)
-        assert contents(store, other) == steady
-        assert contents(store, volume)[done:] == before[done:], "no block of the slice is there yet"
-
-    store.breathe_with(look)
-    for before, after in itertools.pairwise(versions):  # noqa: B007  (`look` uses it)
-        done = 0
-        for went_on in store.write_steps(volume, 0, after):
-            assert went_on
-            done += store.slice_blocks * BLOCK_BYTES
-        assert contents(store, volume) == after
-    assert len(breaths) > 3 * 200 // 16
-    check_store(store, decode=True)

@@ -24,14 +24,13 @@ from hypothesis.stateful import (
 from suitelab.identity import WORKSPACE_PREFIX
 
 from blockstore.store import verify_pieces
-from blockstore.store.densify import Gain, encode
-from blockstore.store.fetch import Blocks
+from blockstore.store.densify import Gain
 from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.home import DirectoryHome, Home, MemoryHome
-from blockstore.store.ingest import Extent
 from blockstore.store.mover import Mover
 from blockstore.store.paging import Batch
-from blockstore.store.store import Steps, Store, blocks_of, run
+from blockstore.store.steps import Blocks, Outcome, Steps, blocks_of, run
+from blockstore.store.store import Store
 from blockstore.store.tiers import TierAway
 from blockstore.store.tiers.file import FileTier
 from blockstore.store.verify import Verification, steps
@@ -178,7 +177,7 @@ class StoreMachine(RuleBasedStateMachine):
         run(steps)
 
     def read_now(self, volume: Volume, offset: int, length: int) -> bytes:
-        return b"".join(self.store.read(volume, offset, length))
+        return self.store.read(volume, offset, length)
 
     def pick(self, which: int) -> tuple[Volume, Model]:
         number = sorted(self.models)[which % len(self.models)]
@@ -217,21 +216,14 @@ class StoreMachine(RuleBasedStateMachine):
         model.write(offset, data)
 
     @rule(places=st.lists(st.tuples(WHICH, st.integers(0, 300), st.integers(1, 3)), min_size=1, max_size=12), data=DATA)
-    def write_together(self, places: list[tuple[int, int, int]], data: Data) -> None:
-        """Whole blocks here and there, of one domain; some places overlap."""
-        domain_key = self.pick(places[0][0])[1].domain_key
-        extents, content = [], data.content().ljust(BLOCK_BYTES, b"\1")
+    def write_here_and_there(self, places: list[tuple[int, int, int]], data: Data) -> None:
+        """Whole blocks, as dirty pages lie; some places overlap."""
+        content = data.content().ljust(BLOCK_BYTES, b"\1")
         for number, (which, block, blocks) in enumerate(places):
             volume, model = self.pick(which)
-            if model.domain_key != domain_key:
-                continue
             part = (content[number:] + content)[:BLOCK_BYTES] * blocks
-            extents.append(Extent(volume, block, memoryview(part)))
+            self.run(self.store.write_steps(volume, block * BLOCK_BYTES, part))
             model.write(block * BLOCK_BYTES, part)
-        self.write_all(extents)
-
-    def write_all(self, extents: list[Extent]) -> None:
-        assert self.store.write_together(extents)
 
     @rule(which=WHICH, every=st.integers(2, 3))
     def discard_here_and_there(self, which: int, every: int) -> None:
@@ -319,7 +311,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Pick records, and let all kinds of things happen to them before they are replaced."""
         picked = self.store.densify.pick() or []
         self.store.densify.look_around(picked, self.store.densify.describe(picked))
-        self.held = encode(picked)
+        self.held = self.store.densify.encode(picked)
 
     @precondition(lambda self: self.held is not None)
     @rule()
@@ -337,7 +329,7 @@ class StoreMachine(RuleBasedStateMachine):
         volume, model = self.pick(which)
         if offset < len(model.data):
             for data in (True, False):
-                assert self.store.seek(volume, offset, data=data) == model.seek(offset, data=data)
+                assert volume.seek(offset, data=data) == model.seek(offset, data=data)
 
     @invariant()
     def tables_agree(self) -> None:
@@ -359,15 +351,15 @@ class StoreMachine(RuleBasedStateMachine):
             assert volume.touched_blocks == len(model.touched)
 
     def in_turns(self, first: Steps, second: Steps) -> None:
-        for outcomes in zip_longest(first, second, fillvalue=True):
-            assert outcomes == (True, True)
+        for outcomes in zip_longest(first, second, fillvalue=Outcome.WENT_ON):
+            assert outcomes == (Outcome.WENT_ON, Outcome.WENT_ON)
 
     def teardown(self) -> None:
         check_store(self.store, decode=True)
         for number in list(self.models):
             self.run(self.store.delete_steps(self.store.volumes[number]))
         check_store(self.store)
-        assert self.store.rows.live == 0 and not self.store.pool.live_bytes.any()
+        assert self.store.rows.live == 0 and not self.store.pool.segments.live_bytes.any()
         self.store.close()
 
 
@@ -421,21 +413,14 @@ class PagingMachine(DirectoryMachine):
     def run(self, steps: Steps) -> None:
         run(steps, fetch_from(self.store, self.tier))
 
-    def write_all(self, extents: list[Extent]) -> None:
-        if self.store.write_together(extents):
-            return
-        assert any(extent.volume.has_paged_tail for extent in extents)
-        for volume, first, data in extents:
-            self.run(self.store.write_steps(volume, first * BLOCK_BYTES, data))
-
     def read_now(self, volume: Volume, offset: int, length: int) -> bytes:
         fetch_from(self.store, self.tier)(blocks_of(volume, offset, length))
-        return b"".join(self.store.read(volume, offset, length))
+        return self.store.read(volume, offset, length)
 
     def in_turns(self, first: Steps, second: Steps) -> None:
-        for outcomes in zip_longest(first, second, fillvalue=True):
+        for outcomes in zip_longest(first, second, fillvalue=Outcome.WENT_ON):
             for outcome in outcomes:
-                assert outcome
+                assert outcome is not Outcome.NO_ROOM
                 if isinstance(outcome, Blocks):
                     fetch_from(self.store, self.tier)(outcome)
 
@@ -495,7 +480,7 @@ class PagingMachine(DirectoryMachine):
         self.half = None
         super().reopen()
         with suppress(TierAway):
-            assert self.mover.reconcile() == []
+            assert not self.mover.reconcile()
 
     @rule()
     def verify(self) -> None:
@@ -528,8 +513,8 @@ def touched(store: Store, volume: Volume) -> list[int]:
     """The blocks that lseek(2) calls data, found as `cp --sparse` finds them."""
     blocks: list[int] = []
     position = 0
-    while (start := store.seek(volume, position, data=True)) < volume.size_bytes:
-        position = store.seek(volume, start, data=False)
+    while (start := volume.seek(position, data=True)) < volume.size_bytes:
+        position = volume.seek(start, data=False)
         assert start < position <= volume.size_bytes
         blocks.extend(range(start // BLOCK_BYTES, -(-position // BLOCK_BYTES)))
     return blocks

@@ -8,7 +8,8 @@ import pytest
 
 from blockstore.store.geometry import BLOCK_BYTES, SEGMENT_BYTES
 from blockstore.store.home import MemoryHome
-from blockstore.store.store import Store, run
+from blockstore.store.steps import Outcome, run
+from blockstore.store.store import Store
 from blockstore.store.upkeep import WORTH_MOVING
 from tests.store.invariants import check_store
 from tests.store.material import contents, half, near, noise, put, steps_to_the_end, text
@@ -48,7 +49,7 @@ def test_sparse_segments_go_back_to_the_host(store: Store, keep: int) -> None:
     garbage_bytes = store.pool.garbage_bytes
     steps = compact(store)
     assert steps and not store.upkeep.due() and store.pool.garbage_bytes < garbage_bytes / 4
-    dense = -(-int(store.pool.live_bytes.sum()) // int(WORTH_MOVING * SEGMENT_BYTES))
+    dense = -(-int(store.pool.segments.live_bytes.sum()) // int(WORTH_MOVING * SEGMENT_BYTES))
     assert store.pool.allocated_segments <= dense + 2
     assert contents(store, volume) == expected
     check_store(store, decode=True)
@@ -126,7 +127,7 @@ def test_compaction_at_the_limit_needs_no_more_than_its_reserve() -> None:
     store = Store(MemoryHome(), 16 << 20, patching=False)
     volume, chance, seed = store.create_volume(1, 1), random.Random(2), 0
     steps = store.write_steps(volume, 0, b"".join(noise(seed) for seed in range(5000)))
-    while next(steps):
+    while next(steps) is Outcome.WENT_ON:
         pass
     blocks = volume.blocks
     for block in chance.sample(range(blocks), blocks // 2):

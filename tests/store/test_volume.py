@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from blockstore.errors import InputError
 from blockstore.store.geometry import BLOCK_BYTES
 from blockstore.store.home import DirectoryHome, MemoryHome
 from blockstore.store.ingest import SLICE_BLOCKS
-from blockstore.store.store import CLONE_STEP_BLOCKS, Outcome, Store, run
+from blockstore.store.steps import Outcome, Yielded, run
+from blockstore.store.store import CLONE_STEP_BLOCKS, Store
 from blockstore.store.volume import HEADER_BYTES, MAXIMUM_SIZE_BYTES, PAGE_ENTRIES, Volume, pack_size, unpack_size
 from tests.store.invariants import check_store
 from tests.store.material import contents, noise, put, text
@@ -35,6 +37,21 @@ def host_bytes(volume: Volume) -> int:
     return os.fstat(volume._fd).st_blocks * 512
 
 
+def test_a_map_that_outgrows_its_addresses_leaves_views_as_they_are(store: Store) -> None:
+    volume = store.create_volume(1, 1)
+    put(store, volume, 0, noise(1) + noise(2))
+    entries, column, before = volume.map, volume.map_array, volume.lookup(1)
+    run(store.resize_steps(volume, TERABYTE))
+    assert volume.map_array.ctypes.data != column.ctypes.data, "64 MiB of addresses are not enough for this map"
+    assert entries[1] == column[1] == volume.lookup(1) == before
+    put(store, volume, BLOCK_BYTES, noise(3))
+    assert entries[1] == column[1] == volume.lookup(1) != before, "both show the same memory"
+    address = volume.map_array.ctypes.data
+    run(store.resize_steps(volume, MAXIMUM_SIZE_BYTES))
+    assert volume.map_array.ctypes.data == address
+    check_store(store)
+
+
 def test_a_sparse_terabyte_costs_little(store: Store) -> None:
     volume = store.create_volume(1, 1)
     assert volume.table_bytes == HEADER_BYTES
@@ -46,16 +63,16 @@ def test_a_sparse_terabyte_costs_little(store: Store) -> None:
     assert volume.touched_blocks == 5
     assert volume.table_bytes == host_bytes(volume) == HEADER_BYTES + 3 * PAGE_BYTES
     for offset in offsets:
-        assert b"".join(store.read(volume, offset, BLOCK_BYTES)) == noise(1)
-    assert b"".join(store.read(volume, TERABYTE // 2, 10)) == bytes(10)
-    assert store.seek(volume, BLOCK_BYTES, data=True) == TERABYTE // 3 // BLOCK_BYTES * BLOCK_BYTES
-    assert store.seek(volume, TERABYTE // 2, data=True) == (TERABYTE - 5000) // BLOCK_BYTES * BLOCK_BYTES
-    assert store.seek(volume, 0, data=False) == BLOCK_BYTES
+        assert store.read(volume, offset, BLOCK_BYTES) == noise(1)
+    assert store.read(volume, TERABYTE // 2, 10) == bytes(10)
+    assert volume.seek(BLOCK_BYTES, data=True) == TERABYTE // 3 // BLOCK_BYTES * BLOCK_BYTES
+    assert volume.seek(TERABYTE // 2, data=True) == (TERABYTE - 5000) // BLOCK_BYTES * BLOCK_BYTES
+    assert volume.seek(0, data=False) == BLOCK_BYTES
     check_store(store)
     run(store.discard_steps(volume, 0, TERABYTE))
     assert store.rows.live == 0 and volume.touched_blocks == 0
     assert volume.size_bytes == TERABYTE
-    assert store.seek(volume, 0, data=True) == TERABYTE and store.seek(volume, 0, data=False) == 0
+    assert volume.seek(0, data=True) == TERABYTE and volume.seek(0, data=False) == 0
     check_store(store)
 
 
@@ -80,7 +97,7 @@ def test_a_page_freed_in_pieces_comes_back_or_at_least_is_a_hole(store: Store) -
     for block in range(PAGE_ENTRIES):
         run(store.discard_steps(volume, block * BLOCK_BYTES, BLOCK_BYTES))
     assert volume.touched_blocks == 0 and store.rows.live == 0
-    assert store.seek(volume, 0, data=True) == volume.size_bytes
+    assert volume.seek(0, data=True) == volume.size_bytes
     check_store(store)
 
 
@@ -95,7 +112,7 @@ def test_the_largest_size(store: Store) -> None:
     assert volume.size_bytes == 0
     run(store.resize_steps(volume, MAXIMUM_SIZE_BYTES))
     put(store, volume, MAXIMUM_SIZE_BYTES - 10, b"0123456789")
-    assert b"".join(store.read(volume, MAXIMUM_SIZE_BYTES - 12, 100)) == b"\0\0" + b"0123456789"
+    assert store.read(volume, MAXIMUM_SIZE_BYTES - 12, 100) == b"\0\0" + b"0123456789"
     assert volume.size_bytes == MAXIMUM_SIZE_BYTES
     assert volume.table_bytes <= HEADER_BYTES + PAGE_BYTES
     store.close()
@@ -111,12 +128,26 @@ def test_maps_are_found_again(state_path: Path) -> None:
     store = Store(DirectoryHome(state_path), 64 << 20)
     volume = store.volumes[5]
     assert (volume.size_bytes, volume.mtime_ns, volume.table_bytes) == before
-    assert b"".join(store.read(volume, TERABYTE // 2, BLOCK_BYTES)) == noise(7)
+    assert store.read(volume, TERABYTE // 2, BLOCK_BYTES) == noise(7)
     assert host_bytes(volume) == volume.table_bytes
     check_store(store)
     run(store.delete_steps(volume))
     assert not (state_path / "volume-5").exists()
     store.close()
+
+
+def test_what_a_damaged_file_has_behind_the_longest_map_is_left_alone(state_path: Path) -> None:
+    """Also where its data begins within the map, or the file is not whole pages long."""
+    longest_bytes = HEADER_BYTES + MAXIMUM_SIZE_BYTES // BLOCK_BYTES * 8
+    with closing(Store(DirectoryHome(state_path), 64 << 20)) as store:
+        put(store, store.create_volume(1, 1), 0, noise(1))
+    for place in (longest_bytes - 4, longest_bytes + PAGE_BYTES, longest_bytes + 3 * PAGE_BYTES - 1):
+        with (state_path / "volume-1").open("r+b") as file:
+            file.seek(place)
+            file.write(bytes(8))
+        with closing(Store(DirectoryHome(state_path), 64 << 20)) as store:
+            assert contents(store, store.volumes[1]) == noise(1)
+        os.truncate(state_path / "volume-1", HEADER_BYTES + PAGE_BYTES)
 
 
 def test_times_before_1970_are_found_again(state_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,10 +206,10 @@ def test_a_hole_at_the_end_stays_one_in_a_clone(store: Store) -> None:
 def test_a_clone_is_metadata(store: Store) -> None:
     source, target = store.create_volume(1, 1), store.create_volume(2, 1)
     put(store, source, 0, b"".join(noise(seed) for seed in range(50)) + b"end")
-    rows, live_bytes = store.rows.live, int(store.pool.live_bytes.sum())
+    rows, live_bytes = store.rows.live, int(store.pool.segments.live_bytes.sum())
     run(store.clone_steps(source, 0, target, 0, source.size_bytes))
     assert contents(store, target) == contents(store, source)
-    assert (store.rows.live, int(store.pool.live_bytes.sum())) == (rows, live_bytes)
+    assert (store.rows.live, int(store.pool.segments.live_bytes.sum())) == (rows, live_bytes)
     put(store, target, 0, b"changed")
     assert contents(store, source).startswith(noise(0))
     check_store(store)
@@ -218,7 +249,7 @@ def test_a_clone_takes_nothing_that_its_source_gets_meanwhile(store: Store, offs
     put(store, source, start, noise(1) * 3 + b"end")
     size_bytes = source.size_bytes
     steps = store.clone_steps(source, 0, target, offset, size_bytes)
-    assert next(steps)
+    assert next(steps) is Outcome.WENT_ON
     put(store, source, size_bytes, b"secret" * 1000)
     assert copied(steps) == size_bytes
     run(store.resize_steps(target, size_bytes + 10 * BLOCK_BYTES))
@@ -247,11 +278,11 @@ def test_a_clone_says_how_much_there_was(store: Store, offset: int, left_bytes: 
     check_store(store)
 
 
-def copied(steps: Generator[Outcome, None, int]) -> int:
+def copied(steps: Generator[Yielded, None, int]) -> int:
     """Take all steps; what they return."""
     while True:
         try:
-            assert next(steps)
+            assert next(steps) is Outcome.WENT_ON
         except StopIteration as end:
             return int(end.value)
 
@@ -259,8 +290,8 @@ def copied(steps: Generator[Outcome, None, int]) -> int:
 def test_reading_past_the_end(store: Store) -> None:
     volume = store.create_volume(1, 1)
     put(store, volume, 0, noise(1)[:100])
-    assert b"".join(store.read(volume, 0, 1000)) == noise(1)[:100]
-    assert store.read(volume, 100, 10) == [] and store.read(volume, 10**9, 10) == []
+    assert store.read(volume, 0, 1000) == noise(1)[:100]
+    assert store.read(volume, 100, 10) == b"" == store.read(volume, 10**9, 10)
 
 
 def test_mtime_moves_when_content_does(store: Store) -> None:

@@ -13,6 +13,8 @@ from suitelab.suites import Suite
 
 from tests.daemon.lab import PROJECT
 
+pytestmark = pytest.mark.long
+
 SUITE = Suite("one", "", together="not nightly", checks=False, quiet=True)
 
 TESTS = """

@@ -49,6 +49,7 @@ sys.exit(cli.main())
 """
 
 
+@pytest.mark.long
 def test_interrupted(tmp_path: Path) -> None:
     (tmp_path / "test_sample.py").write_text(SAMPLE)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = nightly\n")

@@ -82,7 +82,7 @@ def half_resident(lab: Lab, for_mount: Cgroup, for_vm: Cgroup) -> Iterator[Mount
         assert said(process) == "ready"
         ask(process, "write")
         for_vm.reclaim(FILE_BYTES // 2)
-        yield Mounted(mountpoint, state, lane=True)
+        yield Mounted(mountpoint, state)
     finally:
         end(process.pid)
 

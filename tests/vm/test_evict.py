@@ -5,10 +5,9 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
+from benchlab.machine import pinned
 
 from blockstore.daemon import mounts
 from blockstore.vm.evict import Evicted, evict
@@ -31,17 +30,6 @@ while sys.stdin.readline():
 """
 
 
-@contextmanager
-def on_processor(number: int) -> Iterator[None]:
-    """Runs on this processor alone."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {number})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
 def test_pages_in_the_batches_of_another_processor_leave_too(lab: Lab) -> None:
     """Of a hundred rounds ten left up to 31 pages before they were tried again."""
@@ -54,7 +42,7 @@ def test_pages_in_the_batches_of_another_processor_leave_too(lab: Lab) -> None:
         assert said(process) == "ready"
         mappings = list(mounts.mappings(mounts.find(mounted.path)))
         assert len(mappings) == 1
-        with on_processor(here), path.open("rb") as file:
+        with pinned(here), path.open("rb") as file:
             for _ in range(60):
                 assert ask(process, "dirty") == "done"
                 assert evict(file.fileno(), mappings) == Evicted(MIB, 0, 0)

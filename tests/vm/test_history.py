@@ -83,6 +83,7 @@ def test_a_full_history_gets_coarser(tmp_path: Path) -> None:
     assert not path.with_name(history.NAME + ".new").exists()
 
 
+@pytest.mark.long
 @settings(max_examples=5)
 @given(
     st.lists(st.tuples(st.integers(0, 300), st.sampled_from(["v", "a long name " * 30, "\udcff<" * 700])), min_size=1)
@@ -121,6 +122,7 @@ def test_a_line_that_was_cut_off_costs_one_sample(tmp_path: Path) -> None:
     assert [round(each.time_s - MOUNTED_AT) for each in read(tmp_path, MOUNTED_AT)] == [0, 5, 15]
 
 
+@pytest.mark.long
 @settings(max_examples=200)
 @given(st.data())
 def test_damage_costs_no_more_than_the_lines_it_is_in(
@@ -145,6 +147,7 @@ def test_damage_costs_no_more_than_the_lines_it_is_in(
     assert read(path.parent, MOUNTED_AT)[-1].time_s >= MOUNTED_AT + 49
 
 
+@pytest.mark.long
 @settings(max_examples=300)
 @given(st.binary(max_size=200) | ANY_JSON)
 def test_nonsense_is_no_sample(line: bytes) -> None:

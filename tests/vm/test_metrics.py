@@ -28,7 +28,6 @@ from tests.daemon.lab import (
     daemons_of,
     drop,
     ended,
-    make_resident,
     mixed_blocks,
     mounts_below,
     noisy,
@@ -98,9 +97,9 @@ def has_restarted(port: int, times: int) -> bool:
     return value(samples, "up") == 1 and value(samples, "restarts_total") == times
 
 
-def mount(lab: Lab, *options: str, lane: bool = True) -> tuple[Mounted, int]:
+def mount(lab: Lab, *options: str) -> tuple[Mounted, int]:
     port = lab.port()
-    mounted = lab.mount("--metrics", f"127.0.0.1:{port}", *options, lane=lane)
+    mounted = lab.mount("--metrics", f"127.0.0.1:{port}", *options)
     until(lambda: is_up(port), "the metrics are served")
     return mounted, port
 
@@ -110,12 +109,12 @@ def reader(mounted: Mounted, name: str) -> contextlib.AbstractContextManager[sub
     return ready(spawn(READER, str(mounted.path / name)))
 
 
-def test_equals_status(lab: Lab, lane: bool) -> None:
-    mounted, port = mount(lab, lane=lane)
+def test_equals_status(lab: Lab) -> None:
+    mounted, port = mount(lab)
     (mounted.path / "blue").mkdir()
     for seed, name in enumerate(("vm1", "blue/vm 2", os.fsdecode(b'q"\\\n-\xff'))):
         put(mounted.path / name, b"".join(mixed_blocks(seed)))
-        make_resident(mounted.path / name)
+        (mounted.path / name).read_bytes()
     samples, status = scrape(port), mounted.status()
     assert {name: value(samples, f"volume_{name}_bytes", volume="vm1") for name in ("logical", "touched")} == {
         name: status["volumes"]["vm1"][name] for name in ("logical", "touched")
@@ -139,7 +138,7 @@ def test_equals_status(lab: Lab, lane: bool) -> None:
     assert value(samples, "replaceable") == total["can_be_replaced"] and value(samples, "orphaned") == 0
     assert value(samples, "mounted_timestamp_seconds") == pytest.approx(time.time(), abs=300)
     assert value(samples, "process_memory_bytes", part="controller") > 0
-    assert (("blockstore_fault_duration_seconds_count", frozenset()) in samples) == lane
+    assert ("blockstore_fault_duration_seconds_count", frozenset()) in samples
 
 
 def test_histograms_count_faults_and_writes(lab: Lab) -> None:
@@ -164,7 +163,7 @@ def test_histograms_count_faults_and_writes(lab: Lab) -> None:
         value(after, name) - value(before, name)
         for name in ("fault_duration_seconds_count", "fault_duration_seconds_sum", "write_duration_seconds_count")
     )
-    assert pages * 0.5 < faults < pages * 1.5, "one in 16 is timed, and stands for 16"
+    assert pages * 0.5 < faults < pages * 1.5, "one in 17 is timed, and stands for 17"
     assert seconds / faults > 1e-6
     refaults = "volume_refaults_total"
     assert value(after, refaults, volume="vm") - value(before, refaults, volume="vm") >= pages

@@ -43,7 +43,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def mounted(standing: Callable[[], Mounted]) -> Mounted:
-    """In either mode: what comes with a page is agreed with the kernel by the lane, or by libfuse."""
+    """The mount that all tests of this file share."""
     return standing()
 
 

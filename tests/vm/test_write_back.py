@@ -11,6 +11,7 @@ import pytest
 from blockstore.vm import resident
 from blockstore.vm.write_back import PIECE_BYTES, ROUND_S, WriteBack
 from tests.daemon.lab import Lab, noisy
+from tests.vm.kept_pages import kept
 
 SIZE_BYTES = 5 * PIECE_BYTES + 12288
 
@@ -24,11 +25,12 @@ def test_one_round_writes_all(lab: Lab) -> None:
     mapping[:] = noisy(SIZE_BYTES, 1)
     assert resident.of_descriptor(descriptor).dirty == SIZE_BYTES
     work = WriteBack(descriptor)
-    work.go_on(ROUND_S / 100)
-    left = resident.of_descriptor(descriptor).dirty
-    assert 0 < left < SIZE_BYTES, "a little at a time"
-    work.go_on(ROUND_S)
-    after = resident.of_descriptor(descriptor)
+    with kept(path):
+        work.go_on(ROUND_S / 100)
+        left = resident.of_descriptor(descriptor).dirty
+        assert 0 < left < SIZE_BYTES, "a little at a time"
+        work.go_on(ROUND_S)
+        after = resident.of_descriptor(descriptor)
     assert after.dirty == after.written_back == 0 and after.resident == SIZE_BYTES
     mapping[-1] ^= 1
     work.go_on(ROUND_S)

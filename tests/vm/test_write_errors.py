@@ -50,9 +50,11 @@ def write_steps(*arguments):
         raise OSError("the test wants this write to fail")
     return right(*arguments)
 store.Store.write_steps = write_steps
+from blockstore.daemon.encoder_threads import EncoderThreads
+EncoderThreads.steer = lambda threads, **_: threads.encoders.queue.steer(passes_on=True, holds=False)
 """
-"""For the daemon: while there is the file, each WRITE is answered with EIO. The kernel takes one that the daemon was
-reading when it was killed for the same."""
+"""For the daemon: Python gets each WRITE, and while there is the file it is answered with EIO. The kernel takes one
+that the daemon was reading when it was killed for the same."""
 
 WRITER: Final = """
 import hashlib, mmap, os, sys, time
@@ -102,7 +104,7 @@ time.sleep(600)
 """
 
 OLD: Final = noisy(SIZE, 1)
-NEW: Final = bytes(byte ^ 1 if place % 4096 == 0 else byte for place, byte in enumerate(OLD))
+NEW: Final = b"".join(bytes([OLD[place] ^ 1]) + OLD[place + 1 : place + 4096] for place in range(0, SIZE, 4096))
 
 
 def is_new(writer: subprocess.Popen[str]) -> bool:

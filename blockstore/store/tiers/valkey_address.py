@@ -82,13 +82,13 @@ def _options(parts: SplitResult, tls: bool) -> dict[str, str]:
     options: dict[str, str] = {}
     for name, value in parse_qsl(parts.query.replace("+", "%2B"), keep_blank_values=True):
         if name not in _OPTIONS:
-            raise InputError(f"the spill URL has an unknown option {name!r}; there are {', '.join(_OPTIONS)}")
+            raise InputError(f"the spill URL has an unknown option '{name}'; there are {', '.join(_OPTIONS)}")
         if name in options:
             raise InputError(f"the spill URL names {name} twice; name it once")
         if name != "password-file" and not tls:
             raise InputError(f"the spill URL names {name} without TLS; begin it with valkeys:// or leave {name} away")
         if not os.access(value, os.R_OK) or Path(value).is_dir():
-            raise InputError(f"the {name} of the spill URL, {value!r}, cannot be read; name a file that can")
+            raise InputError(f"the {name} of the spill URL, '{value}', cannot be read; name a file that can")
         options[name] = value
     if "key-file" in options and "cert-file" not in options:
         raise InputError("the spill URL names a key-file without a cert-file; name both")
@@ -117,7 +117,7 @@ def _host(text: str) -> tuple[str, int]:
     if text.startswith("["):
         host, bracket, port = text[1:].partition("]")
         if not bracket or (port and not port.startswith(":")):
-            raise InputError(f"the host {text!r} of the spill URL is wrong; write [ADDRESS]:PORT")
+            raise InputError(f"the host '{text}' of the spill URL is wrong; write [ADDRESS]:PORT")
         port = port[1:] if port else str(PORT)
     else:
         host, colon, port = text.partition(":")
@@ -125,7 +125,7 @@ def _host(text: str) -> tuple[str, int]:
     if not host:
         raise InputError("a host of the spill URL is empty; write valkey://HOST:PORT,HOST:PORT")
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise InputError(f"the port of {text!r} in the spill URL is no number from 1 to 65535")
+        raise InputError(f"the port of '{text}' in the spill URL is no number from 1 to 65535")
     return host, int(port)
 
 
@@ -134,7 +134,7 @@ def _database(path: str) -> int:
     if not text:
         return 0
     if not (text.isascii() and text.isdigit() and len(text) < 6):
-        raise InputError(f"the database {text!r} of the spill URL is no number")
+        raise InputError(f"the database '{text}' of the spill URL is no number")
     return int(text)
 
 
@@ -144,7 +144,7 @@ def _password(file: str | None) -> str | None:
     try:
         password = Path(file).read_text().rstrip("\r\n")
     except (OSError, UnicodeDecodeError):
-        raise InputError(f"the password-file {file!r} of the spill URL cannot be read as text") from None
+        raise InputError(f"the password-file '{file}' of the spill URL cannot be read as text") from None
     if not password:
-        raise InputError(f"the password-file {file!r} of the spill URL is empty")
+        raise InputError(f"the password-file '{file}' of the spill URL is empty")
     return password

@@ -25,6 +25,8 @@ from blockstore.store.tiers.valkey_address import PASSWORD_VARIABLE, parse
 from blockstore.store.tiers.valkey_connection import command, transaction
 from tests.daemon.lab import until
 
+pytestmark = pytest.mark.long
+
 STORE, OTHER = b"\x01" * 16, b"\x02" * 16
 
 

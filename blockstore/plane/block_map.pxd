@@ -1,0 +1,42 @@
+# The map of a volume, for compiled code. What it is stands in block_map.pyi.
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+cdef enum:
+    PAGE_ENTRIES_SHIFT = 9  # a page of the map has 512 entries
+
+cdef struct MapView:
+    # Read without a lock while the map grows: the pointers are published before the capacity that they are good for.
+    uint64_t* entries
+    const uint8_t* pages
+    uint64_t capacity
+    # In the header: the size (store/volume.py, pack_size), and behind it when the content changed, in ns since 1970.
+    uint64_t* size_word
+    # As it was stored last: damage to the header changes nothing here.
+    uint64_t size_bytes
+    # Of the domain: its number, its key for digests, what zeros have as their digest, its key for features.
+    uint64_t seed
+    uint64_t zero_digest
+    uint32_t domain
+    uint32_t feature_key[7]
+    # Counters, of this daemon (store/volume.py).
+    uint64_t refaults
+    uint64_t range_refaults
+    uint64_t range_requests
+    # These two are changed with the store lock.
+    int64_t touched_blocks
+    bint is_deleted
+    bint has_paged_tail
+
+cdef class BlockMap:
+    cdef MapView view
+    cdef uint64_t[::1] entries
+    cdef const uint8_t[::1] pages
+    cdef uint64_t[::1] size_word
+
+# Returns the map entry of a block; HOLE beyond the end, and where the map has no memory, which is not touched then.
+cdef uint64_t entry_of(const MapView* view, uint64_t block) noexcept nogil
+
+# Counts a READ that was answered with so many blocks that are not HOLE: of one block, and of a range.
+cdef void count_fault(MapView* view, uint64_t written) noexcept nogil
+cdef void count_range(MapView* view, uint64_t written) noexcept nogil

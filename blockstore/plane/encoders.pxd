@@ -1,0 +1,39 @@
+# Threads that answer WRITE, for compiled code. What they are stands in encoders.pyi.
+
+from libc.stdint cimport int64_t, uint64_t
+
+from blockstore.plane.commit cimport Commit
+from blockstore.plane.encode cimport Batch
+from blockstore.plane.lock cimport StoreLock
+from blockstore.plane.requests cimport PlaneRequest, Requests
+from blockstore.plane.volumes cimport LaneState, VolumeTable
+from blockstore.plane.write_queue cimport Write, WriteQueue
+
+cdef enum:
+    CLASSES = 24  # of times: one more than there are bounds
+
+cdef class Encoders:
+    cdef int fd
+    cdef VolumeTable volumes
+    cdef Requests requests
+    cdef Commit commit
+    cdef StoreLock lock
+    cdef readonly WriteQueue queue
+    cdef int reserved_segments
+    cdef uint64_t turn_count  # writes that were answered here
+    cdef uint64_t filled  # the log's count of heads when Python was woken last
+    cdef int bounds
+    cdef int64_t bounds_ns[24]
+    cdef uint64_t counts[24]
+    cdef uint64_t sum_ns
+
+    cdef void observe(self, int64_t duration_ns) noexcept nogil
+    cdef bint write_all(self, Write* write, Batch batch, LaneState* state, int slice_blocks, object ask) noexcept nogil
+    cdef void hand_over(self, Write* write) noexcept nogil
+    cdef void answer(self, Write* write) noexcept nogil
+    cdef bint ask_python(self, object ask, uint64_t inode, uint64_t offset, const void* data, size_t size) noexcept nogil
+    cdef void wake_python(self) noexcept nogil
+
+# Takes a WRITE of the kernel, which is theirs from now on. Returns False when there is no memory to queue it, and then it
+# is the caller's still.
+cdef bint push_write(Encoders encoders, PlaneRequest* request) noexcept nogil

@@ -1,0 +1,203 @@
+"""Threads that answer WRITE. See encoders.pyi."""
+
+from cpython.buffer cimport PyBUF_READ
+from cpython.exc cimport PyErr_SetFromErrno
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.errno cimport errno
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from blockstore.plane.atomics cimport count_64, load_64
+from blockstore.plane.block_map cimport MapView
+from blockstore.plane.clock cimport CLOCK_MONOTONIC, now_ns
+from blockstore.plane.commit cimport OUTCOME_COMMITTED, OUTCOME_DROPPED, Commit, Outcome, commit_write
+from blockstore.plane.encode cimport Batch
+from blockstore.plane.layout cimport BLOCK_BYTES, BLOCK_SHIFT
+from blockstore.plane.lock cimport StoreLock
+from blockstore.plane.requests cimport HEAD_BYTES, Head, PlaneRequest, Requests, give_back, push, wake
+from blockstore.plane.volumes cimport LaneState, VolumeTable, come_in, find, go_out
+from blockstore.plane.write_queue cimport HANDED, Write, WriteQueue
+
+cdef extern from "<unistd.h>" nogil:
+    ssize_t write_to "write"(int fd, const void* buffer, size_t size)
+    long syscall(long number, ...)
+
+cdef extern from "<sys/syscall.h>" nogil:
+    long SYS_sched_setattr
+
+cdef struct SchedulingAttributes:
+    # struct sched_attr (include/uapi/linux/sched/types.h), as of its first version.
+    uint32_t size_bytes
+    uint32_t policy
+    uint64_t flags
+    int32_t nice
+    uint32_t priority
+    uint64_t runtime_ns
+    uint64_t deadline_ns
+    uint64_t period_ns
+
+cdef struct WrittenAnswer:
+    # fuse_out_header and fuse_write_out (include/uapi/linux/fuse.h)
+    uint32_t size_bytes
+    int32_t error
+    uint64_t unique
+    uint32_t written_bytes
+    uint32_t padding
+
+
+def take_little(int nice, uint64_t slice_ns):
+    cdef SchedulingAttributes attributes
+    memset(&attributes, 0, sizeof(attributes))
+    attributes.size_bytes = sizeof(attributes)
+    attributes.nice = nice
+    attributes.runtime_ns = slice_ns
+    if syscall(SYS_sched_setattr, <long>0, &attributes, <long>0):
+        PyErr_SetFromErrno(OSError)
+
+
+cdef bint push_write(Encoders encoders, PlaneRequest* request) noexcept nogil:
+    cdef const Head* head = <const Head*>request.data
+    cdef uint64_t size = request.size_bytes - HEAD_BYTES
+    request.came_ns = now_ns(CLOCK_MONOTONIC)
+    return encoders.queue.enter(request, head.inode, head.offset, head.offset + size) != NULL
+
+
+cdef class Encoders:
+    def __cinit__(
+        self,
+        int fd,
+        VolumeTable volumes not None,
+        Requests requests not None,
+        Commit commit not None,
+        StoreLock lock not None,
+        int reserved_segments,
+        bounds_us,
+    ):
+        if len(bounds_us) >= CLASSES:
+            raise ValueError(f"{len(bounds_us)} bounds for {CLASSES} classes")
+        self.fd, self.volumes, self.requests, self.commit, self.lock = fd, volumes, requests, commit, lock
+        self.reserved_segments = reserved_segments
+        self.bounds = len(bounds_us)
+        for number, bound_us in enumerate(bounds_us):
+            self.bounds_ns[number] = 1000 * bound_us
+        memset(self.counts, 0, sizeof(self.counts))
+        self.turn_count = self.filled = self.sum_ns = 0
+        self.queue = WriteQueue()
+        requests.writes = self.queue
+
+    @property
+    def turns(self):
+        return load_64(&self.turn_count)
+
+    @property
+    def latency(self):
+        return [load_64(&self.counts[number]) for number in range(self.bounds + 1)], load_64(&self.sum_ns) // 1000
+
+    def serve(self, Batch batch not None, int slice_blocks, ask not None):
+        cdef Write* write
+        cdef LaneState* state
+        if not 0 < slice_blocks <= batch.most:
+            raise ValueError(f"slices of {slice_blocks} blocks in a batch of {batch.most}")
+        state = self.volumes.enter_lane()
+        try:
+            with nogil:
+                while True:
+                    write = self.queue.take()
+                    if write == NULL:
+                        break
+                    if write.state == HANDED:
+                        self.hand_over(write)
+                    elif self.write_all(write, batch, state, slice_blocks, ask):
+                        self.answer(write)
+                    else:
+                        self.queue.hand(write)
+                        self.hand_over(write)
+        finally:
+            self.volumes.leave_lane(state)
+
+    cdef bint write_all(
+        self, Write* write, Batch batch, LaneState* state, int slice_blocks, object ask
+    ) noexcept nogil:
+        """Stores a write, a slice at a time. Returns False when Python has to store all of it."""
+        cdef const uint8_t* data = (<PlaneRequest*>write.request).data + HEAD_BYTES
+        cdef uint64_t position = write.start
+        cdef uint64_t blocks
+        cdef MapView* view
+        cdef Outcome outcome
+        if (write.start | write.end) & (BLOCK_BYTES - 1) or write.start >= write.end:
+            return False
+        while position < write.end:
+            blocks = min((write.end - position) >> BLOCK_SHIFT, <uint64_t>slice_blocks)
+            come_in(state)
+            view = find(self.volumes, write.volume)
+            if view != NULL:
+                batch.load_blocks(view, data + (position - write.start), <int>blocks)
+            go_out(state)
+            if view == NULL:
+                return False
+            batch.encode_without_lock()
+            self.lock.acquire()
+            view = find(self.volumes, write.volume)  # nothing takes it away while the lock is held
+            outcome = OUTCOME_DROPPED
+            if view != NULL:
+                outcome = commit_write(
+                    &self.commit.books, batch, view, position >> BLOCK_SHIFT,
+                    position + (blocks << BLOCK_SHIFT), self.reserved_segments
+                )
+            self.wake_python()
+            self.lock.release()
+            if outcome != OUTCOME_COMMITTED and outcome != OUTCOME_DROPPED:
+                if not self.ask_python(
+                    ask, write.volume, position, data + (position - write.start), blocks << BLOCK_SHIFT
+                ):
+                    return False
+            position += blocks << BLOCK_SHIFT
+        return True
+
+    cdef bint ask_python(
+        self, object ask, uint64_t inode, uint64_t offset, const void* data, size_t size
+    ) noexcept nogil:
+        with gil:
+            try:
+                return bool(ask(inode, offset, PyMemoryView_FromMemory(<char*>data, size, PyBUF_READ)))
+            except Exception:
+                return False  # Python gets the whole write, meets the error again, and says so
+
+    cdef void wake_python(self) noexcept nogil:
+        """Has Python take back what was let go, and compact, when a segment is full; with the store lock."""
+        if self.commit.books.log.filled != self.filled or self.commit.books.log.emptied_count:
+            self.filled = self.commit.books.log.filled
+            wake(&self.requests.queue)
+
+    cdef void hand_over(self, Write* write) noexcept nogil:
+        """Lets Python have a write, which stays in the queue until Python lets go of it."""
+        cdef PlaneRequest* request = <PlaneRequest*>write.request
+        request.write = write
+        if not push(&self.requests.queue, request):  # the mount has ended, and nobody waits for an answer
+            request.write = NULL
+            give_back(&self.requests.buffers, request)
+            self.queue.finish(write)
+        self.queue.was_handed()
+
+    cdef void answer(self, Write* write) noexcept nogil:
+        cdef PlaneRequest* request = <PlaneRequest*>write.request
+        cdef WrittenAnswer answer
+        answer.size_bytes = sizeof(answer)
+        answer.error = 0
+        answer.unique = (<const Head*>request.data).unique
+        answer.written_bytes = <uint32_t>(write.end - write.start)
+        answer.padding = 0
+        self.observe(now_ns(CLOCK_MONOTONIC) - request.came_ns)
+        count_64(&self.turn_count, 1)
+        write_to(self.fd, &answer, sizeof(answer))  # an error says that the request was interrupted, or the mount ended
+        # Not before the answer: a later write of these bytes could be answered first, and if this process is killed then,
+        # the kernel sends this one again, and no more the later one.
+        self.queue.finish(write)
+        give_back(&self.requests.buffers, request)
+
+    cdef void observe(self, int64_t duration_ns) noexcept nogil:
+        cdef int place = 0
+        while place < self.bounds and duration_ns > self.bounds_ns[place]:
+            place += 1
+        count_64(&self.counts[place], 1)
+        count_64(&self.sum_ns, <uint64_t>duration_ns)

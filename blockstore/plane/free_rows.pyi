@@ -1,0 +1,48 @@
+"""Which rows are free, and whose counts change while they are compared with the maps.
+
+Both belong to Rows (store/rows.py) and are used with the store lock: compiled code takes rows and frees them in commit
+(commit.pyi), Python at a start and in repair.
+"""
+
+from array import array
+
+import numpy as np
+import numpy.typing as npt
+
+class FreeRows:
+    """A stack of free rows, with a place for each row that there is: to free a row cannot fail."""
+
+    next_row: int
+    """No row from here on was ever used."""
+    in_use: int
+    """Rows that were taken and not freed."""
+    left: int
+    """Rows that can be taken."""
+
+    def __init__(self) -> None: ...
+    def __len__(self) -> int:
+        """Returns how many rows below `next_row` are free."""
+
+    def numbers(self) -> list[int]:
+        """Returns these rows, the one that was freed last at the end."""
+
+    def grow(self, capacity: int) -> None:
+        """Lets there be so many rows, no fewer than before. Raises OutOfRoom when there is no memory for the stack, and
+        then nothing has changed."""
+
+    def reset(self, next_row: int, rows: npt.NDArray[np.uint32]) -> None:
+        """At a start: these rows below `next_row` are free, and none else."""
+
+    def take(self, count: int) -> array[int]:
+        """Takes so many rows. Raises ValueError when fewer are left."""
+
+    def give_back(self, rows: npt.NDArray[np.uint32]) -> None:
+        """Frees rows whose words are 0 already. Raises ValueError for a row that was never taken, and then nothing has
+        changed."""
+
+class ChangedRows:
+    """Marks of the rows whose counts have changed since `watch`."""
+
+    def __init__(self) -> None: ...
+    def watch(self, marks: npt.NDArray[np.bool_] | None) -> None:
+        """Marks changed rows in this array, by row, from now on; nowhere if it is None."""

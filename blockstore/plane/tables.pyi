@@ -1,0 +1,42 @@
+"""The tables of a store as typed pointers, bound once, for the compiled code that works on them.
+
+A module of the plane takes a Tables in its constructor and reads `&tables.columns` (tables.pxd) without the
+interpreter's lock. Rows and Pool bind theirs when they open their files and again after each growth, under the store
+lock; all of `columns` is to be read anew in each call. Lanes read it without the lock: pointers are published before
+the capacity that they are good for, and what was bound before stays mapped and shows the same (store/mapping.py).
+"""
+
+import mmap
+
+import numpy as np
+import numpy.typing as npt
+
+class Tables:
+    """Empty until it is bound: `capacity` and `pool_bytes` are 0."""
+
+    @property
+    def capacity(self) -> int:
+        """How many rows there are."""
+
+    @property
+    def pool_bytes(self) -> int:
+        """How long the pool is."""
+
+    def __init__(self) -> None: ...
+    def bind_rows(
+        self,
+        where: npt.NDArray[np.uint64],
+        digest: npt.NDArray[np.uint64],
+        reference: npt.NDArray[np.uint32],
+        domain: npt.NDArray[np.uint16],
+        count: npt.NDArray[np.uint32],
+        dependents: npt.NDArray[np.uint16],
+    ) -> None:
+        """Takes these columns; the shortest one says how many rows there are. Raises ValueError for an item of another
+        type, or for fewer rows than are bound, and then nothing has changed."""
+
+    def bind_pool(self, pool: mmap.mmap | memoryview) -> None:
+        """Takes this as the pool, writable or not. Raises ValueError for a shorter one than is bound."""
+
+    def unbind(self) -> None:
+        """Lets go of all of it."""
