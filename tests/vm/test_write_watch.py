@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final, cast
 
 import pytest
 
+from blockstore.daemon import process_stat
 from blockstore.daemon.mounts import Mount
 from blockstore.vm import write_errors
 from blockstore.vm.write_errors import Found
@@ -57,8 +57,8 @@ def wait_for_ever() -> dict[int, Found]:
     return {}
 
 
-def children() -> set[str]:
-    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text("ascii").split())
+def children() -> set[int]:
+    return set(process_stat.children(os.getpid()))
 
 
 def test_what_a_look_has_found_is_told_until_the_daemon_knows(watch: Looking) -> None:
@@ -96,7 +96,7 @@ def test_a_look_that_is_killed_is_no_look(watch: Looking) -> None:
     before = children()
     looking = watch(wait_for_ever)
     for child in children() - before:
-        os.kill(int(child), signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
     until(lambda: not looking.is_due() and not children() - before, "it has ended")
     assert not looking.has_looked and looking.failed == set(NAMES)
 
