@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Final
 
 from blockstore.errors import CorruptBlock, InputError, OutOfRoom
-from blockstore.store import census, comparison
-from blockstore.store.geometry import BLOCK_BYTES, BLOCK_SHIFT
-from blockstore.store.home import MemoryHome
-from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
-from blockstore.store.report import Report, describe
+from blockstore.store.accounting import census, comparison
+from blockstore.store.accounting.report import Report, describe
+from blockstore.store.state.geometry import BLOCK_BYTES, BLOCK_SHIFT
+from blockstore.store.state.home import MemoryHome
+from blockstore.store.state.pool_limit import MINIMUM_LIMIT_BYTES
 from blockstore.store.steps import run
 from blockstore.store.store import Store, check_size
 from blockstore.store.volume import Volume
@@ -87,8 +87,8 @@ def analyze(
     verify: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """The report (store/report.py) of these images, with the fields of a Comparison (store/comparison.py) in its total.
-    With `cold` also `stored_cold`: the records, were all of them cold.
+    """The report (store/accounting/report.py) of these images, with the fields of a Comparison (comparison.py, there)
+    in its total. With `cold` also `stored_cold`: the records, were all of them cold.
 
     Raises InputError for an image that cannot be used, OutOfRoom when memory does not suffice, and with
     `verify` CorruptBlock when an image does not read back as it was.

@@ -2,12 +2,12 @@
 
 Tenants name their files as they like, and root reads the names. Everything that goes to a terminal, a log or a page
 goes through `printable`; what goes into JSON or to Prometheus through `in_utf8` or `distinct`. Imports nothing, because
-the supervisor imports it (daemon/lean.py).
+the supervisor imports it (daemon/supervise/lean.py).
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # so that the supervisor does without typing (daemon/lean.py)
+TYPE_CHECKING = False  # so that the supervisor does without typing (daemon/supervise/lean.py)
 if TYPE_CHECKING:
     from collections.abc import Iterable
 

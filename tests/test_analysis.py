@@ -12,12 +12,12 @@ from blockstore import analysis
 from blockstore.analysis import analyze
 from blockstore.errors import CorruptBlock, InputError, OutOfRoom
 from blockstore.store.codec import CODEC
-from blockstore.store.geometry import BLOCK_BYTES, ZERO_BLOCK
+from blockstore.store.state.geometry import BLOCK_BYTES, ZERO_BLOCK
 from blockstore.store.store import Store
 from blockstore.store.volume import Volume
+from tests.store.accounting.test_census import assert_adds_up
 from tests.store.material import half, near, noise, text
 from tests.store.seeds import Seeds
-from tests.store.test_census import assert_adds_up
 
 MIXED = [
     *(ZERO_BLOCK, text(1), text(1), noise(1), near(text(1), 1), near(text(1), 2), ZERO_BLOCK, half(3)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blockstore.daemon.sources import SourceAway
+from blockstore.daemon.tiers.sources import SourceAway
 from blockstore.errors import BlockstoreError, InternalSignal, MountError
 from blockstore.store.steps import NotHere
 from blockstore.store.tiers import PieceMissing, TierAway, away_is_an_error

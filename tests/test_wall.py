@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from blockstore.store.home import MemoryHome
+from blockstore.store.state.home import MemoryHome
 from blockstore.store.store import Store
 
 PACKAGE: Final = Path(__file__).parents[1] / "blockstore"

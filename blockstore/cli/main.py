@@ -28,32 +28,39 @@ INTERRUPTED_EXIT_CODE: Final = 130
 
 
 class Entry(NamedTuple):
-    """Where a subcommand is ("module:attribute"), and its line in `blockstore --help`."""
+    """Where a subcommand is in blockstore.cli ("module:attribute"), and its line in `blockstore --help`."""
 
     place: str
     summary: str
 
+    def load(self) -> click.Command:
+        """Imports its module. Raises ImportError when that, or something that it needs, is not there."""
+        module, _, attribute = self.place.partition(":")
+        command = getattr(import_module(f"blockstore.cli.{module}"), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
 
 COMMANDS: Final = {
-    "mount": Entry("blockstore.cli.mount:mount", "Serve VM memory files in a directory."),
-    "umount": Entry("blockstore.cli.umount:umount", "End a mount, without losing a block."),
-    "status": Entry("blockstore.cli.status:status", "What a mount saves, by VM and mechanism, and what it costs."),
-    "report": Entry("blockstore.cli.report:report", "A page about a mount: where the memory is, and was."),
-    "top": Entry("blockstore.cli.top:top", "Watch a mount, live: its VMs, faults and savings."),
-    "set": Entry("blockstore.cli.set:set_options", "Change the limits of a running mount."),
-    "verify": Entry("blockstore.cli.verify:verify", "Check that everything stored is whole; mend what can be."),
-    "reload": Entry("blockstore.cli.reload:reload", "Replace the daemon by the code that is installed now."),
-    "run": Entry("blockstore.cli.run:run", "Start a VM whose memory is a file of a mount."),
-    "attach": Entry("blockstore.cli.attach:attach", "Hold the resident part of a running VM down."),
-    "snapshot": Entry("blockstore.cli.snapshot:snapshot", "Keep a running VM as it is now; it goes on."),
-    "snapshots": Entry("blockstore.cli.snapshots:snapshots", "List, delete, export and import snapshots."),
-    "push": Entry("blockstore.cli.push:push", "Put a snapshot where other hosts can get it."),
-    "pull": Entry("blockstore.cli.pull:pull", "Make a snapshot of one that another host has pushed."),
-    "restore": Entry("blockstore.cli.restore:restore", "Start a VM from a snapshot."),
-    "fork": Entry("blockstore.cli.fork:fork", "Start many VMs that go on from where one is now."),
-    "disks": Entry("blockstore.cli.disks:disks", "List overlays of VMs' disks; delete those that nothing needs."),
-    "evict": Entry("blockstore.cli.evict:evict", "Move memory of VMs out of the page cache into the store."),
-    "analyze": Entry("blockstore.cli.analyze:analyze", "What the store would save on memory images, without a mount."),
+    "mount": Entry("mounts.mount:mount", "Serve VM memory files in a directory."),
+    "umount": Entry("mounts.umount:umount", "End a mount, without losing a block."),
+    "status": Entry("watch.status:status", "What a mount saves, by VM and mechanism, and what it costs."),
+    "report": Entry("watch.report:report", "A page about a mount: where the memory is, and was."),
+    "top": Entry("watch.top:top", "Watch a mount, live: its VMs, faults and savings."),
+    "set": Entry("mounts.set:set_options", "Change the limits of a running mount."),
+    "verify": Entry("mounts.verify:verify", "Check that everything stored is whole; mend what can be."),
+    "reload": Entry("mounts.reload:reload", "Replace the daemon by the code that is installed now."),
+    "run": Entry("vms.run:run", "Start a VM whose memory is a file of a mount."),
+    "attach": Entry("vms.attach:attach", "Hold the resident part of a running VM down."),
+    "snapshot": Entry("vms.snapshot:snapshot", "Keep a running VM as it is now; it goes on."),
+    "snapshots": Entry("vms.snapshots:snapshots", "List, delete, export and import snapshots."),
+    "push": Entry("vms.push:push", "Put a snapshot where other hosts can get it."),
+    "pull": Entry("vms.pull:pull", "Make a snapshot of one that another host has pushed."),
+    "restore": Entry("vms.restore:restore", "Start a VM from a snapshot."),
+    "fork": Entry("vms.fork:fork", "Start many VMs that go on from where one is now."),
+    "disks": Entry("vms.disks:disks", "List overlays of VMs' disks; delete those that nothing needs."),
+    "evict": Entry("vms.evict:evict", "Move memory of VMs out of the page cache into the store."),
+    "analyze": Entry("mounts.analyze:analyze", "What the store would save on memory images, without a mount."),
 }
 
 
@@ -67,16 +74,13 @@ class LazyGroup(CheckedGroup):
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
-        module, _, attribute = entry.place.partition(":")
         try:
-            command = getattr(import_module(module), attribute)
+            return entry.load()
         except ImportError as error:
             raise BlockstoreError(
                 f"`blockstore {cmd_name}` cannot be loaded: {error}; install what is missing "
                 "(on Debian: apt-get install fuse3 libfuse3-3), then install blockstore from its sources again"
             ) from error
-        assert isinstance(command, click.Command)
-        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -2,7 +2,7 @@
 
 import sys
 
-from blockstore.daemon import lean
+from blockstore.daemon.supervise import lean
 from blockstore.errors import BlockstoreError
 
 try:

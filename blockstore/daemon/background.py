@@ -1,4 +1,4 @@
-"""Background work: recompresses idle pages (store/recompression.py) within a budget of processor time.
+"""Background work: recompresses idle pages (store/moves/recompression.py) within a budget of processor time.
 
 In trio's thread, in bursts. A fault of a VM may have to wait for a visit to the store, which takes some 0.1 ms; most of
 the time goes into encoding, outside. Requests that wait end a burst, and writes that wait for room end all of it.

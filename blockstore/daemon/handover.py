@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from blockstore.daemon import fuse_abi as abi
+from blockstore.daemon.fuse import fuse_abi as abi
 from blockstore.errors import MountError
-from blockstore.store.home import write_in_place
+from blockstore.store.state.home import write_in_place
 
 NAME: Final = "daemon.handover"
 

@@ -16,12 +16,12 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
-from blockstore.daemon.notify import Service
 from blockstore.daemon.options import MountOptions
 from blockstore.daemon.serve import serve
+from blockstore.daemon.supervise.notify import Service
 from blockstore.errors import BlockstoreError, MountError
 from blockstore.printable import printable
-from blockstore.store.superblock import check_version
+from blockstore.store.state.superblock import check_version
 
 LOG_BYTES: Final = 1 << 20
 """daemon.log and the one before it: enough for months, and a flood of errors cannot fill the state's file system."""

@@ -11,18 +11,23 @@ import os
 import sqlite3
 from pathlib import Path
 
-from blockstore.daemon import file_limit, handover, memory_limit, pressure, spill, state_loss
-from blockstore.daemon.answers import Answers
+from blockstore.daemon import handover
+from blockstore.daemon.control.answers import Answers
 from blockstore.daemon.handover import Handover
-from blockstore.daemon.names import Names
-from blockstore.daemon.names_copy import copied_names
-from blockstore.daemon.notify import Service
+from blockstore.daemon.host import memory_limit
+from blockstore.daemon.namespace import file_limit
+from blockstore.daemon.namespace.names import Names
+from blockstore.daemon.namespace.names_copy import copied_names
 from blockstore.daemon.options import MountOptions
 from blockstore.daemon.session import Session
-from blockstore.daemon.sources import Sources
-from blockstore.daemon.states import remove_state
+from blockstore.daemon.state import state_loss
+from blockstore.daemon.state.states import remove_state
+from blockstore.daemon.supervise import pressure
+from blockstore.daemon.supervise.notify import Service
+from blockstore.daemon.tiers import spill
+from blockstore.daemon.tiers.sources import Sources
 from blockstore.errors import BlockstoreError, InputError, MountError, OutOfRoom, StateError
-from blockstore.store.home import DirectoryHome, no_room_under
+from blockstore.store.state.home import DirectoryHome, no_room_under
 from blockstore.store.steps import run
 from blockstore.store.store import Store
 from blockstore.store.tiers import Tier, TierAway

@@ -24,28 +24,33 @@ from typing import Any, Final
 import pyfuse3
 import trio
 
-from blockstore.daemon import control_server, handover, kernel, mounts, pressure, state_loss, throttle
-from blockstore.daemon.arriving import Arriving
-from blockstore.daemon.attachments import Attachments
+from blockstore.daemon import handover
 from blockstore.daemon.background import Background
-from blockstore.daemon.companion import Companion
-from blockstore.daemon.device import Device
-from blockstore.daemon.fetches import Fetches
+from blockstore.daemon.control import server
+from blockstore.daemon.control.attachments import Attachments
+from blockstore.daemon.fuse import kernel, throttle
+from blockstore.daemon.fuse.device import Device
+from blockstore.daemon.fuse.relay import Relay
 from blockstore.daemon.handover import Handover
-from blockstore.daemon.lane import Lane, Progress
-from blockstore.daemon.lane_core import LaneCore
-from blockstore.daemon.names import Names
-from blockstore.daemon.notify import Service
-from blockstore.daemon.operations import Operations
+from blockstore.daemon.host import mounts
+from blockstore.daemon.host.unmount import unmount, unmount_unused
+from blockstore.daemon.lane.lane import Lane, Progress
+from blockstore.daemon.lane.lane_core import LaneCore
+from blockstore.daemon.lane.stepper import Stepper
+from blockstore.daemon.namespace.names import Names
+from blockstore.daemon.namespace.operations import Operations
 from blockstore.daemon.options import FOLLOW, MountOptions
-from blockstore.daemon.pager import Pager
-from blockstore.daemon.pull import Pull
-from blockstore.daemon.relay import Relay
-from blockstore.daemon.sources import Sources
-from blockstore.daemon.stepper import Stepper
-from blockstore.daemon.unmount import unmount, unmount_unused
+from blockstore.daemon.state import state_loss
+from blockstore.daemon.supervise import pressure
+from blockstore.daemon.supervise.companion import Companion
+from blockstore.daemon.supervise.notify import Service
+from blockstore.daemon.tiers.arriving import Arriving
+from blockstore.daemon.tiers.fetches import Fetches
+from blockstore.daemon.tiers.pager import Pager
+from blockstore.daemon.tiers.pull import Pull
+from blockstore.daemon.tiers.sources import Sources
 from blockstore.errors import MountError
-from blockstore.store.home import free_bytes_under
+from blockstore.store.state.home import free_bytes_under
 from blockstore.store.store import Store
 from blockstore.store.tiers import Tier
 from blockstore.store.volume import file_name
@@ -118,7 +123,7 @@ class Session:
             self._device_fd = -1
         self._takes_over = bool(inherited)
         self.has_looked = not self._takes_over
-        """The controller has looked for what the daemon before this one may have lost (vm/write_errors.py)."""
+        """The controller has looked for what the daemon before this one may have lost (vm/memory/write_errors.py)."""
         self.controller_ticks = 0
         """How often the controller has looked at the VMs, that is: has asked."""
 
@@ -202,7 +207,7 @@ class Session:
         with self.store_lock:
             return self.arriving.figures()
 
-    def run(self, handlers: dict[str, control_server.Handler]) -> None:
+    def run(self, handlers: dict[str, server.Handler]) -> None:
         """Serve until the mount is gone. Raises MountError when it cannot be made."""
         flags = {"default_permissions", "subtype=blockstore", f"fsname={mounts.source_for(self._state)}"}
         if self.options.allow_other:
@@ -243,7 +248,7 @@ class Session:
         os.set_blocking(self._device_fd, True)
         self._relay = Relay(Device(self._device_fd), _die)
 
-    async def _main(self, handlers: dict[str, control_server.Handler]) -> None:
+    async def _main(self, handlers: dict[str, server.Handler]) -> None:
         self._start_relay()
         try:
             async with trio.open_nursery() as nursery:
@@ -255,7 +260,7 @@ class Session:
                 ]
                 for task in tasks:
                     nursery.start_soon(task)
-                nursery.start_soon(control_server.serve, self._state, handlers)
+                nursery.start_soon(server.serve, self._state, handlers)
                 await pyfuse3.main()
                 nursery.cancel_scope.cancel()
         except BaseException:

@@ -40,5 +40,5 @@ class Codec:
         as `encode` does, and MemoryError."""
 
     def decode(self, record: Buffer, encoding: int, reference: Buffer | None = None) -> bytes:
-        """Returns the 4096 bytes of a record. `encoding` is one of store/geometry.py. Raises DecodeError when the
+        """Returns the 4096 bytes of a record. `encoding` is one of store/state/geometry.py. Raises DecodeError when the
         record is damaged, ValueError for a reference that is not 4096 bytes long."""

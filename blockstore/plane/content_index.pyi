@@ -27,7 +27,7 @@ LARGEST_LOAD: float
 Share = Callable[[Callable[[int, int], Any], int], list[Any]]
 
 class Array(Protocol):
-    """Where slots are: 32-bit words that never move (store/shared_array.py)."""
+    """Where slots are: 32-bit words that never move (store/state/shared_array.py)."""
 
     items: memoryview
     capacity: int

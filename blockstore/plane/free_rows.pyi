@@ -1,7 +1,7 @@
 """Which rows are free, and whose counts change while they are compared with the maps.
 
-Both belong to Rows (store/rows.py) and are used with the store lock: compiled code takes rows and frees them in commit
-(commit.pyi), Python at a start and in repair.
+Both belong to Rows (store/state/rows.py) and are used with the store lock: compiled code takes rows and frees them in
+commit (commit.pyi), Python at a start and in repair.
 """
 
 from array import array

@@ -46,7 +46,7 @@ class Lane:
 
         Returns False when the pipe is too small for the largest WRITE that was agreed upon: then call it again with
         `by_read`, and it takes requests by read(2), of which one can be lost if the process is killed meanwhile
-        (daemon/device.py). Raises OSError, MemoryError.
+        (daemon/fuse/device.py). Raises OSError, MemoryError.
         """
 
     def end(self) -> None:

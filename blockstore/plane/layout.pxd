@@ -1,4 +1,4 @@
-# The stored format, for compiled code; store/geometry.py explains it and has the same numbers (test_layout.py).
+# The stored format, for compiled code; store/state/geometry.py explains it and has the same numbers (test_layout.py).
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 

@@ -23,7 +23,7 @@ cdef struct LogState:
     uint64_t filled  # heads so far; read without the store lock, too
     int64_t allocated_segments
     int64_t most_segments
-    # Of `segments` segments (store/segments.py).
+    # Of `segments` segments (store/state/segments.py).
     int64_t* live_bytes
     int64_t* generation
     uint64_t segments

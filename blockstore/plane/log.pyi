@@ -1,7 +1,7 @@
 """The log of records in the pool: the segment that is filled, and the records that each segment still has.
 
-Belongs to Pool (store/pool.py), which finds segments for it and gives them back; changed with the store lock. Records
-are appended to the head with pwrite(2), by commit in compiled code (commit.pyi) and by those that move records.
+Belongs to Pool (store/state/pool.py), which finds segments for it and gives them back; changed with the store lock.
+Records are appended to the head with pwrite(2), by commit in compiled code (commit.pyi) and by those that move records.
 """
 
 from array import array
@@ -31,7 +31,7 @@ class Log:
         """Appends to this file. Raises MemoryError."""
 
     def bind(self, live_bytes: npt.NDArray[np.int64], generation: npt.NDArray[np.int64]) -> None:
-        """Takes these columns (store/segments.py) and writes them. Raises ValueError for fewer segments than it has."""
+        """Takes these columns (store/state/segments.py) and writes them. Raises ValueError for too few segments."""
 
     def fits_head(self, size_bytes: int) -> bool:
         """Returns whether so many bytes of records fit in the head."""

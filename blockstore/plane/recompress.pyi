@@ -1,4 +1,4 @@
-"""Encodes cold blocks anew with zstd, alone and against a reference, and keeps what is worth it (store/densify.py)."""
+"""Encodes cold blocks anew with zstd, alone and against a reference, and keeps what is worth it (moves/densify.py)."""
 
 from collections.abc import Sequence
 from typing import Protocol, type_check_only

@@ -23,7 +23,7 @@ SLOTS_PER_ROW: Final[int]
 slot costs 5 bytes, and a table that just doubled has twice as many: 20 bytes a row at most."""
 
 class Array(Protocol):
-    """Integers of one type that never move (store/shared_array.py)."""
+    """Integers of one type that never move (store/state/shared_array.py)."""
 
     items: memoryview
     capacity: int

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef struct Columns:
-    # Of the block rows (store/rows.py): `capacity` elements each. An id from a map or a reference is checked against
+    # Of the block rows (store/state/rows.py): `capacity` elements each. An id from a map or a reference is checked against
     # it before it is used, and an offset with its record's size against `pool_bytes`: damage may have put anything there.
     uint64_t* where
     uint64_t* digest

@@ -3,7 +3,7 @@
 A module of the plane takes a Tables in its constructor and reads `&tables.columns` (tables.pxd) without the
 interpreter's lock. Rows and Pool bind theirs when they open their files and again after each growth, under the store
 lock; all of `columns` is to be read anew in each call. Lanes read it without the lock: pointers are published before
-the capacity that they are good for, and what was bound before stays mapped and shows the same (store/mapping.py).
+the capacity that they are good for, and what was bound before stays mapped and shows the same (store/state/mapping.py).
 """
 
 import mmap

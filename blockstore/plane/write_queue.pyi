@@ -7,8 +7,8 @@ were written back last must stay.
 
 What the encoders cannot do, for there is no room, or a record is in the tier, is *handed* to Python. Until Python is
 done with all that was handed, further ones wait here. While those that Python has wait themselves, further ones are
-passed on as well, since Python knows which of them may wait (daemon/jobs.py, parked_writes.py); and while Python is at
-such of which it has a copy only, further ones are held (`steer`).
+passed on as well, since Python knows which of them may wait (daemon/lane/jobs.py, parked_writes.py); and while
+Python is at such of which it has a copy only, further ones are held (`steer`).
 
 The queue has a lock of its own, held for as long as comparing with those before it takes. Lanes push no more than the
 kernel has requests under way: `MAXIMUM_BACKGROUND` of write-back (relay.py) and one for each thread in write(2).

@@ -14,8 +14,9 @@ from blockstore.errors import CorruptBlock
 from blockstore.plane.codec import DecodeError, digest
 from blockstore.plane.decode import Reader
 from blockstore.plane.tables import Tables
-from blockstore.store.arrivals import content_digest
-from blockstore.store.geometry import (
+from blockstore.store.remote.arrivals import content_digest
+from blockstore.store.remote.record_cache import RecordCache
+from blockstore.store.state.geometry import (
     BLOCK_BYTES,
     BLOCK_SHIFT,
     CHECK_SHIFT,
@@ -27,10 +28,9 @@ from blockstore.store.geometry import (
     ZERO_BLOCK,
     ZERO_ENTRY,
 )
-from blockstore.store.location import offset_of, size_of, unpack_paged
-from blockstore.store.pool import Pool
-from blockstore.store.record_cache import RecordCache
-from blockstore.store.rows import Rows
+from blockstore.store.state.location import offset_of, size_of, unpack_paged
+from blockstore.store.state.pool import Pool
+from blockstore.store.state.rows import Rows
 from blockstore.store.steps import NotHere
 from blockstore.store.volume import Volume
 

@@ -11,8 +11,8 @@ from typing import Final
 
 from blockstore.errors import OutOfRoom, StateError
 from blockstore.plane.codec import digest
-from blockstore.store.home import Home
-from blockstore.store.shared_array import SharedArray
+from blockstore.store.state.home import Home
+from blockstore.store.state.shared_array import SharedArray
 from blockstore.store.volume import Domain
 
 MAXIMUM_DOMAINS: Final = 1 << 16

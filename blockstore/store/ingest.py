@@ -20,9 +20,9 @@ from blockstore.plane.encode import Batch
 from blockstore.plane.lock import StoreLock
 from blockstore.plane.similarity_index import SimilarityIndex
 from blockstore.plane.tables import Tables
-from blockstore.store.geometry import BLOCK_BYTES
-from blockstore.store.pool import COMPACTION_RESERVE_SEGMENTS, Pool
-from blockstore.store.rows import MAXIMUM_DEPENDENTS, Rows
+from blockstore.store.state.geometry import BLOCK_BYTES
+from blockstore.store.state.pool import COMPACTION_RESERVE_SEGMENTS, Pool
+from blockstore.store.state.rows import MAXIMUM_DEPENDENTS, Rows
 from blockstore.store.volume import Domain, Volume
 
 SLICE_BLOCKS: Final = 16

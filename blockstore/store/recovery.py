@@ -16,9 +16,13 @@ from blockstore.errors import CorruptBlock, StateError
 from blockstore.plane.content_index import ContentIndex
 from blockstore.plane.recount import count_entries
 from blockstore.plane.tables import Tables
+from blockstore.store.checks.repair import Repair
+from blockstore.store.checks.soundness import entry_before, sound_entries
 from blockstore.store.decode import Decoder
 from blockstore.store.domains import Domains
-from blockstore.store.geometry import (
+from blockstore.store.ingest import Extent, Ingest
+from blockstore.store.remote.wants import missing
+from blockstore.store.state.geometry import (
     BLOCK_BYTES,
     BLOCK_SHIFT,
     FIRST_ROW,
@@ -27,16 +31,12 @@ from blockstore.store.geometry import (
     LOST_ENTRY,
     ZERO_ENTRY,
 )
-from blockstore.store.home import Home
-from blockstore.store.ingest import Extent, Ingest
-from blockstore.store.pool import Pool
-from blockstore.store.repair import Repair
-from blockstore.store.rows import Rows
-from blockstore.store.soundness import entry_before, sound_entries
-from blockstore.store.spread import parts_of, share, spread
+from blockstore.store.state.home import Home
+from blockstore.store.state.pool import Pool
+from blockstore.store.state.rows import Rows
+from blockstore.store.state.spread import parts_of, share, spread
 from blockstore.store.steps import Blocks, NotHere, run
 from blockstore.store.volume import Volume, file_name, is_volume, read_header
-from blockstore.store.wants import missing
 
 MEND_PASSES: Final = 2
 """Each leaves its blocks found or LOST. What mends a row may take it from other entries only by a collision."""

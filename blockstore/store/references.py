@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstore.plane.commit import Commit
-from blockstore.store.distinct import distinct
-from blockstore.store.geometry import CHECK_SHIFT, ENCODING_MASK, FIRST_ROW, FREE, PAGED, PATCH_BITS
-from blockstore.store.pool import Pool
-from blockstore.store.rows import MAXIMUM_DEPENDENTS, Rows
+from blockstore.store.state.distinct import distinct
+from blockstore.store.state.geometry import CHECK_SHIFT, ENCODING_MASK, FIRST_ROW, FREE, PAGED, PATCH_BITS
+from blockstore.store.state.pool import Pool
+from blockstore.store.state.rows import MAXIMUM_DEPENDENTS, Rows
 from blockstore.store.volume import ids_of
 
 _CHECK_FLOOR = np.uint64(1 << CHECK_SHIFT)

@@ -11,7 +11,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from blockstore.errors import InternalSignal, OutOfRoom
-from blockstore.store.geometry import BLOCK_BYTES, BLOCK_SHIFT
+from blockstore.store.state.geometry import BLOCK_BYTES, BLOCK_SHIFT
 from blockstore.store.volume import Volume
 
 

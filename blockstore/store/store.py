@@ -28,29 +28,29 @@ from blockstore.plane.requests import Requests
 from blockstore.plane.similarity_index import SimilarityIndex
 from blockstore.plane.tables import Tables
 from blockstore.plane.volumes import VolumeTable
-from blockstore.store import superblock
 from blockstore.store.decode import Decoder
-from blockstore.store.densify import Densify
 from blockstore.store.domains import Domains
-from blockstore.store.fetch import Fetched, Wants
-from blockstore.store.geometry import BLOCK_BYTES, BLOCK_SHIFT, FIRST_ROW, HOLE, ID_MASK, ZERO_ENTRY
-from blockstore.store.home import Home
 from blockstore.store.ingest import SLICE_BLOCKS, Extent, Ingest
-from blockstore.store.mapping import MAXIMUM_INDEX_SLOTS
-from blockstore.store.mover import Mover
-from blockstore.store.paging import Paging
-from blockstore.store.pool import COMPACTION_RESERVE_SEGMENTS, Pool, PoolFigures
-from blockstore.store.recompression import Recompression
+from blockstore.store.moves.densify import Densify
+from blockstore.store.moves.mover import Mover
+from blockstore.store.moves.paging import Paging
+from blockstore.store.moves.recompression import Recompression
+from blockstore.store.moves.upkeep import Upkeep
 from blockstore.store.recovery import Recovery
 from blockstore.store.references import release
-from blockstore.store.remote import Remote
-from blockstore.store.rows import MAXIMUM_DEPENDENTS, Rows
-from blockstore.store.shared_array import SharedArray
+from blockstore.store.remote.fetch import Fetched, Wants
+from blockstore.store.remote.remote import Remote
+from blockstore.store.remote.wants import keep, keep_again, missing
+from blockstore.store.state import superblock
+from blockstore.store.state.geometry import BLOCK_BYTES, BLOCK_SHIFT, FIRST_ROW, HOLE, ID_MASK, ZERO_ENTRY
+from blockstore.store.state.home import Home
+from blockstore.store.state.mapping import MAXIMUM_INDEX_SLOTS
+from blockstore.store.state.pool import COMPACTION_RESERVE_SEGMENTS, Pool, PoolFigures
+from blockstore.store.state.rows import MAXIMUM_DEPENDENTS, Rows
+from blockstore.store.state.shared_array import SharedArray
 from blockstore.store.steps import Blocks, NotHere, Outcome, Steps, Yielded, blocks_of
 from blockstore.store.tiers import Tier
-from blockstore.store.upkeep import Upkeep
 from blockstore.store.volume import MAXIMUM_SIZE_BYTES, Volume, file_name
-from blockstore.store.wants import keep, keep_again, missing
 
 __all__ = ["SLICE_BLOCKS", "Extent", "Store", "check_size"]
 

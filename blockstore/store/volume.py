@@ -26,9 +26,9 @@ from blockstore.plane.block_map import BlockMap
 from blockstore.plane.codec import digest
 from blockstore.plane.features import multipliers
 from blockstore.plane.region import Region
-from blockstore.store.geometry import BLOCK_BYTES, BLOCK_SHIFT, HOLE, ID_MASK, ZERO_BLOCK
-from blockstore.store.home import Home, allocate, punch
-from blockstore.store.mapping import LARGEST_MAP_BYTES, MAP_BYTES, extend
+from blockstore.store.state.geometry import BLOCK_BYTES, BLOCK_SHIFT, HOLE, ID_MASK, ZERO_BLOCK
+from blockstore.store.state.home import Home, allocate, punch
+from blockstore.store.state.mapping import LARGEST_MAP_BYTES, MAP_BYTES, extend
 
 MAXIMUM_SIZE_BYTES: Final = 1 << 44
 """16 TiB, more than any VM has; the map of such a volume takes 32 GiB of addresses."""

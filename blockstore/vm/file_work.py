@@ -16,7 +16,7 @@ from typing import Final
 
 from blockstore.errors import MountError, OutOfRoom
 from blockstore.vm import apart
-from blockstore.vm.write_errors import insist
+from blockstore.vm.memory.write_errors import insist
 
 _FLUSH: Final = b"f"
 _CLONE: Final = b"c"

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from blockstore.daemon.mounts import Mapping, Mount
+from blockstore.daemon.host.mounts import Mapping, Mount
 
 _SYS_PIDFD_GETFD: Final = 438  # Linux 5.6, the same number on all machines
 

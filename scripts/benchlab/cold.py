@@ -20,9 +20,9 @@ from benchlab import images, machine, processes
 from benchlab.bench import Bench
 from benchlab.engine import WRITE_BYTES
 from benchlab.figures import Figure, from_repetitions
-from blockstore.store.geometry import BLOCK_BYTES
-from blockstore.store.home import MemoryHome
-from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
+from blockstore.store.state.geometry import BLOCK_BYTES
+from blockstore.store.state.home import MemoryHome
+from blockstore.store.state.pool_limit import MINIMUM_LIMIT_BYTES
 from blockstore.store.steps import run
 from blockstore.store.store import Store
 from blockstore.store.volume import Volume

@@ -21,16 +21,16 @@ from benchlab import images, machine
 from benchlab.bench import Bench
 from benchlab.figures import AT_LEAST, Figure, from_repetitions, ratios
 from blockstore.plane.codec import Codec
-from blockstore.store.geometry import (
+from blockstore.store.ingest import RAW_FROM_BYTES
+from blockstore.store.state.geometry import (
     BLOCK_BYTES,
     ENCODING_MASK,
     FIRST_ROW,
     PATCHED,
 )
-from blockstore.store.home import MemoryHome
-from blockstore.store.ingest import RAW_FROM_BYTES
-from blockstore.store.location import offset_of, size_of
-from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
+from blockstore.store.state.home import MemoryHome
+from blockstore.store.state.location import offset_of, size_of
+from blockstore.store.state.pool_limit import MINIMUM_LIMIT_BYTES
 from blockstore.store.steps import run
 from blockstore.store.store import Store
 from blockstore.store.volume import Volume, ids_of

@@ -24,9 +24,9 @@ from benchlab.bench import Bench
 from benchlab.errors import BenchError
 from benchlab.figures import Figure, from_repetitions
 from benchlab.mounts import StoreMount
-from blockstore.vm import qmp_sockets
-from blockstore.vm.qemu_arguments import with_memory
-from blockstore.vm.running import without_memory
+from blockstore.vm.qemu import qmp_sockets
+from blockstore.vm.qemu.qemu_arguments import with_memory
+from blockstore.vm.qemu.running import without_memory
 
 CLONE_TARGET_MS: Final = 50.0
 STOP_TARGET_MS: Final = 100.0
@@ -75,8 +75,8 @@ os.fsync(descriptor)
 _EXTRACT: Final = """
 import json, sys
 from pathlib import Path
-from blockstore.daemon.mounts import Mount
-from blockstore.vm import snapshot_file
+from blockstore.daemon.host.mounts import Mount
+from blockstore.vm.snapshot import snapshot_file
 path, state, folder = (Path(each) for each in sys.argv[1:])
 found = snapshot_file.find(Mount(path, "", state), "plain")
 (folder / "plain-state").write_bytes(found.device_state())

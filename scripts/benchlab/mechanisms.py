@@ -23,9 +23,9 @@ from benchlab.bench import Bench
 from benchlab.engine import WRITE_BYTES
 from benchlab.errors import BenchError
 from benchlab.figures import Figure
-from blockstore.store.geometry import BLOCK_BYTES, ENCODING_MASK, FIRST_ROW, PATCHED
-from blockstore.store.home import MemoryHome
-from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
+from blockstore.store.state.geometry import BLOCK_BYTES, ENCODING_MASK, FIRST_ROW, PATCHED
+from blockstore.store.state.home import MemoryHome
+from blockstore.store.state.pool_limit import MINIMUM_LIMIT_BYTES
 from blockstore.store.steps import run
 from blockstore.store.store import Store
 from blockstore.store.volume import Volume, ids_of

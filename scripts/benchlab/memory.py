@@ -16,8 +16,8 @@ from benchlab.engine import WRITE_BYTES
 from benchlab.errors import BenchError
 from benchlab.figures import Figure
 from benchlab.mounts import StoreMount
-from blockstore.store.home import MemoryHome
-from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
+from blockstore.store.state.home import MemoryHome
+from blockstore.store.state.pool_limit import MINIMUM_LIMIT_BYTES
 from blockstore.store.steps import run
 from blockstore.store.store import Store
 
@@ -25,7 +25,7 @@ TABLES_TARGET_PERCENT: Final = 1.5
 HEAP_TARGET_MIB: Final = 96.0
 PROCESSES_TARGET_MB: Final = 30.0
 PROCESSES: Final = ("daemon", "supervisor", "controller")
-"""Parts of the bill in `status` (blockstore/daemon/bill.py)."""
+"""Parts of the bill in `status` (blockstore/daemon/control/bill.py)."""
 
 
 _MOUNT_BYTES: Final = 1 << 30

@@ -23,7 +23,7 @@ from benchlab.errors import BenchError
 from benchlab.figures import Figure, from_repetitions, ratios
 from benchlab.mounts import StoreMount
 from benchlab.valkey_server import Server
-from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
+from blockstore.store.state.pool_limit import MINIMUM_LIMIT_BYTES
 
 DISK_TARGET: Final = 3.0
 

@@ -13,8 +13,8 @@ from benchlab.bench import Bench
 from benchlab.errors import BenchError
 from benchlab.figures import Figure, from_repetitions, ratios
 from benchlab.mounts import StoreMount
-from blockstore.vm import working_set
-from blockstore.vm.prefetch import LOOKS_S
+from blockstore.vm.fork.prefetch import LOOKS_S
+from blockstore.vm.snapshot import working_set
 
 FAULTS_TARGET: Final = 0.5
 ANSWER_TARGET: Final = 1.0

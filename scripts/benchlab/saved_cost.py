@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from benchlab.errors import BenchError
-from blockstore.daemon.memory_limit import V1
-from blockstore.vm.cgroups import Cgroup
+from blockstore.daemon.host.memory_limit import V1
+from blockstore.vm.memory.cgroups import Cgroup
 
 _QEMU: Final = "qemu-system"
 

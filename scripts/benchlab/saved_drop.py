@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from blockstore.daemon import mounts
-from blockstore.vm.page_out import page_out
+from blockstore.daemon.host import mounts
+from blockstore.vm.memory.page_out import page_out
 
 
 def command(mount: Path, pids: list[int]) -> list[str | Path]:

@@ -10,8 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-from blockstore.vm import huge_pages
-from blockstore.vm.qemu_arguments import BACKEND_ID
+from blockstore.vm.qemu import huge_pages
+from blockstore.vm.qemu.qemu_arguments import BACKEND_ID
 
 
 def command(memory_bytes: int, cgroup: Path | None = None, *, merge: bool = False) -> list[str]:

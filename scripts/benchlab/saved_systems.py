@@ -22,11 +22,11 @@ from benchlab.mounts import StoreMount
 from benchlab.saved_cost import Mapped, Sample
 from benchlab.saved_guests import Saved
 from benchlab.undo import Undo
-from blockstore.daemon.bill import process_bytes
-from blockstore.daemon.memory_limit import V1
-from blockstore.store.classes import CLASSES, RECORDS
-from blockstore.vm import cgroups
-from blockstore.vm.cgroups import Cgroup
+from blockstore.daemon.control.bill import process_bytes
+from blockstore.daemon.host.memory_limit import V1
+from blockstore.store.accounting.classes import CLASSES, RECORDS
+from blockstore.vm.memory import cgroups
+from blockstore.vm.memory.cgroups import Cgroup
 
 SWAPPINESS: Final = "100"
 """Guests' memory is as good as files' to the kernel, when it looks for pages to take; 60 would spare it."""

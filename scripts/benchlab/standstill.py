@@ -16,8 +16,8 @@ import numpy as np
 from benchlab import machine
 from benchlab.bench import Bench
 from benchlab.figures import Figure
-from blockstore.store.geometry import BLOCK_BYTES
-from blockstore.store.home import MemoryHome
+from blockstore.store.state.geometry import BLOCK_BYTES
+from blockstore.store.state.home import MemoryHome
 from blockstore.store.store import Store
 
 LONGEST_TARGET_MS: Final = 5.0

@@ -17,9 +17,9 @@ from benchlab.bench import Bench
 from benchlab.errors import BenchError
 from benchlab.figures import Figure, from_repetitions
 from benchlab.mounts import StoreMount
-from blockstore.daemon.names import ROOT, Names
-from blockstore.store.geometry import BLOCK_BYTES
-from blockstore.store.home import DirectoryHome
+from blockstore.daemon.namespace.names import ROOT, Names
+from blockstore.store.state.geometry import BLOCK_BYTES
+from blockstore.store.state.home import DirectoryHome
 from blockstore.store.steps import run
 from blockstore.store.store import Store
 from blockstore.store.volume import Volume

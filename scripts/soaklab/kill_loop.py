@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from blockstore.daemon.backoff import QUICK_DEATH_S
+from blockstore.daemon.supervise.backoff import QUICK_DEATH_S
 from soaklab.mounted import SoakError, await_service, end_load, kill_daemon, mounted, running_load, said
 
 LONGEST_LIFE_S: Final = 0.4

@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from suitelab.identity import RUN
 
-from blockstore.daemon import phase, process_stat
+from blockstore.daemon.host import process_stat
+from blockstore.daemon.supervise import phase
 
 PREFIX: Final = f"blockstore-soak-{RUN}"
 """Of the folder of a soak."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 from guestlab import work
 from guestlab.guest import Guest
 
-from blockstore.daemon.backoff import QUICK_DEATH_S
+from blockstore.daemon.supervise.backoff import QUICK_DEATH_S
 from soaklab.mounted import (
     COMMAND_S,
     SoakError,

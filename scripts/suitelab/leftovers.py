@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from blockstore.daemon.memory_limit import places
-from blockstore.daemon.mounts import mount_lines
+from blockstore.daemon.host.memory_limit import places
+from blockstore.daemon.host.mounts import mount_lines
 from suitelab.identity import VARIABLE
 
 GRACE_S: Final = 10.0
@@ -113,7 +113,7 @@ def _remove(path: Path) -> None:
 
 
 def _cgroups() -> list[Path]:
-    """Those that blockstore.vm.cgroups makes."""
+    """Those that blockstore.vm.memory.cgroups makes."""
     own = [place.path for place in places("self") if place.path]
     folders = {folder for path in own for folder in (path, path.parent)}
     return sorted(path for folder in folders for path in folder.glob("blockstore-*-*"))

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib import import_module
 
 from click.testing import CliRunner
 
 from blockstore.cli.main import COMMANDS, main
 
 for entry in COMMANDS.values():  # here, and not in the process of each test that is marked `mount`
-    import_module(entry.place.partition(":")[0])
+    entry.load()
 
 
 def invoke(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

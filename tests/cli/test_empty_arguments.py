@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib import import_module
 
 import click
 import pytest
@@ -15,8 +14,7 @@ from tests.daemon.lab import one_line
 
 def commands() -> Iterator[tuple[list[str], click.Command]]:
     for name, entry in COMMANDS.items():
-        module, _, attribute = entry.place.partition(":")
-        command = getattr(import_module(module), attribute)
+        command = entry.load()
         yield [name], command
         if isinstance(command, click.Group):
             yield from (([name, inner], each) for inner, each in command.commands.items())

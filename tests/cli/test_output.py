@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from blockstore.cli import output, streams
-from blockstore.cli.verify import _print
-from blockstore.daemon import control
+from blockstore.cli.mounts.verify import _print
+from blockstore.daemon.control import client
 from tests.daemon.lab import Lab, Mounted, blockstore, end, noisy, one_line, put, run, said, spawn
 
 HOSTILE = "\x1b]0;x\x07\n\u202e"
@@ -66,7 +66,7 @@ def test_hostile_names_in_every_command(lab: Lab) -> None:
     one_line(blockstore("snapshots", "delete", f"{long}/x", "--mount", mount), 1, "File name too long")
     page = blockstore("report", mount, "-o", "-")
     assert SHOWN in page.stdout and "\x1b" not in page.stdout and "\u202e" not in page.stdout
-    control.ask(mounted.state, {"do": "write_errors", "found": [[HOSTILE, 4096, "why\x1b"]]})
+    client.ask(mounted.state, {"do": "write_errors", "found": [[HOSTILE, 4096, "why\x1b"]]})
     assert "(why\\x1b)" in mounted.log() and "\x1b" not in mounted.log()
     process = spawn(HOLDING, str(path))
     try:

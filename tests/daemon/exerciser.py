@@ -21,8 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from blockstore.daemon import mounts
-from blockstore.vm.evict import evict
+from blockstore.daemon.host import mounts
+from blockstore.vm.memory.evict import evict
 from tests.store.material import half, near, noise, text
 
 BLOCK: Final = 4096

@@ -30,7 +30,8 @@ import pytest
 from benchlab.ports import Port
 from suitelab.identity import WORKSPACE_PREFIX
 
-from blockstore.daemon import control, process_stat
+from blockstore.daemon.control import client
+from blockstore.daemon.host import process_stat
 from tests.cli.runner import invoke
 from tests.daemon.logs import Logs
 from tests.store.material import near, noise, text
@@ -150,7 +151,7 @@ class Mounted:
         where the mount is detached."""
 
         def ticks() -> int:
-            return int(control.ask(self.state, {"do": "status"})["controller_ticks"])
+            return int(client.ask(self.state, {"do": "status"})["controller_ticks"])
 
         enough = ticks() + count
         until(lambda: ticks() >= enough, f"the controller looks {count} times")
@@ -209,7 +210,7 @@ class Mounted:
             assert ended(pid, KILL_S)
         # The controller may have been about to start: a process that has the daemon's sockets until it runs another
         # program, and then nobody answers those whom it lets connect.
-        until(lambda: control.is_refused(self.state), "nobody listens")
+        until(lambda: client.is_refused(self.state), "nobody listens")
 
 
 def blockstore(*arguments: str, timeout_s: float = COMMAND_S, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -457,7 +458,7 @@ def daemons_of(place: Path) -> list[int]:
 
 def supervisors_of(place: Path) -> list[int]:
     """The processes of their supervisors."""
-    return _processes_of(place, b"blockstore.daemon.supervisor")
+    return _processes_of(place, b"blockstore.daemon.supervise.supervisor")
 
 
 def _processes_of(place: Path, module: bytes) -> list[int]:

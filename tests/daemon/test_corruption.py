@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from blockstore.store.geometry import BLOCK_BYTES
-from blockstore.store.location import offset_of, size_of
+from blockstore.store.state.geometry import BLOCK_BYTES
+from blockstore.store.state.location import offset_of, size_of
 from tests.cli.runner import invoke
 from tests.daemon.lab import Mounted, cold, drop, ended, mixed_blocks, put, spawn
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from blockstore.daemon import lean, supervisor
-from blockstore.daemon.backoff import QUICK_DEATH_S
-from blockstore.daemon.names_copy import copied_names
-from blockstore.daemon.notify import Service
-from blockstore.daemon.supervisor import OVERSLEPT_S, START_S, Supervisor
+from blockstore.daemon.namespace.names_copy import copied_names
+from blockstore.daemon.supervise import lean, supervisor
+from blockstore.daemon.supervise.backoff import QUICK_DEATH_S
+from blockstore.daemon.supervise.notify import Service
+from blockstore.daemon.supervise.supervisor import OVERSLEPT_S, START_S, Supervisor
 from tests.cli.runner import invoke
 from tests.daemon.lab import (
     PROJECT,
@@ -205,7 +205,7 @@ def test_a_hung_daemon_is_replaced(lab: Lab) -> None:
 def test_the_supervisor_waits_for_a_watchdog_s_from_each_beat_on(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """That a daemon beats while it serves: test_under_systemd."""
     now_s = 0.0
-    monkeypatch.setattr("blockstore.daemon.supervisor.time.monotonic", lambda: now_s)
+    monkeypatch.setattr("blockstore.daemon.supervise.supervisor.time.monotonic", lambda: now_s)
     watching = Supervisor(str(lab.path), "{}", -1, watchdog_s=3, is_foreground=False)
     monkeypatch.setattr(watching, "_pid", os.getpid())  # whose beats count
     monkeypatch.setenv("NOTIFY_SOCKET", f"@{watching._address}")
@@ -224,7 +224,7 @@ def test_the_supervisor_waits_for_a_watchdog_s_from_each_beat_on(lab: Lab, monke
 def test_a_supervisor_that_was_stopped_waits_once_more(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cgroup that is frozen stops the daemon with it."""
     now_s = 100.0
-    monkeypatch.setattr("blockstore.daemon.supervisor.time.monotonic", lambda: now_s)
+    monkeypatch.setattr("blockstore.daemon.supervise.supervisor.time.monotonic", lambda: now_s)
     watching = Supervisor(str(lab.path), "{}", -1, watchdog_s=3, is_foreground=False)
     assert not watching._spares(60), "a daemon that does not serve yet has long enough"
     watching._heed({"READY": "1"})
@@ -293,7 +293,7 @@ def test_a_mount_whose_first_daemon_dies_is_taken_away(lab: Lab) -> None:
     """Between the mount and the first answer; and no other mount with it."""
     other = lab.mount(name="other")
     (lab.path / "sitecustomize.py").write_text(
-        "import os, blockstore.daemon.throttle\nblockstore.daemon.throttle.lift = lambda device: os._exit(9)\n"
+        "import os\nfrom blockstore.daemon.fuse import throttle\nthrottle.lift = lambda device: os._exit(9)\n"
     )
     command = ["mount", str(lab.mountpoint()), "--state", str(lab.path / "state"), "--pool-limit", "64M"]
     result = blockstore(*command, PYTHONPATH=str(lab.path))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from blockstore.daemon.names_copy import copied_names
-from blockstore.store.geometry import ENCODING_MASK, PATCHED
-from blockstore.store.home import CopiedHome, DirectoryHome
-from blockstore.store.pool_limit import MINIMUM_LIMIT_BYTES
+from blockstore.daemon.namespace.names_copy import copied_names
+from blockstore.store.state.geometry import ENCODING_MASK, PATCHED
+from blockstore.store.state.home import CopiedHome, DirectoryHome
+from blockstore.store.state.pool_limit import MINIMUM_LIMIT_BYTES
 from blockstore.store.store import Store
 from blockstore.store.volume import ids_of
 from tests.cli.runner import invoke

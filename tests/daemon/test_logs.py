@@ -15,7 +15,7 @@ from tests.daemon.lab import PROJECT
 from tests.daemon.logs import ENTRY_LINES, Logs, errors_of, unannounced
 
 INFO = "2026-01-02 03:04:05,678 INFO blockstore.daemon: served the word ERROR\n"
-ERROR = "2026-01-02 03:04:06,678 ERROR blockstore.daemon.lane: reading file 3\n"
+ERROR = "2026-01-02 03:04:06,678 ERROR blockstore.daemon.lane.lane: reading file 3\n"
 TRACEBACK = "Traceback (most recent call last):\n  File x\nKeyError: 3\n"
 
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from blockstore.daemon.lane import Progress
+from blockstore.daemon.lane.lane import Progress
 from blockstore.daemon.session import BEATS, Session
 
 WATCHDOG_S = 10.0

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from guestlab.guest import Guest
 
-from blockstore.vm import mac
+from blockstore.vm.qemu import mac
 from tests.daemon.lab import NEEDS_QEMU, Lab, Mounted, blockstore, one_line, until
 from tests.guest.test_snapshot_of_a_guest import MEMORY_BYTES, NAME, ask, forked, wait_restored
 

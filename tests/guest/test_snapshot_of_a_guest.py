@@ -14,7 +14,7 @@ import pytest
 from guestlab import work
 from guestlab.guest import Guest
 
-from blockstore.vm import qmp_sockets
+from blockstore.vm.qemu import qmp_sockets
 from tests.daemon.lab import NEEDS_QEMU, UNTIL_S, Lab, Mounted, blockstore, ended, one_line, until
 
 pytestmark = [

@@ -9,7 +9,7 @@ from pathlib import Path
 import lz4.block
 from hypothesis import strategies as st
 
-from blockstore.store.geometry import BLOCK_BYTES
+from blockstore.store.state.geometry import BLOCK_BYTES
 from tests.store.material import half, near, noise, text
 
 SEEDS = st.integers(0, 1000)

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockstore.plane.codec import Codec, DecodeError, digest
-from blockstore.store.geometry import BLOCK_BYTES, COMPRESSED, DENSE, DENSE_PATCHED, ENCODING_MASK, PATCHED, RAW
+from blockstore.store.state.geometry import BLOCK_BYTES, COMPRESSED, DENSE, DENSE_PATCHED, ENCODING_MASK, PATCHED, RAW
 from tests.plane.blocks import BLOCKS, SEEDS, of_programs
 from tests.store import records
 from tests.store.material import near, noise, text

@@ -10,8 +10,8 @@ import pytest
 
 from blockstore.plane.commit import COMMITTED, NEEDS_PYTHON, STALE
 from blockstore.plane.encode import Batch
-from blockstore.store.geometry import BLOCK_BYTES, ZERO_BLOCK
-from blockstore.store.home import MemoryHome
+from blockstore.store.state.geometry import BLOCK_BYTES, ZERO_BLOCK
+from blockstore.store.state.home import MemoryHome
 from blockstore.store.steps import run
 from blockstore.store.store import Store
 from blockstore.store.volume import Volume

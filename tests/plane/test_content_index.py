@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from blockstore.errors import OutOfRoom
 from blockstore.plane.content_index import FIRST_SLOTS, LARGEST_LOAD, MOST_LOAD, ContentIndex
 from blockstore.plane.tables import Tables
-from blockstore.store.geometry import COMPRESSED, FIRST_ROW
-from blockstore.store.home import MemoryHome
-from blockstore.store.location import pack
-from blockstore.store.rows import Rows
-from blockstore.store.shared_array import SharedArray
+from blockstore.store.state.geometry import COMPRESSED, FIRST_ROW
+from blockstore.store.state.home import MemoryHome
+from blockstore.store.state.location import pack
+from blockstore.store.state.rows import Rows
+from blockstore.store.state.shared_array import SharedArray
 from blockstore.store.store import Store
 from tests.plane.threads import in_small_ranges
 from tests.store.material import noise, put

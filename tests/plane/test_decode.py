@@ -13,7 +13,7 @@ from blockstore.plane.block_map import BlockMap
 from blockstore.plane.codec import Codec
 from blockstore.plane.decode import Reader
 from blockstore.plane.tables import Tables
-from blockstore.store.geometry import (
+from blockstore.store.state.geometry import (
     BLOCK_BYTES,
     CHECK_MASK,
     COMPRESSED,
@@ -32,7 +32,7 @@ from blockstore.store.geometry import (
     ZERO_BLOCK,
     ZERO_ENTRY,
 )
-from blockstore.store.location import offset_of, pack, size_of
+from blockstore.store.state.location import offset_of, pack, size_of
 from tests.store.material import near, noise, text
 from tests.store.records import Damaged, decode, digest
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from blockstore import plane
 from blockstore.plane.features import FEATURES, NO_FEATURE, find_features, multipliers
-from blockstore.store.geometry import BLOCK_BYTES, ZERO_BLOCK
+from blockstore.store.state.geometry import BLOCK_BYTES, ZERO_BLOCK
 from tests.plane import features_model
 from tests.store.material import near, noise, text
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from blockstore.plane.free_rows import ChangedRows, FreeRows
-from blockstore.store.geometry import FIRST_ROW
+from blockstore.store.state.geometry import FIRST_ROW
 
 
 def rows(*numbers: int) -> np.ndarray:

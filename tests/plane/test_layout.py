@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from blockstore.store import geometry
+from blockstore.store.state import geometry
 
-LAYOUT = Path(geometry.__file__).parents[1] / "plane" / "layout.pxd"
+LAYOUT = Path(geometry.__file__).parents[2] / "plane" / "layout.pxd"
 
 
 def test_compiled_code_has_the_same_numbers() -> None:

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from blockstore.daemon import fuse_abi as abi
-from blockstore.daemon.device import Device
+from blockstore.daemon.fuse import fuse_abi as abi
+from blockstore.daemon.fuse.device import Device
 from blockstore.plane.encoders import Encoders
 from blockstore.plane.lane import Lane
 from blockstore.plane.requests import Request, Requests
-from blockstore.store.geometry import BLOCK_BYTES
-from blockstore.store.home import MemoryHome
+from blockstore.store.state.geometry import BLOCK_BYTES
+from blockstore.store.state.home import MemoryHome
 from blockstore.store.steps import run
 from blockstore.store.store import Store
 from blockstore.store.volume import Volume

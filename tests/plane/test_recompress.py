@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from blockstore.plane.codec import Codec, digest
 from blockstore.plane.recompress import Recompressor
-from blockstore.store.geometry import BLOCK_BYTES, COMPRESSED, DENSE, DENSE_PATCHED, PATCH_BITS, PATCHED, RAW
+from blockstore.store.state.geometry import BLOCK_BYTES, COMPRESSED, DENSE, DENSE_PATCHED, PATCH_BITS, PATCHED, RAW
 from tests.plane.blocks import BLOCKS
 from tests.store.material import near, noise, text
 
@@ -21,7 +21,7 @@ CODEC = Codec()
 
 
 class Cold(NamedTuple):
-    """One to encode, as store/densify.py has them."""
+    """One to encode, as store/moves/densify.py has them."""
 
     block: bytes
     where: int

@@ -17,11 +17,11 @@ from blockstore.plane.recount import (
 )
 from blockstore.plane.soundness import Places, judge_entries
 from blockstore.plane.tables import Tables
-from blockstore.store.arrivals import entry_of
-from blockstore.store.geometry import COMPRESSED, FIRST_ROW, LOST_ENTRY, PATCHED, RAW, ZERO_ENTRY
-from blockstore.store.home import MemoryHome
-from blockstore.store.location import pack, sizes_of
-from blockstore.store.rows import Rows
+from blockstore.store.remote.arrivals import entry_of
+from blockstore.store.state.geometry import COMPRESSED, FIRST_ROW, LOST_ENTRY, PATCHED, RAW, ZERO_ENTRY
+from blockstore.store.state.home import MemoryHome
+from blockstore.store.state.location import pack, sizes_of
+from blockstore.store.state.rows import Rows
 from tests.plane.threads import RANGE, in_small_ranges
 
 Words = npt.NDArray[np.uint64]

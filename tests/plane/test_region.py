@@ -21,8 +21,8 @@ GIB = 1 << 30
 LITTLE_ADDRESS_SPACE = f"""
 import resource
 from blockstore.errors import OutOfRoom
-from blockstore.store.home import MemoryHome
-from blockstore.store.shared_array import SharedArray
+from blockstore.store.state.home import MemoryHome
+from blockstore.store.state.shared_array import SharedArray
 
 resource.setrlimit(resource.RLIMIT_AS, ({GIB}, {GIB}))
 try:

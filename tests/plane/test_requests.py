@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from blockstore.daemon.fuse_abi import IN_HEADER, MAXIMUM_REQUEST_BYTES, READ_WRITE_IN
+from blockstore.daemon.fuse.fuse_abi import IN_HEADER, MAXIMUM_REQUEST_BYTES, READ_WRITE_IN
 from blockstore.plane.requests import Request, Requests
 
 MIB = 1 << 20

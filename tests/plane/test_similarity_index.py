@@ -15,12 +15,12 @@ from blockstore.errors import OutOfRoom
 from blockstore.plane.features import FEATURES, NO_FEATURE
 from blockstore.plane.similarity_index import FIRST_SLOTS, SLOTS_PER_ROW, SimilarityIndex
 from blockstore.plane.tables import Tables
-from blockstore.store.geometry import COMPRESSED, DENSE_PATCHED, FIRST_ROW, FREE, PATCHED, RAW
-from blockstore.store.home import MemoryHome
-from blockstore.store.location import pack
-from blockstore.store.mapping import MAXIMUM_INDEX_SLOTS
-from blockstore.store.rows import MAXIMUM_DEPENDENTS, Rows
-from blockstore.store.shared_array import SharedArray
+from blockstore.store.state.geometry import COMPRESSED, DENSE_PATCHED, FIRST_ROW, FREE, PATCHED, RAW
+from blockstore.store.state.home import MemoryHome
+from blockstore.store.state.location import pack
+from blockstore.store.state.mapping import MAXIMUM_INDEX_SLOTS
+from blockstore.store.state.rows import MAXIMUM_DEPENDENTS, Rows
+from blockstore.store.state.shared_array import SharedArray
 
 DOMAIN = 3
 

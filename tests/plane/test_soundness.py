@@ -8,11 +8,11 @@ import pytest
 
 from blockstore.plane.soundness import Places, judge_entries, judge_words
 from blockstore.plane.tables import Tables
-from blockstore.store.arrivals import entry_of
-from blockstore.store.geometry import COMPRESSED, DENSE_PATCHED, FIRST_ROW, LOST_ENTRY, PATCHED, RAW, ZERO_ENTRY
-from blockstore.store.home import MemoryHome
-from blockstore.store.location import pack
-from blockstore.store.rows import Rows
+from blockstore.store.remote.arrivals import entry_of
+from blockstore.store.state.geometry import COMPRESSED, DENSE_PATCHED, FIRST_ROW, LOST_ENTRY, PATCHED, RAW, ZERO_ENTRY
+from blockstore.store.state.home import MemoryHome
+from blockstore.store.state.location import pack
+from blockstore.store.state.rows import Rows
 
 Words = npt.NDArray[np.uint64]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from blockstore.plane.tables import Tables
-from blockstore.store.geometry import SEGMENT_BYTES
-from blockstore.store.home import MemoryHome
+from blockstore.store.state.geometry import SEGMENT_BYTES
+from blockstore.store.state.home import MemoryHome
 from blockstore.store.store import Store
 
 

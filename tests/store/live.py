@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 import pytest
 
-from blockstore.store.home import DirectoryHome, Home, MemoryHome
+from blockstore.store.state.home import DirectoryHome, Home, MemoryHome
 from blockstore.store.store import Store
 from tests.store.places import Descriptors, Directory, Files
 

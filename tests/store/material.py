@@ -8,8 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 
-from blockstore.store.fetch import read
-from blockstore.store.geometry import BLOCK_BYTES
+from blockstore.store.remote.fetch import read
+from blockstore.store.state.geometry import BLOCK_BYTES
 from blockstore.store.steps import Blocks, blocks_of, run
 from blockstore.store.store import Store
 from blockstore.store.tiers import Tier, TierAway

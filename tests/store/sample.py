@@ -7,8 +7,8 @@ import random
 from collections.abc import Mapping
 from contextlib import nullcontext
 
-from blockstore.store.geometry import BLOCK_BYTES
-from blockstore.store.mover import Mover
+from blockstore.store.moves.mover import Mover
+from blockstore.store.state.geometry import BLOCK_BYTES
 from blockstore.store.steps import run
 from blockstore.store.store import Store
 from blockstore.store.tiers import Tier

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from blockstore.plane.codec import collide, digest
-from blockstore.store.geometry import BLOCK_BYTES, ZERO_ENTRY
-from blockstore.store.home import MemoryHome
+from blockstore.store.state.geometry import BLOCK_BYTES, ZERO_ENTRY
+from blockstore.store.state.home import MemoryHome
 from blockstore.store.steps import run
 from blockstore.store.store import Store
 from tests.store.invariants import check_nothing_twice, check_store

@@ -20,15 +20,15 @@ import blockstore.store
 from blockstore.errors import OutOfRoom
 from blockstore.plane.commit import call_at_points
 from blockstore.store import domains
-from blockstore.store.geometry import BLOCK_BYTES
-from blockstore.store.home import DirectoryHome
-from blockstore.store.mover import Mover
-from blockstore.store.rows import Rows
+from blockstore.store.checks.verify import Verification, steps
+from blockstore.store.moves.mover import Mover
+from blockstore.store.state.geometry import BLOCK_BYTES
+from blockstore.store.state.home import DirectoryHome
+from blockstore.store.state.rows import Rows
 from blockstore.store.steps import Steps
 from blockstore.store.steps import run as store_run
 from blockstore.store.store import Store
 from blockstore.store.tiers.file import FileTier
-from blockstore.store.verify import Verification, steps
 from blockstore.store.volume import Volume
 from tests.store import material
 from tests.store.invariants import check_store

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from blockstore.store.domains import Domains
-from blockstore.store.home import DirectoryHome, MemoryHome
+from blockstore.store.state.home import DirectoryHome, MemoryHome
 
 
 def test_entering_and_leaving() -> None:

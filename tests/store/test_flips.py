@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from blockstore.errors import CorruptBlock, StateError
-from blockstore.store.geometry import BLOCK_BYTES, ENCODING_MASK, PATCH_BITS
-from blockstore.store.home import CopiedHome, DirectoryHome, Home
-from blockstore.store.location import offset_of, size_of
+from blockstore.store.checks.verify import Verification, steps
+from blockstore.store.state.geometry import BLOCK_BYTES, ENCODING_MASK, PATCH_BITS
+from blockstore.store.state.home import CopiedHome, DirectoryHome, Home
+from blockstore.store.state.location import offset_of, size_of
 from blockstore.store.steps import run
 from blockstore.store.store import Store
-from blockstore.store.verify import Verification, steps
 from tests.store.invariants import check_store
 from tests.store.material import densify, near, noise, put, text
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from blockstore.daemon.names_copy import copied_names
-from blockstore.daemon.verification import verify_state
+from blockstore.daemon.namespace.names_copy import copied_names
+from blockstore.daemon.state.verification import verify_state
 from blockstore.errors import StateError
-from blockstore.store.geometry import BLOCK_BYTES, FORMAT_VERSION
-from blockstore.store.home import DirectoryHome
+from blockstore.store.state.geometry import BLOCK_BYTES, FORMAT_VERSION
+from blockstore.store.state.home import DirectoryHome
+from blockstore.store.state.superblock import check_version
 from blockstore.store.steps import run
 from blockstore.store.store import Store
-from blockstore.store.superblock import check_version
 from blockstore.store.tiers.file import FileTier
 from tests.store import state_files
 from tests.store.golden.archive import pack, unpack

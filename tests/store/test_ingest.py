@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from blockstore.plane.codec import Codec
 from blockstore.plane.encode import Batch
-from blockstore.store.geometry import BLOCK_BYTES, ENCODING_MASK, ID_MASK, PATCHED, ZERO_BLOCK, ZERO_ENTRY
-from blockstore.store.home import MemoryHome
 from blockstore.store.ingest import RAW_FROM_BYTES, Extent
+from blockstore.store.state.geometry import BLOCK_BYTES, ENCODING_MASK, ID_MASK, PATCHED, ZERO_BLOCK, ZERO_ENTRY
+from blockstore.store.state.home import MemoryHome
 from blockstore.store.steps import run
 from blockstore.store.store import Store
 from blockstore.store.volume import Volume

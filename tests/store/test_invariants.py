@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blockstore.store.home import DirectoryHome
+from blockstore.store.state.home import DirectoryHome
 from blockstore.store.store import Store
 from blockstore.store.tiers.file import FileTier
 from tests.store.invariants import (

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from blockstore.errors import CorruptBlock, StateError
-from blockstore.store.geometry import BLOCK_BYTES, ID_MASK
-from blockstore.store.home import DirectoryHome
+from blockstore.store.state.geometry import BLOCK_BYTES, ID_MASK
+from blockstore.store.state.home import DirectoryHome
 from blockstore.store.store import Store
 from tests.store.invariants import check_store
 from tests.store.material import near, noise, put, text

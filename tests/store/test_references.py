@@ -7,12 +7,21 @@ import pytest
 
 from blockstore.errors import CorruptBlock
 from blockstore.plane.features import FEATURES
-from blockstore.store.geometry import BLOCK_BYTES, COMPRESSED, ENCODING_MASK, FIRST_ROW, HINT, ID_MASK, PAGED, PATCHED
-from blockstore.store.home import MemoryHome
+from blockstore.store.checks.verify import Verification, steps
 from blockstore.store.references import may_be_reference
-from blockstore.store.rows import MAXIMUM_DEPENDENTS
+from blockstore.store.state.geometry import (
+    BLOCK_BYTES,
+    COMPRESSED,
+    ENCODING_MASK,
+    FIRST_ROW,
+    HINT,
+    ID_MASK,
+    PAGED,
+    PATCHED,
+)
+from blockstore.store.state.home import MemoryHome
+from blockstore.store.state.rows import MAXIMUM_DEPENDENTS
 from blockstore.store.store import Store
-from blockstore.store.verify import Verification, steps
 from tests.store.invariants import check_store
 from tests.store.material import kin, near, noise, put, text
 

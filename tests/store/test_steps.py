@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from blockstore.errors import OutOfRoom
-from blockstore.store.home import MemoryHome
+from blockstore.store.state.home import MemoryHome
 from blockstore.store.steps import Blocks, NotHere, Outcome, Steps, run, take_step
 from blockstore.store.store import Store
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from blockstore.errors import CorruptBlock, OutOfRoom
-from blockstore.store.geometry import BLOCK_BYTES, COMPRESSED, ID_MASK, PATCHED, RAW, SEGMENT_BYTES
-from blockstore.store.home import DirectoryHome, MemoryHome
-from blockstore.store.location import offset_of, size_of
+from blockstore.store.state.geometry import BLOCK_BYTES, COMPRESSED, ID_MASK, PATCHED, RAW, SEGMENT_BYTES
+from blockstore.store.state.home import DirectoryHome, MemoryHome
+from blockstore.store.state.location import offset_of, size_of
 from blockstore.store.steps import Outcome, run
 from blockstore.store.store import Store
 from tests.store.invariants import check_nothing_twice, check_store

@@ -23,18 +23,18 @@ from hypothesis.stateful import (
 )
 from suitelab.identity import WORKSPACE_PREFIX
 
-from blockstore.store import verify_pieces
-from blockstore.store.densify import Gain
-from blockstore.store.geometry import BLOCK_BYTES
-from blockstore.store.home import DirectoryHome, Home, MemoryHome
-from blockstore.store.mover import Mover
-from blockstore.store.paging import Batch
+from blockstore.store.checks import verify_pieces
+from blockstore.store.checks.verify import Verification, steps
+from blockstore.store.checks.verify_pieces import PieceCheck
+from blockstore.store.moves.densify import Gain
+from blockstore.store.moves.mover import Mover
+from blockstore.store.moves.paging import Batch
+from blockstore.store.state.geometry import BLOCK_BYTES
+from blockstore.store.state.home import DirectoryHome, Home, MemoryHome
 from blockstore.store.steps import Blocks, Outcome, Steps, blocks_of, run
 from blockstore.store.store import Store
 from blockstore.store.tiers import TierAway
 from blockstore.store.tiers.file import FileTier
-from blockstore.store.verify import Verification, steps
-from blockstore.store.verify_pieces import PieceCheck
 from blockstore.store.volume import PAGE_ENTRIES, Volume
 from tests.store.invariants import check_nothing_twice, check_store
 from tests.store.material import densify, fetch_from, near, noise, text

@@ -1,4 +1,4 @@
-"""An error of writing back is raised, not swallowed. That pages are clean afterwards: tests/vm/test_write_back.py."""
+"""An error of writing back is raised. That pages are clean afterwards: tests/vm/memory/test_write_back.py."""
 
 from __future__ import annotations
 

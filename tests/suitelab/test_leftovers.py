@@ -15,7 +15,7 @@ import pytest
 from suitelab.identity import VARIABLE
 from suitelab.leftovers import Leftovers
 
-from blockstore.vm import cgroups
+from blockstore.vm.memory import cgroups
 from tests.daemon.lab import ended, readable
 
 GRACE_S = 0.0
@@ -67,7 +67,9 @@ def test_a_cgroup_whose_maker_has_died() -> None:
     except LookupError as error:
         pytest.skip(f"no memory cgroup can be made here: {error}")
     leftovers = Leftovers(secrets.token_hex(4))
-    script = "from blockstore.vm.cgroups import create, of_process; print(create('left', of_process('self')).path)"
+    script = (
+        "from blockstore.vm.memory.cgroups import create, of_process; print(create('left', of_process('self')).path)"
+    )
     made = Path(
         subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.strip()
     )

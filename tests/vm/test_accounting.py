@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from blockstore.daemon.bill import PARTS
-from blockstore.vm import cgroups
-from blockstore.vm.cgroups import Cgroup
+from blockstore.daemon.control.bill import PARTS
+from blockstore.vm.memory import cgroups
+from blockstore.vm.memory.cgroups import Cgroup
 from tests.daemon.lab import Lab, Mounted, ask, end, run, said, spawn, until
 
 pytestmark = pytest.mark.mount

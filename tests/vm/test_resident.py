@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from blockstore.vm import resident
-from blockstore.vm.evict import evict
+from blockstore.vm.memory.evict import evict
 from tests.daemon.lab import until
 from tests.vm.kept_pages import kept
 

@@ -29,8 +29,8 @@ from typing import Final
 from blockstore.errors import InputError
 from blockstore.store import sync_range
 from blockstore.store.codec import Buffer
-from blockstore.store.geometry import SEGMENT_BYTES, SEGMENT_SHIFT
-from blockstore.store.home import punch
+from blockstore.store.state.geometry import SEGMENT_BYTES, SEGMENT_SHIFT
+from blockstore.store.state.home import punch
 from blockstore.store.tiers import PieceMissing, TierAway
 
 EXTENT_BYTES: Final = 64 << 20

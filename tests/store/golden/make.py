@@ -13,9 +13,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
-from blockstore.daemon.names import ROOT, Names
-from blockstore.store.geometry import FORMAT_VERSION
-from blockstore.store.home import DirectoryHome
+from blockstore.daemon.namespace.names import ROOT, Names
+from blockstore.store.state.geometry import FORMAT_VERSION
+from blockstore.store.state.home import DirectoryHome
 from blockstore.store.store import Store
 from blockstore.store.tiers.file import FileTier
 from tests.store.golden.archive import pack

@@ -1,0 +1,1 @@
+"""Subcommands about a mount and its state: mount, umount, set, reload, verify; analyze, which needs no mount."""

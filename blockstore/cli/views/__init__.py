@@ -1,0 +1,1 @@
+"""Tables, charts, pages and screens. They know the figures that they show, and no mount."""

@@ -1,0 +1,1 @@
+"""Subcommands about VMs: run, attach, evict, fork, and their snapshots and disks."""

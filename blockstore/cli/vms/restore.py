@@ -1,0 +1,99 @@
+"""`blockstore restore`: start a VM from a snapshot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from blockstore.cli.output import warn
+from blockstore.cli.types.paths import DIRECTORY
+from blockstore.cli.types.prefetch_option import prefetch_option
+from blockstore.cli.types.resident_size import RESIDENT, target_option
+from blockstore.cli.types.vm_name import check_vm_name
+from blockstore.daemon.host import mounts
+from blockstore.errors import InputError
+from blockstore.vm.fork import bring_up
+from blockstore.vm.fork import restore as restoring
+from blockstore.vm.fork.prefetch import Prefetch
+from blockstore.vm.qemu import mac
+from blockstore.vm.qemu.recorded_arguments import filled_in
+from blockstore.vm.snapshot import overlays, snapshot_file
+
+
+# No -h: it would be found in -nographic, where the -- before QEMU is forgotten.
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
+@click.argument("snapshot")
+@click.option("--as", "name", required=True, help="Name of the new VM (vm2, blue/vm2): its memory file in the mount.")
+@click.option("--resident", type=RESIDENT, default="auto", show_default=True, help="As for `blockstore run`.")
+@target_option
+@prefetch_option
+@click.option(
+    "--disks",
+    "disks_folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where overlays for its disks are made. Default: beside the snapshot's.",
+)
+@click.option("--mount", "mountpoint", type=DIRECTORY, help="The mount. Default: the only one there is.")
+@click.option("--keep", is_flag=True, help="Leave the memory file when the VM has ended.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def restore(
+    snapshot: str,
+    name: str,
+    resident: int | str,
+    target: float,
+    prefetch: bool,
+    disks_folder: Path | None,
+    mountpoint: Path | None,
+    keep: bool,
+    command: tuple[str, ...],
+) -> None:
+    """Start a VM that goes on from where SNAPSHOT was taken, on a clone of its memory.
+
+    COMMAND is QEMU's command line for it, which must make the same devices; without one it is that of the VM that the
+    snapshot was taken of. Terminal, signals and exit code are QEMU's, and the memory file is deleted when it has ended,
+    as with `blockstore run`. In COMMAND, {name} is the new VM's name, {mac} a network address of its own, and {disk1},
+    {disk2} are its disks, if the snapshot has any. They stay when it has ended;
+    `blockstore disks` lists and deletes them.
+
+    \b
+    Example:
+      blockstore restore booted --as vm2
+      blockstore restore booted --as vm2 -- qemu-system-x86_64 -nographic -drive file={disk1},format=qcow2,if=virtio
+    """
+    check_vm_name(name)
+    if command and command[0].startswith("-"):
+        raise InputError(f"'{command[0]}' is no program; the command line behind -- begins with QEMU's name")
+    mount = mounts.find(mountpoint)
+    found = snapshot_file.find(mount, snapshot)
+    restoring.check_domain(found.name, name)
+    origin, facts = restoring.origin_of(found), found.facts
+    state = bring_up.opened(found.device_state())
+    prefetching = Prefetch(mount.state, found.path.stat().st_ino) if prefetch else None
+    paths = _overlays(found, name, disks_folder)
+    full = restoring.command_of(facts.program, facts.arguments, command, len(paths))
+    values = {"name": name, "mac": mac.of(name)} | overlays.placeholders(paths)
+    wish = restoring.Wish(name, filled_in(full, values), resident, target / 100, keep, paths)
+    restoring.start(
+        mount,
+        origin,
+        wish,
+        is_fork=False,
+        warn=warn,
+        started=bring_up.beside(
+            mount, name, state, prefetching, lambda ledger: overlays.make_all(facts.disks, paths, ledger)
+        ),
+    )
+
+
+def _overlays(snapshot: snapshot_file.Snapshot, name: str, folder: Path | None) -> list[Path]:
+    """Where the new VM's disks are to be."""
+    bases = snapshot.facts.disks
+    if not bases:
+        if folder is not None:
+            raise InputError(f"the snapshot {snapshot.name} was taken without its VM's disks; leave out --disks")
+        return []
+    overlays.check(bases, f"the snapshot {snapshot.name}")
+    place = overlays.folder_of(folder or Path(bases[0].images[0].path).parent)
+    return overlays.paths_for(place, name, len(bases))

@@ -1,0 +1,1 @@
+"""Subcommands that show a mount: status, top, report."""

@@ -1,0 +1,1 @@
+"""The control socket: asking, and what the daemon answers."""

@@ -1,0 +1,1 @@
+"""Verification and repair, with decoders that the data plane does not use."""

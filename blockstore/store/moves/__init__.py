@@ -1,0 +1,1 @@
+"""Records that move: compaction, recompression, paging between pool and tier."""

@@ -1,0 +1,169 @@
+"""The pieces of the pool that are in the tier: which there are, and what of each is still needed.
+
+The table `pieces` has a word for each piece number, 0 where there is none: bits 0..20 the size in bytes, 21..63 the
+upper bits of the digest of the whole. It is part of the state; the rows that point into a piece are the truth about
+what of it is live. A word is stored before any row points there, and after the tier has acknowledged the piece.
+
+A piece that no row needs is *doomed*: its number is not given away again before the tier has deleted it. Written by
+paging (enter, abandon), release (through Pool.forget), whoever deletes (deleted), and whoever finds that the tier has
+lost one (miss, distrust).
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from blockstore.errors import OutOfRoom
+from blockstore.plane.codec import digest
+from blockstore.store.codec import Buffer
+from blockstore.store.state.distinct import distinct
+from blockstore.store.state.home import Home
+from blockstore.store.state.location import pieces_of, places_of, sizes_of
+from blockstore.store.state.mapping import MAXIMUM_PIECES
+from blockstore.store.state.shared_array import SharedArray
+
+_FIRST_CAPACITY: Final = 4096
+_SPARE_NUMBERS: Final = 64
+"""So many numbers are there before they are needed: the file system under the state may be full just when paging is
+what makes room."""
+
+_LENGTH_MASK: Final = (1 << 21) - 1
+
+
+class Pieces:
+    """By number: the table, live bytes, generation, and records read since somebody looked (`heat`)."""
+
+    def __init__(self, home: Home) -> None:
+        self._table = SharedArray(home, "pieces", "Q", _FIRST_CAPACITY, most=MAXIMUM_PIECES)
+        self.live_bytes = np.zeros(self._table.capacity, dtype=np.int64)
+        self.generation = np.zeros(self._table.capacity, dtype=np.int64)
+        """Another number each time that a piece number comes to mean something else."""
+        self.heat = np.zeros(self._table.capacity, dtype=np.int64)
+        self.missing: set[int] = set()
+        """The tier answers, and has not got them: nobody need ask for them again."""
+        self.unfit: set[int] = set()
+        """These, and those that are not what was put: no longer moved as a whole."""
+        self.doomed: list[int] = []
+        """To be deleted from the tier."""
+        self._free: list[int] = []  # a heap: low numbers first, so that a file stays short
+        self._next = self._last_used() + 1
+        self._free_up_to_next()
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the table."""
+        return self._table.size_bytes
+
+    @property
+    def count(self) -> int:
+        """Pieces that are needed."""
+        return int(np.count_nonzero(self._table.array))
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of all pieces that are needed, with what nobody needs of them."""
+        return int(self.lengths().sum())
+
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """The size in bytes of each piece; 0 where there is none."""
+        return (self._table.array & np.uint64(_LENGTH_MASK)).astype(np.int64)
+
+    def length(self, piece: int) -> int:
+        """The size in bytes; 0 if there is no such piece."""
+        return self._table.items[piece] & _LENGTH_MASK if piece < self._table.capacity else 0
+
+    def is_whole(self, piece: int, data: Buffer) -> bool:
+        """Is this what was given to the tier?"""
+        return self._table.items[piece] == _word(data)
+
+    def numbers(self) -> list[int]:
+        """Of all pieces that are needed."""
+        return np.flatnonzero(self._table.array).tolist()
+
+    def adopt(self) -> None:
+        """At start, when `live_bytes` is what the rows' paged words say: end pieces that no row needs."""
+        for piece in np.flatnonzero((self._table.array != 0) & (self.live_bytes == 0)).tolist():
+            self._end(piece)
+
+    def reserve(self) -> int:
+        """A number for a new piece, to be given to `enter` or `abandon`. Raises OutOfRoom."""
+        if self._free:
+            return heappop(self._free)
+        if self._next + _SPARE_NUMBERS > self._table.capacity:
+            try:
+                self._grow()
+            except OutOfRoom:
+                if self._next >= self._table.capacity:
+                    raise
+        self._next += 1
+        return self._next - 1
+
+    def enter(self, piece: int, data: Buffer) -> None:
+        """The tier has this. Rows are pointed at it in the same visit to the store."""
+        self._table.items[piece] = _word(data)
+        self.generation[piece] += 1
+        self.heat[piece] = 0
+
+    def abandon(self, piece: int) -> None:
+        """Nothing will be entered; the tier may have some of it."""
+        self.doomed.append(piece)
+
+    def add(self, paged: npt.NDArray[np.uint64]) -> None:
+        """Rows have these words from now on."""
+        np.add.at(self.live_bytes, pieces_of(places_of(paged)), sizes_of(paged))
+
+    def forget(self, paged: npt.NDArray[np.uint64]) -> None:
+        """Rows had these words. That of a damaged row may name a piece that there cannot be."""
+        numbers = pieces_of(places_of(paged))
+        known = numbers < len(self.live_bytes)
+        numbers = numbers[known]
+        np.subtract.at(self.live_bytes, numbers, sizes_of(paged[known]))
+        for piece in distinct(numbers[self.live_bytes[numbers] == 0]).tolist():
+            self._end(piece)
+
+    def miss(self, piece: int, generation: int) -> None:
+        """The tier has not got it, if it is still the one that had this generation."""
+        if self.generation[piece] == generation and self.length(piece):
+            self.missing.add(piece)
+            self.unfit.add(piece)
+
+    def distrust(self, piece: int) -> None:
+        """What the tier has is not what was put there. Whoever reads a record finds out what that means for it."""
+        self.unfit.add(piece)
+
+    def deleted(self, piece: int) -> None:
+        """The tier has it no more: the number may be used again."""
+        self.doomed.remove(piece)
+        heappush(self._free, piece)
+
+    def close(self) -> None:
+        self._table.close()
+
+    def _end(self, piece: int) -> None:
+        self._table.items[piece] = 0
+        self.generation[piece] += 1
+        self.missing.discard(piece)
+        self.unfit.discard(piece)
+        self.doomed.append(piece)
+
+    def _last_used(self) -> int:
+        used = np.flatnonzero(self._table.array)
+        return int(used[-1]) if len(used) else -1
+
+    def _free_up_to_next(self) -> None:
+        self._free = np.flatnonzero(self._table.array[: self._next] == 0).tolist()
+
+    def _grow(self) -> None:
+        self._table.grow(2 * self._table.capacity)
+        more = self._table.capacity - len(self.live_bytes)
+        self.live_bytes = np.concatenate((self.live_bytes, np.zeros(more, dtype=np.int64)))
+        self.generation = np.concatenate((self.generation, np.zeros(more, dtype=np.int64)))
+        self.heat = np.concatenate((self.heat, np.zeros(more, dtype=np.int64)))
+
+
+def _word(data: Buffer) -> int:
+    return digest(data, 0) & ~_LENGTH_MASK | memoryview(data).nbytes

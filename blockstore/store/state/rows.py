@@ -1,0 +1,146 @@
+"""The block rows: one for each stored content, as columns of shared memory.
+
+    column      type  kept                meaning
+    where       u64   state, the truth    encoding, record size, offset in the pool (geometry.py); 0 is a free row
+    digest      u64   state               keyed XXH3 of the content
+    reference   u32   state               the row that a patch is against; of others 0, or a hint (geometry.py)
+    domain      u16   state               index of the domain that may share it
+    count       u32   rebuilt at start    map entries that point here
+    dependents  u16   rebuilt at start    patches against this row
+
+28 bytes a row. A row is filled with `where` last, and published by a map entry only then; it is freed when
+`count` and `dependents` are both zero. Written by ingest (new rows), release (counts, freeing), upkeep and densify
+(`where`).
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from blockstore.plane.free_rows import ChangedRows, FreeRows
+from blockstore.plane.recount import count_dependents, free_unneeded, list_free, set_counts
+from blockstore.plane.tables import Tables
+from blockstore.store.state.geometry import FIRST_ROW
+from blockstore.store.state.home import Home
+from blockstore.store.state.mapping import MAXIMUM_ROWS
+from blockstore.store.state.shared_array import SharedArray
+from blockstore.store.state.spread import parts_of, spread
+
+MAXIMUM_DEPENDENTS: Final = 60_000
+"""Patches against one row, below what its 16-bit column can count. A busier reference is no candidate any more."""
+
+_FIRST_CAPACITY: Final = 4096
+_CAPACITY_STEP: Final = 2048
+"""The narrowest column fills whole pages then, and so do all others: they have one length."""
+
+_GROWTH: Final = 1.125
+_LARGEST_STEP: Final = 32_768
+"""Rows grow by an eighth, or by so many: an unused row costs as much as a used one, and the kernel takes a quarter of a
+millisecond to clear the 0.9 MB of these."""
+
+
+class Rows:
+    """Columns and the stack of free rows."""
+
+    def __init__(self, home: Home, tables: Tables | None = None) -> None:
+        """Open the rows in `home`, and bind them to `tables`, those of the store."""
+        self._tables = tables or Tables()
+        self.where = SharedArray(home, "rows-where", "Q", _FIRST_CAPACITY, most=MAXIMUM_ROWS)
+        self.digest = SharedArray(home, "rows-digest", "Q", _FIRST_CAPACITY, most=MAXIMUM_ROWS)
+        self.reference = SharedArray(home, "rows-reference", "I", _FIRST_CAPACITY, most=MAXIMUM_ROWS)
+        self.domain = SharedArray(home, "rows-domain", "H", _FIRST_CAPACITY, most=MAXIMUM_ROWS)
+        self.count = SharedArray(home, "rows-count", "I", _FIRST_CAPACITY, most=MAXIMUM_ROWS)
+        self.dependents = SharedArray(home, "rows-dependents", "H", _FIRST_CAPACITY, most=MAXIMUM_ROWS)
+        self._columns = (self.where, self.digest, self.reference, self.domain, self.count, self.dependents)
+        self.capacity = 0
+        self.free = FreeRows()
+        self.changed_rows = ChangedRows()
+        self._changed: npt.NDArray[np.bool_] | None = None
+        # A start after a growth that was killed half-way finds columns of unequal length.
+        self._grow(max(column.capacity for column in self._columns))
+
+    @property
+    def changed(self) -> npt.NDArray[np.bool_] | None:
+        """While counts are compared with the maps (verify.py): the rows whose counts have changed meanwhile."""
+        return self._changed
+
+    @changed.setter
+    def changed(self, marks: npt.NDArray[np.bool_] | None) -> None:
+        self._changed = marks
+        self.changed_rows.watch(marks)
+
+    @property
+    def next_row(self) -> int:
+        """No row from here on was ever used."""
+        return self.free.next_row
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(column.size_bytes for column in self._columns)
+
+    @property
+    def live(self) -> int:
+        """Rows in use."""
+        return self.free.in_use
+
+    def reserve(self, rows: int) -> None:
+        """Make sure that so many can be taken. Raises OutOfRoom. The columns' views get longer."""
+        missing = rows - self.free.left
+        if missing > 0:
+            step = min(int(self.capacity * (_GROWTH - 1)), _LARGEST_STEP)
+            self._grow(self.capacity + max(missing, step))
+
+    def take(self, count: int) -> npt.NDArray[np.uint32]:
+        """Unused rows, for which room was reserved."""
+        return np.array(self.free.take(count), dtype=np.uint32)
+
+    def mark_changed(self, rows: npt.NDArray[np.int64]) -> None:
+        """The counts of these rows change."""
+        if self.changed is not None:
+            self.changed[rows[rows < len(self.changed)]] = True
+
+    def give_back(self, rows: npt.NDArray[np.int64]) -> None:
+        """Free these rows: their words become 0 first, so that nothing can find them."""
+        self.where.array[rows] = 0
+        self.free.give_back(rows.astype(np.uint32))
+
+    def rebuild(self, references_of_maps: npt.NDArray[np.uint32]) -> None:
+        """At start: set the counts from the maps (`references_of_maps[row]`), free rows that nothing points at.
+
+        Rows that a killed process filled but did not publish, and references of patches that are gone, end here.
+        """
+        tables, parts = self._tables, parts_of(self.capacity)
+        spread(lambda first, end: set_counts(tables, references_of_maps, first, end), parts)
+        spread(lambda first, end: count_dependents(tables, first, end), parts)
+        in_use = spread(lambda first, end: free_unneeded(tables, first, end), parts)
+        next_row = max([FIRST_ROW, *(behind_last for _, behind_last in in_use)])
+        used_before = [0, *accumulate(used for used, _ in in_use)]
+        free = np.empty(next_row - FIRST_ROW - used_before[-1], dtype=np.uint32)
+        before = [max(first - FIRST_ROW, 0) - used for (first, _), used in zip(parts, used_before, strict=False)]
+        ends = [(first, min(end, next_row), count) for (first, end), count in zip(parts, before, strict=True)]
+        spread(lambda first, end, count: list_free(tables, first, end, count, free), ends)
+        self.free.reset(next_row, free)
+
+    def _grow(self, capacity: int) -> None:
+        capacity = -(-capacity // _CAPACITY_STEP) * _CAPACITY_STEP
+        self.free.grow(capacity)  # before there are more rows than can be freed
+        for column in self._columns:
+            column.grow(capacity)
+        self._tables.bind_rows(
+            self.where.array,
+            self.digest.array,
+            self.reference.array,
+            self.domain.array,
+            self.count.array,
+            self.dependents.array,
+        )
+        self.capacity = capacity
+
+    def close(self) -> None:
+        self._tables.unbind()
+        for column in self._columns:
+            column.close()

@@ -1,0 +1,84 @@
+"""A growable array of one integer type in a file that is mapped shared, and never moves.
+
+`items` (a memoryview) is for single elements on hot paths, `array` (numpy) for whole columns; both look at the same
+memory. Growing puts longer ones in their place; the old ones go on to show the elements that they had.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from blockstore.errors import OutOfRoom
+from blockstore.store.state.home import Home, allocate
+from blockstore.store.state.mapping import map_region
+
+Typecode = Literal["B", "H", "I", "Q"]
+
+_DTYPES: Final = {"B": np.uint8, "H": np.uint16, "I": np.uint32, "Q": np.uint64}
+
+
+class SharedArray:
+    """`capacity` elements of `typecode` (B, H, I or Q), at most `most`; zero where never written."""
+
+    items: memoryview
+    array: npt.NDArray[Any]
+
+    def __init__(self, home: Home, name: str, typecode: Typecode, capacity: int, *, most: int) -> None:
+        """Maps the file with all that it holds, at least `capacity` elements. Raises OutOfRoom, OSError."""
+        self.name = name
+        self._place = home.describe()
+        self._typecode = typecode
+        self._width = np.dtype(_DTYPES[typecode]).itemsize
+        self._fd = home.open(name)
+        self.capacity = 0
+        try:
+            present = os.fstat(self._fd).st_size // self._width
+            # A file that is longer than it can have become is damaged, and opened nevertheless: its reader says so.
+            most = max(most, capacity, present)
+            self._region = map_region(self._fd, _whole_pages(most * self._width), self._place)
+            self.grow(max(capacity, present))
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    @property
+    def size_bytes(self) -> int:
+        return self.capacity * self._width
+
+    def grow(self, capacity: int) -> None:
+        """Make room for `capacity` elements. Raises OutOfRoom, and then nothing has changed."""
+        if capacity <= self.capacity:
+            return
+        size_bytes = _whole_pages(capacity * self._width)
+        if size_bytes > self._region.reserved_bytes:
+            most = self._region.reserved_bytes // self._width
+            raise OutOfRoom(
+                f"{self.name} under {self._place} has {most} entries, and cannot have more; delete memory files"
+            )
+        old_bytes = self.capacity * self._width
+        allocate(self._fd, old_bytes, size_bytes - old_bytes, self._place)
+        self._region.extend(size_bytes)
+        self.items = memoryview(self._region).cast(self._typecode)
+        self.array = np.frombuffer(memoryview(self._region), dtype=_DTYPES[self._typecode])
+        self.capacity = size_bytes // self._width
+
+    def clear(self) -> None:
+        """Set every element to zero."""
+        self.array[:] = 0
+
+    def close(self) -> None:
+        """Let go of the memory; the file stays."""
+        self.items = memoryview(b"")
+        self.array = np.empty(0, dtype=_DTYPES[self._typecode])
+        del self._region
+        self.capacity = 0
+        os.close(self._fd)
+
+
+def _whole_pages(size_bytes: int) -> int:
+    return -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -1,0 +1,1 @@
+"""New VMs that go on from a snapshot: fork, restore, and undoing both."""

@@ -1,0 +1,1 @@
+"""The whole picture of a mount, its history, and metrics for Prometheus."""

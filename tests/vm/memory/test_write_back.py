@@ -1,0 +1,48 @@
+"""Dirty pages are in the store within a round, without anybody's fsync."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+
+import pytest
+
+from blockstore.vm import resident
+from blockstore.vm.memory.write_back import PIECE_BYTES, ROUND_S, WriteBack
+from tests.daemon.lab import Lab, noisy
+from tests.vm.kept_pages import kept
+
+SIZE_BYTES = 5 * PIECE_BYTES + 12288
+
+
+@pytest.mark.mount
+def test_one_round_writes_all(lab: Lab) -> None:
+    path = lab.mount().path / "memory"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    os.ftruncate(descriptor, SIZE_BYTES)
+    mapping = mmap.mmap(descriptor, SIZE_BYTES)
+    mapping[:] = noisy(SIZE_BYTES, 1)
+    assert resident.of_descriptor(descriptor).dirty == SIZE_BYTES
+    work = WriteBack(descriptor)
+    with kept(path):
+        work.go_on(ROUND_S / 100)
+        left = resident.of_descriptor(descriptor).dirty
+        assert 0 < left < SIZE_BYTES, "a little at a time"
+        work.go_on(ROUND_S)
+        after = resident.of_descriptor(descriptor)
+    assert after.dirty == after.written_back == 0 and after.resident == SIZE_BYTES
+    mapping[-1] ^= 1
+    work.go_on(ROUND_S)
+    assert resident.of_descriptor(descriptor).dirty == 0
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    mapping.madvise(mmap.MADV_DONTNEED)
+    wanted = bytearray(noisy(SIZE_BYTES, 1))
+    wanted[-1] ^= 1
+    assert mapping[:] == wanted
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    with (tmp_path / "memory").open("w+b") as file:
+        WriteBack(file.fileno()).go_on(1.0)
+        assert resident.of_descriptor(file.fileno()) == resident.Residency(0, 0, 0)
