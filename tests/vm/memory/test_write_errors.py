@@ -120,9 +120,9 @@ def is_new(writer: subprocess.Popen[str]) -> bool:
 class Faulty:
     """A mount, and the file that makes its writes fail."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, name: str = "mnt") -> None:
         self.fault = lab.path / "fault"
-        self.mounted: Mounted = lab.mount()
+        self.mounted: Mounted = lab.mount(name=name)
         put(self.path, OLD)
         drop(self.path)  # what is resident is the VM's, and counts in its cgroup
 
@@ -224,21 +224,22 @@ def assert_stored(lab: Lab, faulty: Faulty, end_mount: Callable[[Mounted], None]
     A machine may take clean pages that no process maps, at any time (DAMON, a cgroup's memory.reclaim), and what has
     left before the look is lost. So each round has all that the log tells of, and one round has the whole file.
     """
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         with writing(faulty.path) as writer:
             faulty.lose(writer)
         faulty.mounted.kill_daemon()
         end_mount(faulty.mounted)
         told = re.search(r"write-back of pages of 'vm' had failed; .*\((\d+) bytes\)", faulty.mounted.log())
         assert told, "nobody has looked"
-        content = (lab.mount(state=faulty.mounted.state).path / "vm").read_bytes()
+        remounted = lab.mount(name=faulty.mounted.path.name, state=faulty.mounted.state)
+        content = (remounted.path / "vm").read_bytes()
         pages = [slice(place, place + 4096) for place in range(0, SIZE, 4096)]
         is_new = [content[page] == NEW[page] for page in pages]
         assert all(new or content[page] == OLD[page] for new, page in zip(is_new, pages, strict=True))
         if all(is_new):
             return
         assert sum(is_new) * 4096 <= int(told[1]) < SIZE, "a page that was there was not written"
-        faulty = Faulty(lab)
+        faulty = Faulty(lab, f"mnt{number}")
     pytest.fail(f"in none of {ROUNDS} rounds the whole file was written again")
 
 
