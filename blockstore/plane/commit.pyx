@@ -228,7 +228,7 @@ cdef bint has_room(const Books* books, Batch batch, int reserved_segments, bint 
         return False
     if not is_reserved and not (
         batch.index.has_room(batch.contents)
-        and batch.similarity.has_room(batch.featured, rows_in_use(books.free_rows))
+        and batch.similarity.make_room(batch.featured, rows_in_use(books.free_rows))
     ):
         return False
     return is_within_limit(books.log, reserved_segments) and (fits_head(books.log, bytes) or books.log.spare >= 0)
@@ -266,6 +266,7 @@ cdef void fill_rows(Books* books, Batch batch, const Placed* placed) noexcept no
                 batch.rows[number],
             )
             batch.similarity.entered += 1
+    batch.index.charge(batch.contents)
 
 
 cdef void publish_entries(Books* books, Batch batch, const Target* target) noexcept nogil:

@@ -174,18 +174,19 @@ cdef class ContentIndex:
                 self.target = max(self.wanted_length(entries + live), self.slots.old_length)
                 self.slots.boundary = self.slots.old_length
                 self.owed = 0
-            if self.slots.mapped < self.target + PROBE_LIMIT:
+            if not self.has_memory():
                 try:
                     self.allocate(self.target, ALLOCATED_SLOTS)
+                    self.owed = 0  # what was entered before it could be moved
                 except OutOfRoom:
                     self.target = 0
                     if not self.can_do_without(entries, live):
                         raise
                     return
             else:
-                self.owed += entries * MOVED_AN_ENTRY
-                while self.target and (self.owed > 0 or self.lacks_room(entries, MOST)):
-                    self.move()
+                while self.target and not self.has_room(entries):
+                    if not self.move():
+                        raise MemoryError("no memory to move a part of the content index")
                 if not self.target:
                     live = self.slots.used
             if not self.lacks_room(entries, MOST):
@@ -247,6 +248,7 @@ cdef class ContentIndex:
             prefetch(&self.slots, digests[place])
         for place in range(rows.shape[0]):
             insert(&self.slots, digests[place], rows[place])
+        self.charge(rows.shape[0])
 
     def close(self):
         memset(&self.slots, 0, sizeof(self.slots))
@@ -254,14 +256,32 @@ cdef class ContentIndex:
         self.array.close()
 
     cdef bint has_room(self, uint64_t entries) noexcept nogil:
-        return not self.target and self.slots.used + entries <= BEGIN * self.slots.old_length
+        if not self.target:
+            return not self.lacks_room(entries, BEGIN)
+        return self.has_memory() and not self.owes(entries) and not self.lacks_room(entries, MOST)
+
+    cdef void move_for(self, uint64_t entries) noexcept nogil:
+        if self.target and self.has_memory() and self.owes(entries):
+            self.move()
+
+    cdef void charge(self, uint64_t entries) noexcept nogil:
+        if self.target:
+            self.owed += <long long>(entries * MOVED_AN_ENTRY)
+
+    cdef bint has_memory(self) noexcept nogil:
+        """Returns whether there is memory for the length that the index is to have."""
+        return self.slots.mapped >= self.target + PROBE_LIMIT
+
+    cdef bint owes(self, uint64_t entries) noexcept nogil:
+        """Returns whether slots have to be moved before so many more are entered."""
+        return self.owed + <long long>(entries * MOVED_AN_ENTRY) > 0
 
     cdef uint64_t wanted_length(self, uint64_t rows):
         """Returns the least length for so many rows: whole pages, with those behind the last home."""
         cdef uint64_t slots = <uint64_t>(rows / AFTER) + 1 + PROBE_LIMIT
         return (slots + PAGE_SLOTS - 1) // PAGE_SLOTS * PAGE_SLOTS - PROBE_LIMIT
 
-    cdef bint lacks_room(self, uint64_t entries, double load):
+    cdef bint lacks_room(self, uint64_t entries, double load) noexcept nogil:
         return self.slots.used + entries > load * self.slots.old_length
 
     cdef bint can_do_without(self, uint64_t entries, uint64_t live) except -1:
@@ -273,7 +293,8 @@ cdef class ContentIndex:
             return False
         self.target = usable
         while self.target:
-            self.move()
+            if not self.move():
+                raise MemoryError("no memory to move a part of the content index")
         return not self.lacks_room(entries, LARGEST)
 
     cdef void bind(self):
@@ -298,14 +319,13 @@ cdef class ContentIndex:
         self.slots.last_old = UINT64_MAX
         return 0
 
-    cdef int move(self) except -1:
-        cdef long long moved
-        with nogil:
-            moved = move_part(&self.slots, &self.tables.columns, self.target)
+    cdef bint move(self) noexcept nogil:
+        """Moves a part. Returns False when there is no memory for that."""
+        cdef long long moved = move_part(&self.slots, &self.tables.columns, self.target)
         if moved < 0:
-            raise MemoryError("no memory to move a part of the content index")
+            return False
         self.owed -= moved
         if self.slots.boundary == 0:
             publish_64(&self.slots.last_old, UINT64_MAX)
             self.target = 0
-        return 0
+        return True

@@ -28,12 +28,16 @@ cdef class Encoders:
     cdef uint64_t sum_ns
 
     cdef void observe(self, int64_t duration_ns) noexcept nogil
+    cdef bint store(
+        self, const Write* write, uint64_t skip, uint64_t blocks, Batch batch, LaneState* state, bint waits
+    ) noexcept nogil
     cdef bint write_all(self, Write* write, Batch batch, LaneState* state, int slice_blocks, object ask) noexcept nogil
     cdef void hand_over(self, Write* write) noexcept nogil
     cdef void answer(self, Write* write) noexcept nogil
     cdef bint ask_python(self, object ask, uint64_t inode, uint64_t offset, const void* data, size_t size) noexcept nogil
     cdef void wake_python(self) noexcept nogil
 
-# Takes a WRITE of the kernel, which is theirs from now on. Returns False when there is no memory to queue it, and then it
-# is the caller's still.
-cdef bint push_write(Encoders encoders, PlaneRequest* request) noexcept nogil
+# Takes a WRITE of the kernel, which is theirs from now on: stores and answers it at once when it is one block of somebody's
+# write(2) and nothing is in the way, and queues it otherwise. Returns False when there is no memory to queue it, and then
+# it is the caller's still. `batch` and `state` are those of the calling thread.
+cdef bint push_write(Encoders encoders, PlaneRequest* request, Batch batch, LaneState* state) noexcept nogil

@@ -1,4 +1,4 @@
-"""Threads that answer WRITE. See encoders.pyi."""
+"""Storing and answering WRITE. See encoders.pyi."""
 
 from cpython.buffer cimport PyBUF_READ
 from cpython.exc cimport PyErr_SetFromErrno
@@ -36,6 +36,9 @@ cdef struct SchedulingAttributes:
     uint64_t deadline_ns
     uint64_t period_ns
 
+cdef enum:
+    WRITE_CACHE = 1  # FUSE_WRITE_CACHE: written back from the page cache, nobody's write(2)
+
 cdef struct WrittenAnswer:
     # fuse_out_header and fuse_write_out (include/uapi/linux/fuse.h)
     uint32_t size_bytes
@@ -55,10 +58,19 @@ def take_little(int nice, uint64_t slice_ns):
         PyErr_SetFromErrno(OSError)
 
 
-cdef bint push_write(Encoders encoders, PlaneRequest* request) noexcept nogil:
+cdef bint push_write(Encoders encoders, PlaneRequest* request, Batch batch, LaneState* state) noexcept nogil:
     cdef const Head* head = <const Head*>request.data
     cdef uint64_t size = request.size_bytes - HEAD_BYTES
+    cdef Write* write
     request.came_ns = now_ns(CLOCK_MONOTONIC)
+    if size == BLOCK_BYTES and not head.offset & (BLOCK_BYTES - 1) and not head.flags & WRITE_CACHE:
+        write = encoders.queue.begin(request, head.inode, head.offset, head.offset + size)
+        if write != NULL:
+            if encoders.store(write, 0, 1, batch, state, False):
+                encoders.answer(write)
+            else:
+                encoders.queue.put_back(write)
+            return True
     return encoders.queue.enter(request, head.inode, head.offset, head.offset + size) != NULL
 
 
@@ -120,39 +132,51 @@ cdef class Encoders:
     ) noexcept nogil:
         """Stores a write, a slice at a time. Returns False when Python has to store all of it."""
         cdef const uint8_t* data = (<PlaneRequest*>write.request).data + HEAD_BYTES
-        cdef uint64_t position = write.start
+        cdef uint64_t size = write.end - write.start
+        cdef uint64_t skip = 0
         cdef uint64_t blocks
-        cdef MapView* view
-        cdef Outcome outcome
         if (write.start | write.end) & (BLOCK_BYTES - 1) or write.start >= write.end:
             return False
-        while position < write.end:
-            blocks = min((write.end - position) >> BLOCK_SHIFT, <uint64_t>slice_blocks)
-            come_in(state)
-            view = find(self.volumes, write.volume)
-            if view != NULL:
-                batch.load_blocks(view, data + (position - write.start), <int>blocks)
-            go_out(state)
-            if view == NULL:
+        while skip < size:
+            blocks = min((size - skip) >> BLOCK_SHIFT, <uint64_t>slice_blocks)
+            if not self.store(write, skip, blocks, batch, state, True) and not self.ask_python(
+                ask, write.volume, write.start + skip, data + skip, blocks << BLOCK_SHIFT
+            ):
                 return False
-            batch.encode_without_lock()
-            self.lock.acquire()
-            view = find(self.volumes, write.volume)  # nothing takes it away while the lock is held
-            outcome = OUTCOME_DROPPED
-            if view != NULL:
-                outcome = commit_write(
-                    &self.commit.books, batch, view, position >> BLOCK_SHIFT,
-                    position + (blocks << BLOCK_SHIFT), self.reserved_segments
-                )
-            self.wake_python()
-            self.lock.release()
-            if outcome != OUTCOME_COMMITTED and outcome != OUTCOME_DROPPED:
-                if not self.ask_python(
-                    ask, write.volume, position, data + (position - write.start), blocks << BLOCK_SHIFT
-                ):
-                    return False
-            position += blocks << BLOCK_SHIFT
+            skip += blocks << BLOCK_SHIFT
         return True
+
+    cdef bint store(
+        self, const Write* write, uint64_t skip, uint64_t blocks, Batch batch, LaneState* state, bint waits
+    ) noexcept nogil:
+        """Stores so many blocks of a write from byte `skip` of it on. Returns False when Python has to do something
+        first, or somebody has the store lock and this one does not wait for it; nothing has changed then."""
+        cdef const uint8_t* data = (<const PlaneRequest*>write.request).data + HEAD_BYTES + skip
+        cdef uint64_t first = (write.start + skip) >> BLOCK_SHIFT
+        cdef MapView* view
+        cdef Outcome outcome = OUTCOME_DROPPED
+        come_in(state)
+        view = find(self.volumes, write.volume)
+        if view != NULL:
+            batch.load_blocks(view, data, <int>blocks)
+        go_out(state)
+        if view == NULL:
+            return False
+        batch.encode_without_lock()
+        if not self.lock.try_to_acquire():
+            if not waits:
+                return False
+            self.lock.acquire()
+        view = find(self.volumes, write.volume)  # nothing takes it away while the lock is held
+        if waits:
+            batch.index.move_for(batch.contents)
+        if view != NULL:
+            outcome = commit_write(
+                &self.commit.books, batch, view, first, (first + blocks) << BLOCK_SHIFT, self.reserved_segments
+            )
+        self.wake_python()
+        self.lock.release()
+        return outcome == OUTCOME_COMMITTED or outcome == OUTCOME_DROPPED
 
     cdef bint ask_python(
         self, object ask, uint64_t inode, uint64_t offset, const void* data, size_t size

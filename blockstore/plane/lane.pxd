@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from blockstore.plane.codec cimport Codec
+from blockstore.plane.encode cimport Batch
 from blockstore.plane.encoders cimport Encoders
 from blockstore.plane.requests cimport PlaneRequest, Requests
 from blockstore.plane.tables cimport Tables
@@ -28,6 +29,7 @@ cdef class Lane:
     cdef VolumeTable volumes
     cdef Requests requests
     cdef Encoders encoders  # None: Python gets each WRITE
+    cdef Batch batch  # of one block, with encoders
     cdef Codec codec
     cdef LaneState* state
     cdef PlaneRequest* direct  # with read(2): room for whatever comes next

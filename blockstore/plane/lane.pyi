@@ -1,13 +1,18 @@
-"""Answers READ straight from /dev/fuse, without the interpreter's lock and without the store lock (docs/decisions.md).
+"""Answers READ, and WRITE of one block by write(2), straight from /dev/fuse, without the interpreter's lock
+(docs/decisions.md).
 
 The blocks are read as plane/decode.pyi says, and each is checked against its digests, which also finds a race with a
 writer: it is read again, and then left to Python, which has the store lock. So is everything else: other requests,
 files that lanes do not know (volumes.pyi), what is in a tier, due or damaged, READs longer than LARGEST_READ_BYTES.
 
+READ takes no store lock. A write(2) of one block, whose thread waits for it, is encoded here, and committed if the lock
+is free: to pass it to an encoder and have that woken takes longer. All other WRITEs go to the encoders (encoders.pyi).
+
 Work for each request is bounded, for the thread may have real-time priority. A hot path; its benchmark is
 `scripts/bench fault`.
 """
 
+from blockstore.plane.encode import Batch
 from blockstore.plane.encoders import Encoders
 from blockstore.plane.requests import Requests
 from blockstore.plane.tables import Tables
@@ -31,11 +36,13 @@ class Lane:
         volumes: VolumeTable,
         requests: Requests,
         encoders: Encoders | None = None,
+        batch: Batch | None = None,
     ) -> None:
         """`fd` is /dev/fuse, in blocking mode; `pipe` are the ends (out, in) of an empty pipe with room for
         `pipe_bytes`; `request_bytes` is what the kernel wants to have room for. All of them must stay open while
-        `serve` runs. `encoders` get each WRITE; without them Python does. Raises MemoryError, OSError, and ValueError
-        when the store has as many lanes as it can have."""
+        `serve` runs. `encoders` get each WRITE that is not stored here, in a `batch` of this thread alone; without them
+        Python gets all. Raises MemoryError, OSError, and ValueError when the store has as many lanes as it can have, or
+        there are encoders and no batch."""
 
     @property
     def turns(self) -> int:

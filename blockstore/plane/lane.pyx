@@ -1,4 +1,4 @@
-"""Answers READ straight from /dev/fuse. See lane.pyi."""
+"""Answers READ, and WRITE of one block, straight from /dev/fuse. See lane.pyi."""
 
 import os
 
@@ -13,6 +13,7 @@ from blockstore.plane.block_map cimport MapView, count_fault, count_range
 from blockstore.plane.clock cimport CLOCK_MONOTONIC, now_ns
 from blockstore.plane.codec cimport Codec
 from blockstore.plane.decode cimport read_unlocked
+from blockstore.plane.encode cimport Batch
 from blockstore.plane.encoders cimport Encoders, push_write
 from blockstore.plane.layout cimport BLOCK_BYTES, BLOCK_SHIFT
 from blockstore.plane.mapped cimport (
@@ -115,7 +116,7 @@ cdef int serve_all(Lane lane) noexcept nogil:
             memcpy(request.data, lane.head, size)
         request.size_bytes = size
         if lane.encoders is not None and head.opcode == OPCODE_WRITE and size > HEAD_BYTES:
-            if not push_write(lane.encoders, request):
+            if not push_write(lane.encoders, request, lane.batch, lane.state):
                 give_back(&lane.requests.buffers, request)
                 return ENOMEM
             continue
@@ -272,14 +273,18 @@ cdef class Lane:
         VolumeTable volumes not None,
         Requests requests not None,
         Encoders encoders=None,
+        Batch batch=None,
     ):
         cdef void* answer
         self.event = -1
         if request_bytes > requests.buffers.large_bytes:
             raise ValueError(f"requests of {request_bytes} bytes do not fit into {requests.buffers.large_bytes}")
+        if encoders is not None and batch is None:
+            raise ValueError("encoders, and no batch for writes of one block")
         self.fd, (self.pipe_out, self.pipe_in) = fd, pipe
         self.pipe_bytes, self.request_bytes = pipe_bytes, request_bytes
-        self.tables, self.volumes, self.requests, self.encoders = tables, volumes, requests, encoders
+        self.tables, self.volumes, self.requests = tables, volumes, requests
+        self.encoders, self.batch = encoders, batch
         self.codec = Codec()
         answer = mmap(NULL, ANSWER_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         if answer == MAP_FAILED:

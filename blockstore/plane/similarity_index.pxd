@@ -31,10 +31,15 @@ cdef class SimilarityIndex:
     cdef uint8_t[::1] tag_view
     cdef readonly uint64_t entered
     cdef uint32_t most_dependents
-    cdef uint64_t target
-    # Returns whether `reserve` has nothing to do.
-    cdef bint has_room(self, uint64_t entries, uint64_t live) noexcept nogil
-    cdef int grow(self, uint64_t slots) except -1
+    cdef uint64_t target  # how many slots it is growing to, or has
+    cdef uint64_t mapped  # slots that have memory
+    # Lets the table grow as far as so many entries want it to. Returns whether there is room for them; False when there
+    # has to be memory for more slots first, which `reserve` sees to.
+    cdef bint make_room(self, uint64_t entries, uint64_t live) noexcept nogil
+    cdef uint64_t least_slots(self, uint64_t entries, uint64_t live) noexcept nogil
+    cdef uint64_t wanted_slots(self, uint64_t entries, uint64_t least) noexcept nogil
+    cdef void divide_up_to(self, uint64_t slots) noexcept nogil
+    cdef int allocate(self) except -1
     cdef void bind(self)
 
 

@@ -96,18 +96,21 @@ cdef class SimilarityIndex:
         return self.table.slots
 
     def reserve(self, uint64_t entries, uint64_t live):
-        cdef uint64_t rows = min(self.entered, live) + entries
-        cdef uint64_t least = rows * A_ROW
+        cdef uint64_t least = self.least_slots(entries, live)
+        cdef uint64_t wanted
         if least > self.table.slots and least > self.target:
             self.target = 2 * bs_power_of_two(self.table.slots)
             while self.target < least:
                 self.target *= 2
-        if self.target > self.table.slots:
-            try:
-                self.grow(min(self.target, max(least, self.table.slots + entries * SLOTS_AN_ENTRY)))
-            except OutOfRoom:
-                if least > self.table.slots:
-                    raise
+        wanted = self.wanted_slots(entries, least)
+        try:
+            while self.table.slots < wanted:
+                if self.mapped <= self.table.slots:
+                    self.allocate()
+                self.divide_up_to(wanted)
+        except OutOfRoom:
+            if least > self.table.slots:
+                raise
 
     def candidates(self, const uint32_t[:, ::1] features not None, uint32_t domain, own=None):
         cdef Py_ssize_t line
@@ -152,28 +155,44 @@ cdef class SimilarityIndex:
 
     def close(self):
         memset(&self.table, 0, sizeof(self.table))
+        self.mapped = self.target = 0
         self.row_view = None
         self.tag_view = None
         self.row_array.close()
         self.tag_array.close()
 
-    cdef bint has_room(self, uint64_t entries, uint64_t live) noexcept nogil:
-        return max((min(self.entered, live) + entries) * A_ROW, self.target) <= self.table.slots
+    cdef bint make_room(self, uint64_t entries, uint64_t live) noexcept nogil:
+        cdef uint64_t least = self.least_slots(entries, live)
+        cdef uint64_t wanted = self.wanted_slots(entries, least)
+        if max(least, wanted) > max(self.mapped, self.table.slots):
+            return False
+        self.divide_up_to(wanted)
+        return least <= self.table.slots
 
-    cdef int grow(self, uint64_t slots) except -1:
-        """Lets the table have so many slots, a step at a time."""
-        cdef uint64_t step
+    cdef uint64_t least_slots(self, uint64_t entries, uint64_t live) noexcept nogil:
+        """Returns how many slots there have to be for so many more rows."""
+        return (min(self.entered, live) + entries) * A_ROW
+
+    cdef uint64_t wanted_slots(self, uint64_t entries, uint64_t least) noexcept nogil:
+        """Returns how many slots the table is to have when so many rows were entered."""
+        return min(self.target, max(least, self.table.slots + entries * SLOTS_AN_ENTRY))
+
+    cdef void divide_up_to(self, uint64_t slots) noexcept nogil:
+        """Lets the table have so many slots, or as many as there is memory for, a step at a time."""
+        slots = min(slots, self.mapped)
         while self.table.slots < slots:
-            step = min(slots, self.table.slots + STEP_SLOTS, 2 * bs_power_of_two(self.table.slots))
-            if step > <uint64_t>min(self.row_view.shape[0], self.tag_view.shape[0]):
-                memory = min(self.target, self.table.slots + STEP_SLOTS)
-                self.row_array.grow(memory)
-                self.tag_array.grow(memory)
-                self.bind()
-            divide(&self.table, step)
+            divide(&self.table, min(slots, self.table.slots + STEP_SLOTS, 2 * bs_power_of_two(self.table.slots)))
+
+    cdef int allocate(self) except -1:
+        """Gives another STEP_SLOTS slots memory, if the target is not nearer. Raises OutOfRoom."""
+        memory = min(self.target, self.table.slots + STEP_SLOTS)
+        self.row_array.grow(memory)
+        self.tag_array.grow(memory)
+        self.bind()
         return 0
 
     cdef void bind(self):
         self.row_view, self.tag_view = self.row_array.items, self.tag_array.items
+        self.mapped = min(self.row_view.shape[0], self.tag_view.shape[0])
         if self.table.rows != &self.row_view[0] or self.table.tags != &self.tag_view[0]:  # the arrays do not move
             self.table.rows, self.table.tags = &self.row_view[0], &self.tag_view[0]

@@ -34,6 +34,8 @@ cdef class WriteQueue:
 
     # Each of these takes the queue's own lock, for some comparisons at most.
     cdef Write* enter(self, void* request, uint64_t volume, uint64_t start, uint64_t end) noexcept nogil
+    cdef Write* begin(self, void* request, uint64_t volume, uint64_t start, uint64_t end) noexcept nogil
+    cdef void put_back(self, Write* write) noexcept nogil
     cdef Write* take(self) noexcept nogil
     cdef void hand(self, Write* write) noexcept nogil
     cdef void was_handed(self) noexcept nogil

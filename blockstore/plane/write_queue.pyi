@@ -27,6 +27,11 @@ class WriteQueue:
         """Wakes all who wait in `take`, for good."""
     def push(self, volume: int, start: int, end: int) -> int:
         """Enters a write without a request, and returns its number. For tests. Raises MemoryError."""
+    def start(self, volume: int, start: int, end: int) -> int | None:
+        """Enters a write that begins at once, and returns its number; None when it may not: others are before it, or
+        Python has some. For tests."""
+    def give_up(self, number: int) -> None:
+        """Leaves a write that was started or popped to the next `pop`. For tests."""
     def pop(self) -> tuple[int, bool] | None:
         """Returns the number of the next write, and whether it is to be handed to Python; None when there is none that
         may begin. Does not wait. For tests."""

@@ -63,6 +63,13 @@ cdef class WriteQueue:
             raise MemoryError("no memory for a write in the queue")
         return <uintptr_t>write
 
+    def start(self, uint64_t volume, uint64_t start, uint64_t end):
+        cdef Write* write = self.begin(NULL, volume, start, end)
+        return None if write == NULL else <uintptr_t>write
+
+    def give_up(self, uintptr_t number):
+        self.put_back(<Write*>number)
+
     def pop(self):
         cdef Write* write
         with nogil:
@@ -88,6 +95,31 @@ cdef class WriteQueue:
         pthread_cond_signal(&self.changed)
         pthread_mutex_unlock(&self.mutex)
         return write
+
+    cdef Write* begin(self, void* request, uint64_t volume, uint64_t start, uint64_t end) noexcept nogil:
+        """Appends a write that is TAKEN by the caller. Returns NULL when it may not begin at once, or without memory."""
+        cdef Write* write = new_write(request, volume, start, end)
+        cdef bint may_begin
+        if write == NULL:
+            return NULL
+        pthread_mutex_lock(&self.mutex)
+        write.before = self.last
+        may_begin = not (self.handed_length or self.holds or self.passes_on or has_one_before(write))
+        if may_begin:
+            write.state = TAKEN
+            self.append(write)
+        pthread_mutex_unlock(&self.mutex)
+        if may_begin:
+            return write
+        free(write)
+        return NULL
+
+    cdef void put_back(self, Write* write) noexcept nogil:
+        """A write that was taken is for somebody else, in its place."""
+        pthread_mutex_lock(&self.mutex)
+        write.state = QUEUED
+        pthread_cond_signal(&self.changed)
+        pthread_mutex_unlock(&self.mutex)
 
     cdef Write* take(self) noexcept nogil:
         """Waits for a write that may begin, and returns it: TAKEN by the caller, or HANDED to Python by the caller, who

@@ -181,10 +181,10 @@ class Ingest:
         batch.clear()
         self._idle.append(batch)
 
-    def new_batch(self) -> Batch:
-        """Returns a batch of BATCH_BLOCKS, for a thread of its own."""
+    def new_batch(self, most_blocks: int = BATCH_BLOCKS) -> Batch:
+        """Returns a batch of so many blocks at most, for a thread of its own."""
         return Batch(
-            BATCH_BLOCKS,
+            most_blocks,
             self._tables,
             self._content,
             self._similarity,

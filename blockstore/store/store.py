@@ -356,9 +356,10 @@ class Store:
         requests: Requests,
         encoders: Encoders | None = None,
     ) -> Lane:
-        """What answers READs of all volumes without the lock (plane/lane.pyi says what the arguments are). It must not
+        """What answers READs of all volumes, and small writes (plane/lane.pyi says what the arguments are). It must not
         serve any more when the store is closed."""
-        return Lane(fd, pipe, pipe_bytes, request_bytes, self.tables, self._lane_volumes, requests, encoders)
+        batch = self._ingest.new_batch(1) if encoders is not None else None
+        return Lane(fd, pipe, pipe_bytes, request_bytes, self.tables, self._lane_volumes, requests, encoders, batch)
 
     def encoders(self, fd: int, requests: Requests, bounds_us: Sequence[int]) -> Encoders:
         """What answers WRITEs (plane/encoders.pyi says what the arguments are). They must not serve any more when the

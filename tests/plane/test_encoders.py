@@ -49,11 +49,17 @@ class Served:
         self.asked.append((number, offset, len(data)))
         return not self.refuses and self.store.write_slice(number, offset, data)
 
-    def send(self, offset: int, data: bytes, number: int = 1) -> int:
+    def send(self, offset: int, data: bytes, number: int = 1, flags: int = 0) -> int:
         """Sends a WRITE; its unique number."""
+        return self._send(abi.WRITE, abi.READ_WRITE_IN.pack(0, offset, len(data), flags, 0, 0, 0) + data, number)
+
+    def ask_for(self, offset: int, length: int) -> int:
+        """Sends a READ; its unique number."""
+        return self._send(abi.READ, abi.READ_WRITE_IN.pack(0, offset, length, 0, 0, 0, 0), 1)
+
+    def _send(self, opcode: int, body: bytes, number: int) -> int:
         self.unique += 2
-        body = abi.READ_WRITE_IN.pack(0, offset, len(data), 0, 0, 0, 0) + data
-        header = (abi.IN_HEADER.size + len(body), abi.WRITE, self.unique, number, 0, 0, 0, 0, 0)
+        header = (abi.IN_HEADER.size + len(body), opcode, self.unique, number, 0, 0, 0, 0, 0)
         self.kernel.send(abi.IN_HEADER.pack(*header) + body)
         return self.unique
 
@@ -124,6 +130,26 @@ def test_python_is_asked_for_memory_of_a_map_and_not_again(served: Served) -> No
     assert len(served.asked) == 1
 
 
+def test_python_is_asked_seldom_while_the_content_index_grows(served: Served) -> None:
+    """It grows for more than a third of the time while memory is overwritten."""
+    blocks, model = 4096, {}
+    for first in range(0, blocks, SLICE_BLOCKS):
+        served.send(first * BLOCK_BYTES, b"".join(noise(first + number) for number in range(SLICE_BLOCKS)))
+        served.answered()
+    served.asked.clear()
+    growing = 0
+    for number in range(3000):
+        block = number * 7 % blocks
+        model[block] = blocks + number
+        served.send(block * BLOCK_BYTES, noise(blocks + number), flags=abi.WRITE_CACHE * (number % 2))
+        served.answered()
+        growing += served.store.content.is_growing
+    assert growing > 100 and len(served.asked) < 20
+    assert all(served.read(block * BLOCK_BYTES, BLOCK_BYTES) == noise(content) for block, content in model.items())
+    with served.store.lock:
+        check_store(served.store, decode=True)
+
+
 @pytest.mark.parametrize("offset", [0, 100, BLOCK_BYTES])
 @pytest.mark.parametrize("size_bytes", [1, 100, BLOCK_BYTES + 1, 3 * BLOCK_BYTES - 100])
 def test_a_part_of_a_block_is_left_to_python_and_later_writes_wait(
@@ -161,6 +187,40 @@ def test_what_python_refuses_it_gets_whole(served: Served) -> None:
     assert served.encoders.turns == 1 and served.read(0, BLOCK_BYTES) == noise(1)
     served.encoders.queue.steer(passes_on=False, holds=False)
     assert served.answered() == (held, BLOCK_BYTES) and served.read(0, BLOCK_BYTES) == noise(5)
+
+
+def test_a_write_of_one_block_is_stored_by_the_lane_and_what_is_written_back_is_not(served: Served) -> None:
+    served.send(0, noise(1))
+    served.answered()
+    until(lambda: not served.encoders.queue.count, "a write leaves when it was answered")
+    served.encoders.queue.end()  # no encoder takes anything any more
+    for number in range(20):
+        unique = served.send(number * BLOCK_BYTES, noise(number))
+        assert served.answered() == (unique, BLOCK_BYTES)
+        assert served.read(number * BLOCK_BYTES, BLOCK_BYTES) == noise(number)
+    served.send(0, noise(30), flags=abi.WRITE_CACHE)
+    served.send(0, noise(31))  # may not overtake it
+    served.send(40 * BLOCK_BYTES, noise(32) + noise(33))
+    unique = served.send(BLOCK_BYTES, noise(34))
+    assert served.answered() == (unique, BLOCK_BYTES)
+    assert served.read(0, 2 * BLOCK_BYTES) == noise(0) + noise(34)
+    until(lambda: served.encoders.queue.count == 3, "a write leaves when it was answered, and three wait")
+    assert served.encoders.turns == 22
+    with served.store.lock:
+        check_store(served.store, decode=True)
+
+
+def test_a_lane_does_not_wait_for_the_store_lock(served: Served) -> None:
+    served.send(0, noise(1))
+    served.answered()
+    with served.store.lock:
+        written = served.send(0, noise(2))
+        read = served.ask_for(0, BLOCK_BYTES)
+        answer = served.kernel.recv(2 * BLOCK_BYTES)
+        assert abi.OUT_HEADER.unpack_from(answer) == (len(answer), 0, read)
+        assert answer[abi.OUT_HEADER.size :] == noise(1)
+    assert served.answered() == (written, BLOCK_BYTES)
+    assert served.read(0, BLOCK_BYTES) == noise(2)
 
 
 def test_a_file_that_is_not_there_is_left_to_python(served: Served) -> None:

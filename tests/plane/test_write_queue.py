@@ -36,6 +36,29 @@ def test_a_write_of_the_same_bytes_waits_for_the_one_before_it_and_no_other_does
     queue.done(same)
 
 
+def test_a_write_starts_at_once_if_nothing_is_in_its_way() -> None:
+    queue = WriteQueue()
+    first, elsewhere = queue.start(1, 0, 4096), queue.start(2, 0, 4096)
+    assert first is not None and elsewhere is not None and queue.count == 2
+    assert queue.start(1, 4095, 5000) is None, "one of the same bytes is under way"
+    queued = queue.push(1, 8192, 12288)
+    assert queue.start(1, 12287, 12288) is None, "one of the same bytes is queued"
+    queue.give_up(first)
+    assert (queue.pop(), queue.pop()) == ((first, False), (queued, False)), "it has kept its place"
+    queue.hand_back(first)
+    assert queue.start(3, 0, 1) is None, "Python has one"
+    queue.done(first)
+    for steered in ({"passes_on": True, "holds": False}, {"passes_on": False, "holds": True}):
+        queue.steer(**steered)
+        assert queue.start(3, 0, 1) is None
+    queue.steer(passes_on=False, holds=False)
+    last = queue.start(3, 0, 1)
+    assert last is not None
+    for number in (elsewhere, queued, last):
+        queue.done(number)
+    assert queue.count == 0
+
+
 def test_while_python_is_at_a_write_others_are_held_back() -> None:
     queue = WriteQueue()
     first = queue.push(1, 0, 4096)
