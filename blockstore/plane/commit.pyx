@@ -185,7 +185,7 @@ cdef Outcome commit_write(
 ) noexcept nogil:
     cdef Target target
     cdef Outcome outcome
-    if view.is_deleted:  # meanwhile: nobody can read what would be written
+    if view.is_deleted or view.domain != batch.domain:  # meanwhile: nobody can read what would be written
         return OUTCOME_DROPPED
     if view.size_word == NULL or view.has_paged_tail:
         return OUTCOME_NEEDS_PYTHON

@@ -66,7 +66,7 @@ cdef class Batch:
     cdef uint8_t* patch
     cdef Py_buffer* pieces
     cdef int held
-    cdef uint32_t domain
+    cdef readonly uint32_t domain
     cdef uint64_t seed
     cdef uint64_t zero_digest
     cdef uint32_t key[7]

@@ -23,6 +23,8 @@ class Batch:
 
     blocks: int
     """In the batch."""
+    domain: int
+    """Of the volume that they are for."""
     contents: int
     """Of which so many have to be stored."""
     featured: int

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
-from blockstore.plane.commit cimport Commit
+from blockstore.plane.commit cimport Commit, Outcome
 from blockstore.plane.encode cimport Batch
 from blockstore.plane.lock cimport StoreLock
 from blockstore.plane.requests cimport PlaneRequest, Requests
@@ -28,13 +28,15 @@ cdef class Encoders:
     cdef uint64_t sum_ns
 
     cdef void observe(self, int64_t duration_ns) noexcept nogil
-    cdef bint store(
+    cdef Outcome store(
         self, const Write* write, uint64_t skip, uint64_t blocks, Batch batch, LaneState* state, bint waits
     ) noexcept nogil
     cdef bint write_all(self, Write* write, Batch batch, LaneState* state, int slice_blocks, object ask) noexcept nogil
     cdef void hand_over(self, Write* write) noexcept nogil
     cdef void answer(self, Write* write) noexcept nogil
-    cdef bint ask_python(self, object ask, uint64_t inode, uint64_t offset, const void* data, size_t size) noexcept nogil
+    cdef bint ask_python(
+        self, object ask, uint64_t inode, uint64_t offset, const void* data, size_t size, Batch batch
+    ) noexcept nogil
     cdef void wake_python(self) noexcept nogil
 
 # Takes a WRITE of the kernel, which is theirs from now on: stores and answers it at once when it is one block of somebody's

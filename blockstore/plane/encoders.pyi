@@ -42,12 +42,12 @@ class Encoders:
     @property
     def latency(self) -> tuple[list[int], int]:
         """How many writes took as long as each class says, from the lane to the answer, and all of their time in us."""
-    def serve(self, batch: Batch, slice_blocks: int, ask: Callable[[int, int, memoryview], bool]) -> None:
+    def serve(self, batch: Batch, slice_blocks: int, ask: Callable[[int, int, memoryview, Batch], bool]) -> None:
         """Encodes until the queue has ended. `batch` is of the calling thread alone, and takes `slice_blocks`.
 
-        `ask(inode, offset, data)` is called with the interpreter's lock, and without the store lock, when commit needs
-        Python: it stores these whole blocks and returns True. When it returns False or raises, Python gets the whole
-        write. `data` is valid during the call only.
+        `ask(inode, offset, data, batch)` is called with the interpreter's lock, and without the store lock, when commit
+        needs Python: it stores these whole blocks, which the batch has encoded, and returns True. When it returns False
+        or raises, Python gets the whole write. `data` and what is in the batch are valid during the call only.
         """
 
 def take_little(nice: int, slice_ns: int) -> None:

@@ -10,7 +10,15 @@ from libc.string cimport memset
 from blockstore.plane.atomics cimport count_64, load_64
 from blockstore.plane.block_map cimport MapView
 from blockstore.plane.clock cimport CLOCK_MONOTONIC, now_ns
-from blockstore.plane.commit cimport OUTCOME_COMMITTED, OUTCOME_DROPPED, Commit, Outcome, commit_write
+from blockstore.plane.commit cimport (
+    OUTCOME_COMMITTED,
+    OUTCOME_DROPPED,
+    OUTCOME_NEEDS_PYTHON,
+    OUTCOME_STALE,
+    Commit,
+    Outcome,
+    commit_write,
+)
 from blockstore.plane.encode cimport Batch
 from blockstore.plane.layout cimport BLOCK_BYTES, BLOCK_SHIFT
 from blockstore.plane.lock cimport StoreLock
@@ -66,7 +74,7 @@ cdef bint push_write(Encoders encoders, PlaneRequest* request, Batch batch, Lane
     if size == BLOCK_BYTES and not head.offset & (BLOCK_BYTES - 1) and not head.flags & WRITE_CACHE:
         write = encoders.queue.begin(request, head.inode, head.offset, head.offset + size)
         if write != NULL:
-            if encoders.store(write, 0, 1, batch, state, False):
+            if encoders.store(write, 0, 1, batch, state, False) == OUTCOME_COMMITTED:
                 encoders.answer(write)
             else:
                 encoders.queue.put_back(write)
@@ -135,22 +143,28 @@ cdef class Encoders:
         cdef uint64_t size = write.end - write.start
         cdef uint64_t skip = 0
         cdef uint64_t blocks
+        cdef Outcome outcome
         if (write.start | write.end) & (BLOCK_BYTES - 1) or write.start >= write.end:
             return False
         while skip < size:
             blocks = min((size - skip) >> BLOCK_SHIFT, <uint64_t>slice_blocks)
-            if not self.store(write, skip, blocks, batch, state, True) and not self.ask_python(
-                ask, write.volume, write.start + skip, data + skip, blocks << BLOCK_SHIFT
+            outcome = self.store(write, skip, blocks, batch, state, True)
+            if outcome == OUTCOME_STALE or outcome == OUTCOME_NEEDS_PYTHON and not self.ask_python(
+                ask, write.volume, write.start + skip, data + skip, blocks << BLOCK_SHIFT, batch
             ):
                 return False
             skip += blocks << BLOCK_SHIFT
         return True
 
-    cdef bint store(
+    cdef Outcome store(
         self, const Write* write, uint64_t skip, uint64_t blocks, Batch batch, LaneState* state, bint waits
     ) noexcept nogil:
-        """Stores so many blocks of a write from byte `skip` of it on. Returns False when Python has to do something
-        first, or somebody has the store lock and this one does not wait for it; nothing has changed then."""
+        """Stores so many blocks of a write from byte `skip` of it on.
+
+        Returns OUTCOME_COMMITTED, also when the file is gone and nothing is stored; OUTCOME_NEEDS_PYTHON when the
+        batch has them encoded and its commit lacks room; OUTCOME_STALE when they were not encoded, because lanes do not
+        know the file, or when the store lock is not free and `waits` is not set. Of the latter two nothing has changed.
+        """
         cdef const uint8_t* data = (<const PlaneRequest*>write.request).data + HEAD_BYTES + skip
         cdef uint64_t first = (write.start + skip) >> BLOCK_SHIFT
         cdef MapView* view
@@ -161,11 +175,11 @@ cdef class Encoders:
             batch.load_blocks(view, data, <int>blocks)
         go_out(state)
         if view == NULL:
-            return False
+            return OUTCOME_STALE
         batch.encode_without_lock()
         if not self.lock.try_to_acquire():
             if not waits:
-                return False
+                return OUTCOME_STALE
             self.lock.acquire()
         view = find(self.volumes, write.volume)  # nothing takes it away while the lock is held
         if waits:
@@ -176,14 +190,14 @@ cdef class Encoders:
             )
         self.wake_python()
         self.lock.release()
-        return outcome == OUTCOME_COMMITTED or outcome == OUTCOME_DROPPED
+        return OUTCOME_COMMITTED if outcome == OUTCOME_DROPPED else outcome
 
     cdef bint ask_python(
-        self, object ask, uint64_t inode, uint64_t offset, const void* data, size_t size
+        self, object ask, uint64_t inode, uint64_t offset, const void* data, size_t size, Batch batch
     ) noexcept nogil:
         with gil:
             try:
-                return bool(ask(inode, offset, PyMemoryView_FromMemory(<char*>data, size, PyBUF_READ)))
+                return bool(ask(inode, offset, PyMemoryView_FromMemory(<char*>data, size, PyBUF_READ), batch))
             except Exception:
                 return False  # Python gets the whole write, meets the error again, and says so
 

@@ -125,17 +125,21 @@ class Ingest:
             outcome = self._commit.write(batch, volume.block_map, first, end_bytes, reserved_segments, lock)
             if outcome == NEEDS_PYTHON:
                 with lock or _NO_LOCK:
-                    if volume.deleted:
-                        return
-                    volume.cover(first + batch.blocks)
-                    self.commit(batch, [Extent(volume, first, data)], reserved_segments)
-                    if end_bytes > volume.size_bytes:
-                        volume.set_size(end_bytes)
+                    if not volume.deleted:
+                        self.commit_write(batch, Extent(volume, first, data), end_bytes, reserved_segments)
             elif self._pool.log.has_let_go:
                 with lock or _NO_LOCK:
                     self._pool.take_back()
         finally:
             self.give_back(batch)
+
+    def commit_write(self, batch: Batch, extent: Extent, end_bytes: int, reserved_segments: int) -> None:
+        """Publishes a batch as this extent of a volume, whose size becomes `end_bytes` if it is less; with the store
+        lock. Makes the room that is lacking. Raises OutOfRoom, and then nothing has changed."""
+        extent.volume.cover(extent.first + batch.blocks)
+        self.commit(batch, [extent], reserved_segments)
+        if end_bytes > extent.volume.size_bytes:
+            extent.volume.set_size(end_bytes)
 
     def _load(self, domain: Domain, pieces: Sequence[memoryview]) -> Batch:
         try:

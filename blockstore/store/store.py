@@ -372,16 +372,23 @@ class Store:
         """A batch for a thread of its own, of BATCH_BLOCKS (ingest.py)."""
         return self._ingest.new_batch()
 
-    def write_slice(self, number: int, offset: int, data: memoryview) -> bool:
-        """Writes whole blocks, at most BATCH_BLOCKS, to the volume with this number, if there is one and that can be
-        done at once. Takes the lock itself."""
-        volume = self.volumes.get(number)
-        if volume is None or volume.has_paged_tail or offset + len(data) > MAXIMUM_SIZE_BYTES:
-            return False
-        written = self._write_blocks(volume, offset, data, COMPACTION_RESERVE_SEGMENTS, self.lock)
-        if written is Outcome.WENT_ON and not volume.deleted:
+    def commit_slice(self, number: int, offset: int, data: memoryview, batch: Batch) -> bool:
+        """Writes whole blocks to the volume with this number, if there is one and that can be done at once: `batch` has
+        them encoded. Makes the room that its commit lacked. Takes the lock itself."""
+        end_bytes = offset + len(data)
+        with self.lock:
+            volume = self.volumes.get(number)
+            if volume is None or volume.has_paged_tail or end_bytes > MAXIMUM_SIZE_BYTES:
+                return False
+            if volume.domain.index != batch.domain:  # another file has got the number
+                return True
+            extent = Extent(volume, offset >> BLOCK_SHIFT, data)
+            try:
+                self._ingest.commit_write(batch, extent, end_bytes, COMPACTION_RESERVE_SEGMENTS)
+            except OutOfRoom:
+                return False
             volume.touch()
-        return written is Outcome.WENT_ON
+        return True
 
     @property
     def tier_pieces(self) -> int:

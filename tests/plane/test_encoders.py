@@ -13,6 +13,7 @@ import pytest
 
 from blockstore.daemon.fuse import fuse_abi as abi
 from blockstore.daemon.fuse.device import Device
+from blockstore.plane.encode import Batch
 from blockstore.plane.encoders import Encoders, take_little
 from blockstore.plane.requests import Request, Requests
 from blockstore.store.state.geometry import BLOCK_BYTES
@@ -45,9 +46,9 @@ class Served:
     refuses: bool = False
     unique: int = 0
 
-    def ask(self, number: int, offset: int, data: memoryview) -> bool:
+    def ask(self, number: int, offset: int, data: memoryview, batch: Batch) -> bool:
         self.asked.append((number, offset, len(data)))
-        return not self.refuses and self.store.write_slice(number, offset, data)
+        return not self.refuses and self.store.commit_slice(number, offset, data, batch)
 
     def send(self, offset: int, data: bytes, number: int = 1, flags: int = 0) -> int:
         """Sends a WRITE; its unique number."""
@@ -226,6 +227,32 @@ def test_a_lane_does_not_wait_for_the_store_lock(served: Served) -> None:
 def test_a_file_that_is_not_there_is_left_to_python(served: Served) -> None:
     unique = served.send(0, noise(1), number=7)
     assert served.left().unique == unique
+
+
+def test_a_file_that_only_python_knows_is_left_to_python(served: Served) -> None:
+    """Without memory for their table lanes and encoders find no file: what is encoded then is of another write."""
+    data = noise(1) + noise(2)
+    served.send(0, data)
+    served.answered()
+    served.asked.clear()
+    with served.store.lock:
+        served.store._lane_volumes.remove(1)
+    for sent in (noise(3) + noise(4), noise(5)):
+        unique = served.send(8 << 20, sent)
+        request = served.left()
+        assert request.unique == unique and bytes(request)[abi.HEAD_BYTES :] == sent
+        request.done()
+    assert not served.asked and served.read(0, 1 << 30) == data
+
+
+def test_a_batch_of_another_domain_is_dropped(served: Served) -> None:
+    """The file has gone, and another one has its number."""
+    batch, data = served.store.new_batch(), noise(1)
+    domain = served.volume.domain
+    batch.load([data], domain.index + 1, domain.seed, domain.zero_digest, domain.multipliers)
+    batch.encode()
+    assert served.store.commit_slice(1, 0, memoryview(data), batch)
+    assert served.volume.size_bytes == 0 and served.store.live_contents == 0
 
 
 def test_the_last_of_many_writes_of_the_same_bytes_stays(served: Served) -> None:

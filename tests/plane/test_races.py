@@ -13,6 +13,7 @@ import pytest
 
 from blockstore.daemon.fuse import fuse_abi as abi
 from blockstore.daemon.fuse.device import Device
+from blockstore.plane.encode import Batch
 from blockstore.plane.encoders import Encoders
 from blockstore.plane.lane import Lane
 from blockstore.plane.requests import Request, Requests
@@ -48,8 +49,8 @@ class Served:
     lanes: list[Lane] = field(default_factory=list)
     unique: int = 0
 
-    def ask(self, number: int, offset: int, data: memoryview) -> bool:
-        return self.store.write_slice(number, offset, data)
+    def ask(self, number: int, offset: int, data: memoryview, batch: Batch) -> bool:
+        return self.store.commit_slice(number, offset, data, batch)
 
     def send(self, opcode: int, offset: int, length: int, data: bytes = b"", number: int = 1) -> int:
         """Sends a READ or WRITE, one half of them written back; its unique number."""

@@ -97,7 +97,7 @@ class EncoderThreads:
             if self._warns_once.acquire(blocking=False):
                 log.warning("the encoders run at ordinary priority (%s): faults may wait for them", error.strerror)
         try:
-            self.encoders.serve(self._store.new_batch(), SLICE_BLOCKS, self._store.write_slice)
+            self.encoders.serve(self._store.new_batch(), SLICE_BLOCKS, self._store.commit_slice)
         except BaseException:
             log.critical("an encoder ended by an error", exc_info=True)
             self._died()
