@@ -16,35 +16,15 @@ from guestlab.errors import GuestLabError
 from rich.console import Console
 from suitelab.command_line import exit_code_of
 
-from benchlab import (
-    beyond,
-    busy,
-    clients,
-    clone,
-    cold,
-    dirty,
-    engine,
-    faults,
-    fio,
-    fork,
-    growth,
-    machine,
-    mechanisms,
-    memory,
-    mounts,
-    paging,
-    patch,
-    placement,
-    resident,
-    results,
-    saved,
-    slowdown,
-    standstill,
-    start,
-)
+from benchlab import machine, mounts, results
 from benchlab.bench import Bench, Group
+from benchlab.cost import cold, engine, growth, mechanisms, memory, patch, start
 from benchlab.errors import BenchError
 from benchlab.figures import table
+from benchlab.latency import busy, clients, dirty, faults, paging, placement, standstill
+from benchlab.peers import fio
+from benchlab.saved import saved
+from benchlab.vms import beyond, clone, fork, resident, slowdown
 from blockstore.errors import BlockstoreError
 
 GROUPS: dict[str, tuple[Group, ...]] = {

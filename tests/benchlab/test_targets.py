@@ -6,9 +6,11 @@ from collections.abc import Iterable
 
 import numpy as np
 import pytest
-from benchlab import busy, fio, fiojobs, growth, peers
-from benchlab.busy import Case, Rounds
+from benchlab.cost import growth
 from benchlab.figures import Figure
+from benchlab.latency import busy
+from benchlab.latency.busy import Case, Rounds
+from benchlab.peers import fio, fiojobs, peers
 
 FREE, ORDINARY, WITH_FAULTS = busy.CASES
 RATE = "writer's rate / zram's rewriting a file"

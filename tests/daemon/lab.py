@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from benchlab.ports import Port
+from benchlab.peers.ports import Port
 from suitelab.identity import WORKSPACE_PREFIX
 
 from blockstore.daemon.control import client

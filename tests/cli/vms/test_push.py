@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchlab.valkey_server import Server
+from benchlab.peers.valkey_server import Server
 from valkey import Valkey
 
 from blockstore.cli.vms.pull import pull as pull_command

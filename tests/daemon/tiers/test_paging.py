@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from benchlab.valkey_server import Server
+from benchlab.peers.valkey_server import Server
 
 from tests.cli.runner import invoke
 from tests.daemon.lab import (

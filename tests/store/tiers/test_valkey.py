@@ -15,8 +15,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from benchlab.ports import Port
-from benchlab.valkey_server import Server
+from benchlab.peers.ports import Port
+from benchlab.peers.valkey_server import Server
 
 from blockstore.errors import InputError
 from blockstore.store.tiers import PieceMissing, Tier, TierAway, open_tier, valkey_connection

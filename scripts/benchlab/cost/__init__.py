@@ -1,0 +1,1 @@
+"""Groups of measurements of what the store costs: the engine, memory, cold blocks, growth, a start."""

@@ -1,0 +1,1 @@
+"""Memory saved of sets of guests, on the store and on what could stand in its place."""
