@@ -144,7 +144,8 @@ def test_python_is_asked_seldom_while_the_content_index_grows(served: Served) ->
         model[block] = blocks + number
         served.send(block * BLOCK_BYTES, noise(blocks + number), flags=abi.WRITE_CACHE * (number % 2))
         served.answered()
-        growing += served.store.content.is_growing
+        with served.store.lock:
+            growing += served.store.content.is_growing
     assert growing > 100 and len(served.asked) < 20
     assert all(served.read(block * BLOCK_BYTES, BLOCK_BYTES) == noise(content) for block, content in model.items())
     with served.store.lock:
