@@ -111,4 +111,5 @@ cdef class ContentIndex:
     cdef void bind(self)
     cdef int allocate(self, uint64_t length, uint64_t step) except -1
     cdef int reset(self) except -1
+    cdef int move_or_raise(self) except -1
     cdef bint move(self) noexcept nogil

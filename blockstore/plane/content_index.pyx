@@ -185,8 +185,7 @@ cdef class ContentIndex:
                     return
             else:
                 while self.target and not self.has_room(entries):
-                    if not self.move():
-                        raise MemoryError("no memory to move a part of the content index")
+                    self.move_or_raise()
                 if not self.target:
                     live = self.slots.used
             if not self.lacks_room(entries, MOST):
@@ -293,8 +292,7 @@ cdef class ContentIndex:
             return False
         self.target = usable
         while self.target:
-            if not self.move():
-                raise MemoryError("no memory to move a part of the content index")
+            self.move_or_raise()
         return not self.lacks_room(entries, LARGEST)
 
     cdef void bind(self):
@@ -317,6 +315,11 @@ cdef class ContentIndex:
         self.slots.used = 0
         self.slots.old_length = self.slots.new_length = self.slots.boundary = self.slots.mapped - PROBE_LIMIT
         self.slots.last_old = UINT64_MAX
+        return 0
+
+    cdef int move_or_raise(self) except -1:
+        if not self.move():
+            raise MemoryError("no memory to move a part of the content index")
         return 0
 
     cdef bint move(self) noexcept nogil:

@@ -69,17 +69,18 @@ def take_little(int nice, uint64_t slice_ns):
 cdef bint push_write(Encoders encoders, PlaneRequest* request, Batch batch, LaneState* state) noexcept nogil:
     cdef const Head* head = <const Head*>request.data
     cdef uint64_t size = request.size_bytes - HEAD_BYTES
+    cdef bint begins = size == BLOCK_BYTES and not head.offset & (BLOCK_BYTES - 1) and not head.flags & WRITE_CACHE
     cdef Write* write
     request.came_ns = now_ns(CLOCK_MONOTONIC)
-    if size == BLOCK_BYTES and not head.offset & (BLOCK_BYTES - 1) and not head.flags & WRITE_CACHE:
-        write = encoders.queue.begin(request, head.inode, head.offset, head.offset + size)
-        if write != NULL:
-            if encoders.store(write, 0, 1, batch, state, False) == OUTCOME_COMMITTED:
-                encoders.answer(write)
-            else:
-                encoders.queue.put_back(write)
-            return True
-    return encoders.queue.enter(request, head.inode, head.offset, head.offset + size) != NULL
+    write = encoders.queue.enter(request, head.inode, head.offset, head.offset + size, &begins)
+    if write == NULL:
+        return False
+    if begins:
+        if encoders.store(write, 0, 1, batch, state, False) == OUTCOME_COMMITTED:
+            encoders.answer(write)
+        else:
+            encoders.queue.put_back(write)
+    return True
 
 
 cdef class Encoders:

@@ -33,8 +33,7 @@ cdef class WriteQueue:
     cdef readonly bint is_ready
 
     # Each of these takes the queue's own lock, for some comparisons at most.
-    cdef Write* enter(self, void* request, uint64_t volume, uint64_t start, uint64_t end) noexcept nogil
-    cdef Write* begin(self, void* request, uint64_t volume, uint64_t start, uint64_t end) noexcept nogil
+    cdef Write* enter(self, void* request, uint64_t volume, uint64_t start, uint64_t end, bint* begins) noexcept nogil
     cdef void put_back(self, Write* write) noexcept nogil
     cdef Write* take(self) noexcept nogil
     cdef void hand(self, Write* write) noexcept nogil

@@ -27,9 +27,9 @@ class WriteQueue:
         """Wakes all who wait in `take`, for good."""
     def push(self, volume: int, start: int, end: int) -> int:
         """Enters a write without a request, and returns its number. For tests. Raises MemoryError."""
-    def start(self, volume: int, start: int, end: int) -> int | None:
-        """Enters a write that begins at once, and returns its number; None when it may not: others are before it, or
-        Python has some. For tests."""
+    def start(self, volume: int, start: int, end: int) -> tuple[int, bool]:
+        """Enters a write, and returns its number and whether it begins at once: not when others are before it, or
+        Python has some. For tests. Raises MemoryError."""
     def give_up(self, number: int) -> None:
         """Leaves a write that was started or popped to the next `pop`. For tests."""
     def pop(self) -> tuple[int, bool] | None:

@@ -58,14 +58,18 @@ cdef class WriteQueue:
             pthread_mutex_unlock(&self.mutex)
 
     def push(self, uint64_t volume, uint64_t start, uint64_t end):
-        cdef Write* write = self.enter(NULL, volume, start, end)
+        cdef bint begins = False
+        cdef Write* write = self.enter(NULL, volume, start, end, &begins)
         if write == NULL:
             raise MemoryError("no memory for a write in the queue")
         return <uintptr_t>write
 
     def start(self, uint64_t volume, uint64_t start, uint64_t end):
-        cdef Write* write = self.begin(NULL, volume, start, end)
-        return None if write == NULL else <uintptr_t>write
+        cdef bint begins = True
+        cdef Write* write = self.enter(NULL, volume, start, end, &begins)
+        if write == NULL:
+            raise MemoryError("no memory for a write in the queue")
+        return <uintptr_t>write, begins
 
     def give_up(self, uintptr_t number):
         self.put_back(<Write*>number)
@@ -85,34 +89,22 @@ cdef class WriteQueue:
     def done(self, uintptr_t number):
         self.finish(<Write*>number)
 
-    cdef Write* enter(self, void* request, uint64_t volume, uint64_t start, uint64_t end) noexcept nogil:
-        """Appends a write. Returns NULL when there is no memory for it."""
+    cdef Write* enter(self, void* request, uint64_t volume, uint64_t start, uint64_t end, bint* begins) noexcept nogil:
+        """Appends a write. Returns NULL when there is no memory for it. Where `begins` is set the caller takes it if it
+        may begin at once, which `begins` says afterwards; if not, the write may be gone when this returns."""
         cdef Write* write = new_write(request, volume, start, end)
         if write == NULL:
             return NULL
         pthread_mutex_lock(&self.mutex)
         self.append(write)
-        pthread_cond_signal(&self.changed)
+        if begins[0]:
+            begins[0] = not (self.handed_length or self.holds or self.passes_on or has_one_before(write))
+        if begins[0]:
+            write.state = TAKEN
+        else:
+            pthread_cond_signal(&self.changed)
         pthread_mutex_unlock(&self.mutex)
         return write
-
-    cdef Write* begin(self, void* request, uint64_t volume, uint64_t start, uint64_t end) noexcept nogil:
-        """Appends a write that is TAKEN by the caller. Returns NULL when it may not begin at once, or without memory."""
-        cdef Write* write = new_write(request, volume, start, end)
-        cdef bint may_begin
-        if write == NULL:
-            return NULL
-        pthread_mutex_lock(&self.mutex)
-        write.before = self.last
-        may_begin = not (self.handed_length or self.holds or self.passes_on or has_one_before(write))
-        if may_begin:
-            write.state = TAKEN
-            self.append(write)
-        pthread_mutex_unlock(&self.mutex)
-        if may_begin:
-            return write
-        free(write)
-        return NULL
 
     cdef void put_back(self, Write* write) noexcept nogil:
         """A write that was taken is for somebody else, in its place."""

@@ -6,6 +6,8 @@ import select
 import socket
 from typing import Final
 
+from blockstore.daemon.fuse import fuse_abi as abi
+
 PATIENCE_S: Final = 60
 """How long a test waits for an answer that must come."""
 
@@ -19,6 +21,12 @@ def device_and_kernel() -> tuple[socket.socket, socket.socket]:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * LARGEST_ANSWER_BYTES)
     kernel.settimeout(PATIENCE_S)
     return ours, kernel
+
+
+def request(opcode: int, unique: int, number: int, body: bytes, tid: int = 0) -> bytes:
+    """Returns a request of the kernel on the file with this number, in one message."""
+    header = (abi.IN_HEADER.size + len(body), opcode, unique, number, 0, 0, tid, 0, 0)
+    return abi.IN_HEADER.pack(*header) + body
 
 
 def is_readable(end: socket.socket, timeout_ms: int) -> bool:

@@ -22,6 +22,7 @@ from blockstore.store.steps import run
 from blockstore.store.store import Store
 from blockstore.store.volume import Volume
 from tests.daemon.lab import until
+from tests.plane import device_socket
 from tests.plane.device_socket import PATIENCE_S, device_and_kernel, is_readable
 from tests.store.invariants import check_store
 from tests.store.live import remembered_files as remembered_files
@@ -60,8 +61,7 @@ class Served:
 
     def _send(self, opcode: int, body: bytes, number: int) -> int:
         self.unique += 2
-        header = (abi.IN_HEADER.size + len(body), opcode, self.unique, number, 0, 0, 0, 0, 0)
-        self.kernel.send(abi.IN_HEADER.pack(*header) + body)
+        self.kernel.send(device_socket.request(opcode, self.unique, number, body))
         return self.unique
 
     def answered(self) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from blockstore.store.state.home import MemoryHome
 from blockstore.store.steps import run
 from blockstore.store.store import Store
 from blockstore.store.volume import Volume
+from tests.plane import device_socket
 from tests.plane.device_socket import LARGEST_ANSWER_BYTES, PATIENCE_S, device_and_kernel, is_readable
 from tests.store.material import near, noise, text
 
@@ -44,8 +45,7 @@ class Served:
         """Sends a READ; its unique number."""
         self.unique += 2
         body = abi.READ_WRITE_IN.pack(0, offset, length, 0, 0, 0, 0)
-        header = (abi.HEAD_BYTES, abi.READ, self.unique, number, 0, 0, TID, 0, 0)
-        self.kernel.send(abi.IN_HEADER.pack(*header) + body)
+        self.kernel.send(device_socket.request(abi.READ, self.unique, number, body, TID))
         return self.unique
 
     def read(self, offset: int, length: int, number: int = 1) -> bytes:

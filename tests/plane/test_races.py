@@ -22,6 +22,7 @@ from blockstore.store.state.home import MemoryHome
 from blockstore.store.steps import run
 from blockstore.store.store import Store
 from blockstore.store.volume import Volume
+from tests.plane import device_socket
 from tests.plane.device_socket import LARGEST_ANSWER_BYTES, device_and_kernel, is_readable
 from tests.store.invariants import check_store
 from tests.store.live import remembered_files as remembered_files
@@ -57,8 +58,7 @@ class Served:
         self.unique += 2
         flags = abi.WRITE_CACHE if opcode == abi.WRITE and self.unique % 4 else 0
         body = abi.READ_WRITE_IN.pack(0, offset, length, flags, 0, 0, 0) + data
-        header = (abi.IN_HEADER.size + len(body), opcode, self.unique, number, 0, 0, 0, 0, 0)
-        self.kernel.send(abi.IN_HEADER.pack(*header) + body)
+        self.kernel.send(device_socket.request(opcode, self.unique, number, body))
         return self.unique
 
     def answers(self, sent: dict[int, object]) -> Iterator[tuple[int, bytes | None]]:

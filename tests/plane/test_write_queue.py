@@ -38,23 +38,30 @@ def test_a_write_of_the_same_bytes_waits_for_the_one_before_it_and_no_other_does
 
 def test_a_write_starts_at_once_if_nothing_is_in_its_way() -> None:
     queue = WriteQueue()
-    first, elsewhere = queue.start(1, 0, 4096), queue.start(2, 0, 4096)
-    assert first is not None and elsewhere is not None and queue.count == 2
-    assert queue.start(1, 4095, 5000) is None, "one of the same bytes is under way"
+    (first, begins), (elsewhere, begins_too) = queue.start(1, 0, 4096), queue.start(2, 0, 4096)
+    assert begins and begins_too and queue.count == 2
     queued = queue.push(1, 8192, 12288)
-    assert queue.start(1, 12287, 12288) is None, "one of the same bytes is queued"
+    waiting = []
+
+    def assert_waits(volume: int, start: int, end: int, why: str) -> None:
+        number, begins = queue.start(volume, start, end)
+        assert not begins, why
+        waiting.append(number)
+
+    assert_waits(1, 4095, 5000, "one of the same bytes is under way")
+    assert_waits(1, 12287, 12288, "one of the same bytes is queued")
     queue.give_up(first)
     assert (queue.pop(), queue.pop()) == ((first, False), (queued, False)), "it has kept its place"
     queue.hand_back(first)
-    assert queue.start(3, 0, 1) is None, "Python has one"
+    assert_waits(3, 0, 1, "Python has one")
     queue.done(first)
     for steered in ({"passes_on": True, "holds": False}, {"passes_on": False, "holds": True}):
         queue.steer(**steered)
-        assert queue.start(3, 0, 1) is None
+        assert_waits(4, 0, 1, "writes are passed on or held")
     queue.steer(passes_on=False, holds=False)
-    last = queue.start(3, 0, 1)
-    assert last is not None
-    for number in (elsewhere, queued, last):
+    last, begins = queue.start(5, 0, 1)
+    assert begins
+    for number in (elsewhere, queued, last, *waiting):
         queue.done(number)
     assert queue.count == 0
 
