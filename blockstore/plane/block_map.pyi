@@ -7,8 +7,7 @@ lock meanwhile (volumes.pyi).
 import mmap
 from array import array
 
-import numpy as np
-import numpy.typing as npt
+from blockstore.plane.buffers import U64s
 
 class BlockMap:
     """Empty until it is bound: all blocks are holes."""
@@ -49,9 +48,7 @@ class BlockMap:
     def forget_reads(self) -> None:
         """Counts from 0."""
 
-    def bind(
-        self, entries: npt.NDArray[np.uint64], pages: bytearray | mmap.mmap, size_word: memoryview | None = None
-    ) -> None:
+    def bind(self, entries: U64s, pages: bytearray | mmap.mmap, size_word: memoryview | None = None) -> None:
         """Takes the map entries, for each page of 512 of them a byte that says whether it has memory, and two words of
         the header: the size, and when the content changed.
 

@@ -7,10 +7,8 @@ any more can be taken again at once; what else was let go, the caller has the po
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
-
 from blockstore.plane.block_map import BlockMap
+from blockstore.plane.buffers import U64s
 from blockstore.plane.encode import Batch
 from blockstore.plane.free_rows import ChangedRows, FreeRows
 from blockstore.plane.lock import StoreLock
@@ -60,10 +58,10 @@ class Commit:
 
         Returns COMMITTED, or NEEDS_PYTHON or DROPPED, and then nothing has changed."""
 
-    def acquire(self, entries: npt.NDArray[np.uint64]) -> None:
+    def acquire(self, entries: U64s) -> None:
         """One more map entry points at the row of each of these."""
 
-    def release(self, entries: npt.NDArray[np.uint64]) -> None:
+    def release(self, entries: U64s) -> None:
         """One map entry less points at the row of each of these. What nothing points at is freed, and then, if these
         were the last patches against them, their references. Raises ValueError for too many at once, and then nothing
         has changed."""

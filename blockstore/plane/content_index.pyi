@@ -12,9 +12,7 @@ killed process.
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from blockstore.plane.buffers import U32s, U64s
 from blockstore.plane.tables import Tables
 
 FIRST_SLOTS: int
@@ -69,13 +67,13 @@ class ContentIndex:
     def enter_part(self, first: int, end: int) -> int:
         """Enters the live rows of this range, for `rebuild`, beside other threads that do so. Returns how many."""
 
-    def found(self, digests: npt.NDArray[np.uint64], domain: int) -> list[int]:
+    def found(self, digests: U64s, domain: int) -> list[int]:
         """Returns the places of those digests that a live row of the domain has."""
 
     def find(self, digest: int, domain: int) -> list[int]:
         """Returns the live rows of the domain that have this digest: one, or several after a collision."""
 
-    def enter(self, digests: npt.NDArray[np.uint64], rows: npt.NDArray[np.uint32]) -> None:
+    def enter(self, digests: U64s, rows: U32s) -> None:
         """Enters rows that have these digests; `reserve` came before. Raises ValueError for different numbers of them.
 
         A row is left out when PROBE_LIMIT slots from its home on are in use, which digests that were not made up never

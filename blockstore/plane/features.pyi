@@ -10,8 +10,7 @@ Windows of zeros hash to 0, are no content, and give no feature.
 from array import array
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
+from blockstore.plane.buffers import I64s, U32s
 
 Buffer = bytes | bytearray | memoryview
 
@@ -24,9 +23,7 @@ def multipliers(seed: int) -> array[int]:
     """Returns the domain's key for features, seven 32-bit numbers: an odd one for each word of a window, and one for
     each feature."""
 
-def find_features(
-    blocks: Buffer, places: npt.NDArray[np.int64], key: array[int], features: npt.NDArray[np.uint32]
-) -> None:
+def find_features(blocks: Buffer, places: I64s, key: array[int], features: U32s) -> None:
     """Writes the features of the blocks at these places in `blocks` to `features`, of shape (places, FEATURES) and
     C-contiguous; NO_FEATURE for a block of zeros. Works without the interpreter's lock.
 

@@ -6,8 +6,7 @@ commit (commit.pyi), Python at a start and in repair.
 
 from array import array
 
-import numpy as np
-import numpy.typing as npt
+from blockstore.plane.buffers import Bytes, U32s
 
 class FreeRows:
     """A stack of free rows, with a place for each row that there is: to free a row cannot fail."""
@@ -30,13 +29,13 @@ class FreeRows:
         """Lets there be so many rows, no fewer than before. Raises OutOfRoom when there is no memory for the stack, and
         then nothing has changed."""
 
-    def reset(self, next_row: int, rows: npt.NDArray[np.uint32]) -> None:
+    def reset(self, next_row: int, rows: U32s) -> None:
         """At a start: these rows below `next_row` are free, and none else."""
 
     def take(self, count: int) -> array[int]:
         """Takes so many rows. Raises ValueError when fewer are left."""
 
-    def give_back(self, rows: npt.NDArray[np.uint32]) -> None:
+    def give_back(self, rows: U32s) -> None:
         """Frees rows whose words are 0 already. Raises ValueError for a row that was never taken, and then nothing has
         changed."""
 
@@ -44,5 +43,5 @@ class ChangedRows:
     """Marks of the rows whose counts have changed since `watch`."""
 
     def __init__(self) -> None: ...
-    def watch(self, marks: npt.NDArray[np.bool_] | None) -> None:
+    def watch(self, marks: Bytes | None) -> None:
         """Marks changed rows in this array, by row, from now on; nowhere if it is None."""

@@ -6,8 +6,7 @@ Records are appended to the head with pwrite(2), by commit in compiled code (com
 
 from array import array
 
-import numpy as np
-import numpy.typing as npt
+from blockstore.plane.buffers import I64s, U64s
 
 class Log:
     head: int
@@ -30,7 +29,7 @@ class Log:
     def __init__(self, fd: int) -> None:
         """Appends to this file. Raises MemoryError."""
 
-    def bind(self, live_bytes: npt.NDArray[np.int64], generation: npt.NDArray[np.int64]) -> None:
+    def bind(self, live_bytes: I64s, generation: I64s) -> None:
         """Takes these columns (store/state/segments.py) and writes them. Raises ValueError for too few segments."""
 
     def fits_head(self, size_bytes: int) -> bool:
@@ -42,9 +41,7 @@ class Log:
     def set_spare(self, segment: int) -> None:
         """Lets a free segment be the spare one, of which there is none."""
 
-    def append(
-        self, records: bytes | memoryview, ends: npt.NDArray[np.uint64] | memoryview
-    ) -> tuple[int, int, int] | None:
+    def append(self, records: bytes | memoryview, ends: U64s | memoryview) -> tuple[int, int, int] | None:
         """Appends records that lie one behind the other and end at `ends` (64-bit numbers), together at most a segment.
         None is split across segments. Returns (split, first, second): where the first of them lies, and where number
         `split` does, which begins another segment unless it is none. Returns None, and then nothing has changed, when

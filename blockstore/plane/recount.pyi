@@ -6,21 +6,19 @@ count_entries, set_counts, count_dependents, free_unneeded; then list_free and c
 of a table is left out. Damaged words are never followed beyond a table.
 """
 
-import numpy as np
-import numpy.typing as npt
-
 from blockstore.plane.block_map import BlockMap
+from blockstore.plane.buffers import I64s, U32s, U64s
 from blockstore.plane.soundness import Places
 from blockstore.plane.tables import Tables
 
 def count_entries(
-    tables: Tables, places: Places, block_map: BlockMap, first: int, end: int, counts: npt.NDArray[np.uint32]
+    tables: Tables, places: Places, block_map: BlockMap, first: int, end: int, counts: U32s
 ) -> tuple[int, int, int, int]:
     """Adds the sound map entries of blocks [first, end) that point at rows to `counts[row]`. Returns how many entries
     are not holes, how many are LOST, how many are due, and how many are not sound and were not counted (soundness.pyi).
     Raises ValueError when there are fewer counts than rows."""
 
-def set_counts(tables: Tables, counts: npt.NDArray[np.uint32], first: int, end: int) -> None:
+def set_counts(tables: Tables, counts: U32s, first: int, end: int) -> None:
     """Stores these counts for rows, and 0 dependents; frees patches that no map entry points at. Raises ValueError when
     there are fewer counts than rows."""
 
@@ -31,15 +29,15 @@ def free_unneeded(tables: Tables, first: int, end: int) -> tuple[int, int]:
     """Frees rows that neither map entries nor patches need. Returns how many of the range are in use, and the number
     behind that of the last one, 0 for none."""
 
-def list_free(tables: Tables, first: int, end: int, before: int, free: npt.NDArray[np.uint32]) -> None:
+def list_free(tables: Tables, first: int, end: int, before: int, free: U32s) -> None:
     """Stores the free rows of the range in their places of `free`, which is to have all of them, the highest first;
     `before` are lower than those of the range. Rows that `free` is too short for are left out."""
 
 def count_records(
-    where: npt.NDArray[np.uint64],
+    where: U64s,
     first: int,
     end: int,
-    segment_bytes: npt.NDArray[np.int64],
-    piece_bytes: npt.NDArray[np.int64],
+    segment_bytes: I64s,
+    piece_bytes: I64s,
 ) -> None:
     """Adds the sizes in bytes of the records at these location words to the segments and pieces that they are in."""

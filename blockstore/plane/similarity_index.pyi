@@ -12,9 +12,7 @@ is lost. Written by ingest under the store lock; read without it.
 from array import array
 from typing import Final, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from blockstore.plane.buffers import U32s
 from blockstore.plane.tables import Tables
 
 FIRST_SLOTS: Final[int]
@@ -49,14 +47,12 @@ class SimilarityIndex:
         """Keeps SLOTS_PER_ROW slots for a row when so many more are entered beside `live` rows. While the table
         doubles, a call for a slice of blocks takes it a few thousand slots further. Raises OutOfRoom."""
 
-    def candidates(
-        self, features: npt.NDArray[np.uint32], domain: int, own: npt.NDArray[np.uint32] | None = None
-    ) -> tuple[array[int], array[int]]:
+    def candidates(self, features: U32s, domain: int, own: U32s | None = None) -> tuple[array[int], array[int]]:
         """Returns for each line of features the row that most of them hint at, and how many do; the row is 0 where none
         does, and where that row may not be the reference of a new patch in the domain. With `own`, those are the rows
         that have these features, and hints at them do not count. Raises ValueError for another shape."""
 
-    def enter(self, features: npt.NDArray[np.uint32], rows: npt.NDArray[np.uint32]) -> None:
+    def enter(self, features: U32s, rows: U32s) -> None:
         """Lets these rows, whose digests are set, have these features from now on. Raises ValueError for another shape,
         or no row."""
 

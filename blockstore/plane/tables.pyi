@@ -8,8 +8,7 @@ the capacity that they are good for, and what was bound before stays mapped and 
 
 import mmap
 
-import numpy as np
-import numpy.typing as npt
+from blockstore.plane.buffers import U16s, U32s, U64s
 
 class Tables:
     """Empty until it is bound: `capacity` and `pool_bytes` are 0."""
@@ -25,12 +24,12 @@ class Tables:
     def __init__(self) -> None: ...
     def bind_rows(
         self,
-        where: npt.NDArray[np.uint64],
-        digest: npt.NDArray[np.uint64],
-        reference: npt.NDArray[np.uint32],
-        domain: npt.NDArray[np.uint16],
-        count: npt.NDArray[np.uint32],
-        dependents: npt.NDArray[np.uint16],
+        where: U64s,
+        digest: U64s,
+        reference: U32s,
+        domain: U16s,
+        count: U32s,
+        dependents: U16s,
     ) -> None:
         """Takes these columns; the shortest one says how many rows there are. Raises ValueError for an item of another
         type, or for fewer rows than are bound, and then nothing has changed."""

@@ -13,6 +13,7 @@ from blockstore.store.store import Store
 from blockstore.store.volume import ids_of
 from tests.cli.runner import invoke
 from tests.daemon.lab import Lab, mixed_blocks, put
+from tests.store.columns import column
 from tests.store.material import half, near
 
 pytestmark = pytest.mark.mount
@@ -54,8 +55,8 @@ def check_nothing_crosses(lab: Lab) -> None:
     domains = [found - {0, 1, 2} for found in mapped.values()]
     assert len(domains) == 3 and all(len(found) > 90 for found in domains)
     assert not domains[0] & domains[1] and not domains[1] & domains[2] and not domains[0] & domains[2]
-    patched = np.flatnonzero((rows.where.array & np.uint64(ENCODING_MASK)) == PATCHED)
-    assert len(patched) and (rows.domain.array[patched] == rows.domain.array[rows.reference.array[patched]]).all()
+    patched = np.flatnonzero((column(rows.where) & np.uint64(ENCODING_MASK)) == PATCHED)
+    assert len(patched) and (column(rows.domain)[patched] == column(rows.domain)[column(rows.reference)[patched]]).all()
     assert len(set(store.domains.seeds().values())) == 3, "each domain has a key of its own"
     store.close()
 

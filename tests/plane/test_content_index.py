@@ -21,6 +21,7 @@ from blockstore.store.state.rows import Rows
 from blockstore.store.state.shared_array import SharedArray
 from blockstore.store.store import Store
 from tests.plane.threads import in_small_ranges
+from tests.store.columns import column
 from tests.store.material import noise, put
 
 WORD = pack(8, 8, COMPRESSED)
@@ -52,9 +53,9 @@ class Indexed:
         self.rows.reserve(len(digests))
         self.index.reserve(len(digests), self.rows.live)
         rows = self.rows.take(len(digests))
-        self.rows.digest.array[rows] = digests
-        self.rows.domain.array[rows] = domain
-        self.rows.where.array[rows] = WORD
+        column(self.rows.digest)[rows] = digests
+        column(self.rows.domain)[rows] = domain
+        column(self.rows.where)[rows] = WORD
         self.index.enter(digests, rows)
         return rows
 
@@ -63,9 +64,9 @@ class Indexed:
 
     def assert_all_found(self) -> None:
         """Each live row is found, and nothing else."""
-        digest, domain = self.rows.digest.array, self.rows.domain.array
+        digest, domain = column(self.rows.digest), column(self.rows.domain)
         alike: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for row in np.flatnonzero(self.rows.where.array).tolist():
+        for row in np.flatnonzero(column(self.rows.where)).tolist():
             alike[int(digest[row]), int(domain[row])].append(row)
         for (key, of_domain), rows in alike.items():
             assert sorted(set(self.index.find(key, of_domain))) == rows
@@ -81,7 +82,7 @@ def test_rebuild_finds_all_and_grows(count: int) -> None:
     digests = random_digests(count)
     indexed.rows.reserve(count)
     rows = indexed.rows.take(count)
-    indexed.rows.digest.array[rows], indexed.rows.where.array[rows] = digests, WORD
+    column(indexed.rows.digest)[rows], column(indexed.rows.where)[rows] = digests, WORD
     indexed.index.rebuild()
     indexed.assert_all_found()
     assert indexed.index.used == count <= MOST_LOAD * indexed.index.length
@@ -120,10 +121,10 @@ def test_threads_rebuild_it_together(alike: int) -> None:
     rows = indexed.enter(np.random.default_rng(1).permutation(digests))
     indexed.free(rows[::7])
     for _ in range(3):
-        indexed.array.array[:] = 2**32 - 1
+        column(indexed.array)[:] = 2**32 - 1
         indexed.index.rebuild(in_small_ranges)
         indexed.assert_all_found()
-        assert indexed.index.used == indexed.rows.live == np.count_nonzero(indexed.array.array)
+        assert indexed.index.used == indexed.rows.live == np.count_nonzero(column(indexed.array))
 
 
 @pytest.mark.parametrize("key", (0, 1 << 63, LARGEST_DIGEST - 40))
@@ -151,7 +152,7 @@ def test_domains_and_damaged_slots_are_told_apart() -> None:
     digest = int(random_digests(1)[0])
     assert indexed.index.find(digest, 1) == one.tolist() and indexed.index.find(digest, 2) == other.tolist()
     assert indexed.index.find(digest, 3) == []
-    indexed.array.array[:] = 2**32 - 1
+    column(indexed.array)[:] = 2**32 - 1
     assert indexed.index.find(digest, 1) == []
     indexed.index.rebuild()
     assert indexed.index.find(digest, 1) == one.tolist()
@@ -166,7 +167,7 @@ def test_without_room_it_grows_denser_and_then_says_so() -> None:
     length = indexed.index.length
     assert MOST_LOAD * length < indexed.index.used <= LARGEST_LOAD * length
     indexed.assert_all_found()
-    indexed.free(np.flatnonzero(indexed.rows.where.array)[::2].astype(np.uint32))
+    indexed.free(np.flatnonzero(column(indexed.rows.where))[::2].astype(np.uint32))
     indexed.enter(random_digests(100, 1000))
     assert indexed.index.used < MOST_LOAD * length, "what was freed makes room"
     indexed.assert_all_found()
@@ -259,6 +260,6 @@ def test_overwriting_for_ever_does_not_fill_the_index() -> None:
         put(store, volume, 0, b"".join(noise(turn * 64 + block)[:64] * 64 for block in range(64)))
         assert store.content.used <= MOST_LOAD * store.content.length
     assert store.rows.live == 64
-    for row in np.flatnonzero(store.rows.where.array).tolist():
+    for row in np.flatnonzero(column(store.rows.where)).tolist():
         assert row >= FIRST_ROW
         assert row in store.content.find(store.rows.digest.items[row], store.rows.domain.items[row])

@@ -23,6 +23,7 @@ from blockstore.store.state.home import MemoryHome
 from blockstore.store.state.location import pack, sizes_of
 from blockstore.store.state.rows import Rows
 from tests.plane.threads import RANGE, in_small_ranges
+from tests.store.columns import column
 
 Words = npt.NDArray[np.uint64]
 
@@ -44,24 +45,24 @@ class Filled:
         self.rows = Rows(MemoryHome(), self.tables)
         self.rows.reserve(count)
         ids = self.rows.take(count)
-        self.rows.digest.array[ids] = random.integers(0, 1 << 64, count, dtype=np.uint64)
+        column(self.rows.digest)[ids] = random.integers(0, 1 << 64, count, dtype=np.uint64)
         place = random.choice([*range(SEGMENTS), SEGMENTS, 1 << 27, (1 << 27) + 1, (1 << 27) + 3], count)
         encoding = random.choice([COMPRESSED, COMPRESSED, RAW, PATCHED], count)
         where = [
             pack(int(at) << 20, 4096 if kind == RAW else 900, int(kind))
             for at, kind in zip(place, encoding, strict=True)
         ]
-        self.rows.where.array[ids] = where
-        self.rows.where.array[ids[random.random(count) < 0.1]] = 0
-        self.rows.reference.array[ids] = random.choice(ids, count)
-        self.rows.reference.array[random.choice(ids, 20)] = self.rows.capacity + 5
+        column(self.rows.where)[ids] = where
+        column(self.rows.where)[ids[random.random(count) < 0.1]] = 0
+        column(self.rows.reference)[ids] = random.choice(ids, count)
+        column(self.rows.reference)[random.choice(ids, 20)] = self.rows.capacity + 5
         self.entries = self._map(random, ids)
         self.pages = bytearray(random.choice([0, 1, 1, 1], len(self.entries) // PAGE_ENTRIES).astype(np.uint8))
 
     def _map(self, random: np.random.Generator, ids: npt.NDArray[np.uint32]) -> Words:
         """Points at half of the rows, at no row, and at wrong ones."""
         rows = random.choice(ids[: len(ids) // 2], 8 * PAGE_ENTRIES).astype(np.uint64)
-        entries = self.rows.digest.array[rows] & np.uint64(0xFFFFFFFF << 32) | rows
+        entries = column(self.rows.digest)[rows] & np.uint64(0xFFFFFFFF << 32) | rows
         for mark in (0, ZERO_ENTRY, LOST_ENTRY, entry_of(3), entry_of(10), 2**64 - 1):
             entries[random.choice(len(entries), 50)] = mark
         entries[random.choice(len(entries), 50)] ^= np.uint64(1 << 40)
@@ -113,9 +114,9 @@ def test_rows(seed: int) -> None:
     filled = Filled(seed)
     rows, tables, capacity = filled.rows, filled.tables, filled.rows.capacity
     counts = np.random.default_rng(seed).choice(np.array([0, 1, 5], dtype=np.uint32), capacity)
-    rows.count.array[:], rows.dependents.array[:] = 77, 88  # what a killed process left
+    column(rows.count)[:], column(rows.dependents)[:] = 77, 88  # what a killed process left
 
-    where, reference = rows.where.array.copy(), rows.reference.array.astype(np.int64)
+    where, reference = column(rows.where).copy(), column(rows.reference).astype(np.int64)
     expected = counts.copy()
     expected[:FIRST_ROW] = 0
     where[(expected == 0) & (where & np.uint64(3) == 3)] = 0
@@ -127,8 +128,11 @@ def test_rows(seed: int) -> None:
     in_small_ranges(lambda first, end: count_dependents(tables, first, end), capacity)
     in_use = in_small_ranges(lambda first, end: free_unneeded(tables, first, end), capacity)
 
-    assert rows.count.array.tolist() == expected.tolist() and rows.dependents.array.tolist() == dependents.tolist()
-    assert rows.where.array.tolist() == where.tolist() and (where == 0).sum() > (filled.rows.where.array[4:] == 0).sum()
+    assert column(rows.count).tolist() == expected.tolist() and column(rows.dependents).tolist() == dependents.tolist()
+    assert (
+        column(rows.where).tolist() == where.tolist()
+        and (where == 0).sum() > (column(filled.rows.where)[4:] == 0).sum()
+    )
     assert sum(used for used, _ in in_use) == np.count_nonzero(where)
     last = int(np.flatnonzero(where)[-1])
     assert max(behind for _, behind in in_use) == last + 1
@@ -142,7 +146,7 @@ def test_rows(seed: int) -> None:
 
 
 def test_records() -> None:
-    where = Filled(5).rows.where.array
+    where = column(Filled(5).rows.where)
     segments, pieces = np.zeros(SEGMENTS, dtype=np.int64), np.zeros(len(PIECE_BYTES), dtype=np.int64)
     in_small_ranges(lambda first, end: count_records(where, first, end, segments, pieces), len(where))
     at, sizes = (where >> np.uint64(36)).astype(np.int64), sizes_of(where)

@@ -21,6 +21,7 @@ from blockstore.store.state.location import pack
 from blockstore.store.state.mapping import MAXIMUM_INDEX_SLOTS
 from blockstore.store.state.rows import MAXIMUM_DEPENDENTS, Rows
 from blockstore.store.state.shared_array import SharedArray
+from tests.store.columns import column
 
 DOMAIN = 3
 
@@ -45,9 +46,9 @@ def index_of(count: int, encoding: int = COMPRESSED) -> tuple[SimilarityIndex, R
     rows = Rows(MemoryHome(), tables)
     rows.reserve(count)
     numbers = rows.take(count)
-    rows.where.array[numbers] = pack(0, 100, encoding)
-    rows.domain.array[numbers] = DOMAIN
-    rows.count.array[numbers] = 1
+    column(rows.where)[numbers] = pack(0, 100, encoding)
+    column(rows.domain)[numbers] = DOMAIN
+    column(rows.count)[numbers] = 1
     return SimilarityIndex(*arrays(), tables, MAXIMUM_DEPENDENTS), rows, numbers
 
 
@@ -235,10 +236,10 @@ def test_a_row_that_has_become_another_contents_is_no_candidate() -> None:
     """Patches were tried in vain against what had taken the place of a freed row: a fifth of a store's work."""
     index, rows, numbers = index_of(1000)
     lines = some_features(1000)
-    rows.digest.array[numbers] = np.random.default_rng(1).integers(0, 2**63, 1000, dtype=np.uint64)
+    column(rows.digest)[numbers] = np.random.default_rng(1).integers(0, 2**63, 1000, dtype=np.uint64)
     index.enter(lines, numbers)
     assert np.count_nonzero(candidates(index, lines)[0]) > 900
-    rows.digest.array[numbers] = np.random.default_rng(2).integers(0, 2**63, 1000, dtype=np.uint64)
+    column(rows.digest)[numbers] = np.random.default_rng(2).integers(0, 2**63, 1000, dtype=np.uint64)
     assert np.count_nonzero(candidates(index, lines)[0]) < 50
 
 
@@ -279,8 +280,8 @@ def test_without_room_it_stays_as_it_is(full: int) -> None:
     tables = Tables()
     rows = Rows(MemoryHome(), tables)
     index = SimilarityIndex(both[0], both[1], tables, MAXIMUM_DEPENDENTS)
-    rows.where.array[numbers] = pack(0, 100, RAW)
-    rows.count.array[numbers], rows.domain.array[numbers] = 1, DOMAIN
+    column(rows.where)[numbers] = pack(0, 100, RAW)
+    column(rows.count)[numbers], column(rows.domain)[numbers] = 1, DOMAIN
     lines = some_features(100)
     index.enter(lines, numbers)
     before = candidates(index, lines)[0]

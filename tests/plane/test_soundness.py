@@ -13,6 +13,7 @@ from blockstore.store.state.geometry import COMPRESSED, DENSE_PATCHED, FIRST_ROW
 from blockstore.store.state.home import MemoryHome
 from blockstore.store.state.location import pack
 from blockstore.store.state.rows import Rows
+from tests.store.columns import column
 
 Words = npt.NDArray[np.uint64]
 
@@ -85,10 +86,12 @@ def test_entries_of_damaged_rows(seed: int) -> None:
     rows = Rows(MemoryHome(), tables)
     rows.reserve(ROWS)
     ids = rows.take(ROWS)
-    rows.where.array[ids] = words(ROWS, seed)
-    rows.digest.array[ids] = random.integers(0, 1 << 64, ROWS, dtype=np.uint64)
-    rows.reference.array[ids] = random.choice([0, 3, *ids.tolist(), rows.capacity - 1, rows.capacity, 2**32 - 1], ROWS)
-    entries = rows.digest.array[ids] & np.uint64(0xFFFFFFFF << 32) | ids.astype(np.uint64)
+    column(rows.where)[ids] = words(ROWS, seed)
+    column(rows.digest)[ids] = random.integers(0, 1 << 64, ROWS, dtype=np.uint64)
+    column(rows.reference)[ids] = random.choice(
+        [0, 3, *ids.tolist(), rows.capacity - 1, rows.capacity, 2**32 - 1], ROWS
+    )
+    entries = column(rows.digest)[ids] & np.uint64(0xFFFFFFFF << 32) | ids.astype(np.uint64)
     of_no_row = [0, ZERO_ENTRY, LOST_ENTRY, entry_of(0), entry_of(ARRIVALS - 1), entry_of(ARRIVALS)]
     marks = np.array([*of_no_row, 1, 2, rows.capacity], dtype=np.uint64)
     flipped = np.concatenate([entries[:20], marks])[:, None] ^ SINGLE_BITS

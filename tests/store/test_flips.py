@@ -18,6 +18,7 @@ from blockstore.store.state.home import CopiedHome, DirectoryHome, Home
 from blockstore.store.state.location import offset_of, size_of
 from blockstore.store.steps import run
 from blockstore.store.store import Store
+from tests.store.columns import column
 from tests.store.invariants import check_store
 from tests.store.material import densify, near, noise, put, text
 
@@ -52,7 +53,7 @@ def fill(path: Path, *, dense: bool = False) -> Store:
         volume = store.create_volume(number, 1 + number // 3)
         put(store, volume, 0, b"".join(blocks))
         put(store, volume, (len(blocks) + 3) * BLOCK_BYTES, text(number))
-    encodings = store.rows.where.array[store.rows.where.array != 0] & np.uint64(ENCODING_MASK)
+    encodings = column(store.rows.where)[column(store.rows.where) != 0] & np.uint64(ENCODING_MASK)
     assert set(encodings.tolist()) >= ({1, 2, 4, 7} if dense else {1, 2, 3}), "the material has every encoding"
     return store
 
@@ -81,11 +82,11 @@ def verified(store: Store, *, repair: bool = False) -> Verification:
 
 
 def words(store: Store) -> Iterator[tuple[str, memoryview, int, int]]:
-    """(what, column, place, bits) of every word of the tables that anything depends on."""
+    """(what, table, place, bits) of every word of the tables that anything depends on."""
     rows = store.rows
-    live = np.flatnonzero(rows.where.array).tolist()
-    for column, bits in ((rows.where, 64), (rows.digest, 64), (rows.domain, 16), (rows.count, 32)):
-        yield from ((column.name, column.items, row, bits) for row in live)
+    live = np.flatnonzero(column(rows.where)).tolist()
+    for table, bits in ((rows.where, 64), (rows.digest, 64), (rows.domain, 16), (rows.count, 32)):
+        yield from ((table.name, table.items, row, bits) for row in live)
     yield from ((rows.dependents.name, rows.dependents.items, row, 16) for row in live)
     for row in live:
         if rows.where.items[row] & PATCH_BITS == PATCH_BITS:
@@ -100,23 +101,23 @@ def test_while_running(state_path: Path, dense: bool, part: int) -> None:
     """One bit at a time, of any word of the tables and of any record."""
     store, chance = fill(state_path, dense=dense), random.Random(1)
     tables = list(words(store))
-    records = [word for word in store.rows.where.array.tolist() if word]
+    records = [word for word in column(store.rows.where).tolist() if word]
     reported, flips = 0, FLIPS_WHILE_RUNNING[dense] // part
     for number in range(flips):
         if chance.random() < 0.7:
-            what, column, place, bits = chance.choice(tables)
+            what, table, place, bits = chance.choice(tables)
         else:
             word = chance.choice(records)
-            what, column, bits = "record", store.pool.view, 8
+            what, table, bits = "record", store.pool.view, 8
             place = offset_of(word) + chance.randrange(size_of(word))
-        was = column[place]
-        column[place] = was ^ 1 << chance.randrange(bits)
+        was = table[place]
+        table[place] = was ^ 1 << chance.randrange(bits)
         lost = refused(store)
         if number % 5 == 0 or lost:
             found = verified(store).found
             assert found if what != "record" or lost else True, f"a flip in {what} at {place} is not reported"
             reported += bool(found)
-        column[place] = was
+        table[place] = was
     assert reported > flips // 4
     assert not verified(store).found and not refused(store)
     store.close()
@@ -128,15 +129,15 @@ def test_repair_while_running(state_path: Path, seed: int, dense: bool) -> None:
     """What one flip did to a map, a row or a record is undone, and the store is sound again."""
     store, chance = fill(state_path, dense=dense), random.Random(seed)
     tables = list(words(store))
-    records = [word for word in store.rows.where.array.tolist() if word]
+    records = [word for word in column(store.rows.where).tolist() if word]
     for _ in range(60):
         if chance.random() < 0.8:
-            _, column, place, bits = chance.choice(tables)
+            _, table, place, bits = chance.choice(tables)
         else:
             word = chance.choice(records)
-            column, bits = store.pool.view, 8
+            table, bits = store.pool.view, 8
             place = offset_of(word) + chance.randrange(size_of(word))
-        column[place] ^= 1 << chance.randrange(bits)
+        table[place] ^= 1 << chance.randrange(bits)
         verified(store, repair=True)
         assert not verified(store).found and not refused(store)
     check_store(store, decode=True)

@@ -10,6 +10,7 @@ from blockstore.errors import CorruptBlock, StateError
 from blockstore.store.state.geometry import BLOCK_BYTES, ID_MASK
 from blockstore.store.state.home import DirectoryHome
 from blockstore.store.store import Store
+from tests.store.columns import column
 from tests.store.invariants import check_store
 from tests.store.material import near, noise, put, text
 
@@ -26,7 +27,7 @@ def damaged_state(path: Path) -> None:
     store.rows.digest.items[shared] ^= 1 << 50
     store.volumes[1].map[1] ^= 1 << 40
     store.volumes[1].map[2] = 0x1234_5678_9ABC_DEF0
-    store.rows.count.array[:] = 7  # what a killed process left
+    column(store.rows.count)[:] = 7  # what a killed process left
     store.close()
 
 

@@ -22,6 +22,7 @@ from blockstore.store.state.geometry import (
 from blockstore.store.state.home import MemoryHome
 from blockstore.store.state.rows import MAXIMUM_DEPENDENTS
 from blockstore.store.store import Store
+from tests.store.columns import column
 from tests.store.invariants import check_store
 from tests.store.material import kin, near, noise, put, text
 
@@ -31,8 +32,8 @@ def test_damage_does_not_make_a_patch_of_a_row_with_a_hint() -> None:
     volume, rows = store.create_volume(1, 1), store.rows
     put(store, volume, 0, b"".join(text(seed) for seed in range(60)))
     put(store, volume, volume.size_bytes, b"".join(kin(seed, seed) for seed in range(60)))
-    encoding = rows.where.array & np.uint64(ENCODING_MASK)
-    hinted = np.flatnonzero((encoding == COMPRESSED) & (rows.reference.array >= HINT)).tolist()
+    encoding = column(rows.where) & np.uint64(ENCODING_MASK)
+    hinted = np.flatnonzero((encoding == COMPRESSED) & (column(rows.reference) >= HINT)).tolist()
     assert len(hinted) > 5
     blocks = {volume.lookup(block) & ID_MASK: block for block in range(volume.blocks)}
     for number, row in enumerate(hinted):

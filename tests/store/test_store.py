@@ -15,6 +15,7 @@ from blockstore.store.state.home import DirectoryHome, MemoryHome
 from blockstore.store.state.location import offset_of, size_of
 from blockstore.store.steps import Outcome, run
 from blockstore.store.store import Store
+from tests.store.columns import column
 from tests.store.invariants import check_nothing_twice, check_store
 from tests.store.material import contents, encodings, half, near, noise, put, text
 
@@ -41,7 +42,7 @@ def test_the_same_content_twice_in_one_write_is_one_row() -> None:
     store = Store(MemoryHome(), LIMIT_BYTES)
     volume = store.create_volume(1, 1)
     put(store, volume, 0, (text(1) + noise(2) + bytes(BLOCK_BYTES)) * 50)
-    assert store.rows.live == 2 and sorted(store.rows.count.array[store.rows.count.array > 0]) == [50, 50]
+    assert store.rows.live == 2 and sorted(column(store.rows.count)[column(store.rows.count) > 0]) == [50, 50]
     check_store(store, decode=True)
 
 
@@ -77,7 +78,7 @@ def test_domains_share_nothing() -> None:
     put(store, first, 1 << 20, near(text(1), 1))
     check_store(store, decode=True)
     assert store.rows.live == 6
-    assert len(np.unique(store.rows.digest.array[store.rows.where.array != 0])) == 6
+    assert len(np.unique(column(store.rows.digest)[column(store.rows.where) != 0])) == 6
     run(store.delete_steps(first))
     assert contents(store, second)[: len(data)] == data
     check_store(store, decode=True)
@@ -262,7 +263,7 @@ def test_damaged_records_are_never_served(damage: int) -> None:
     put(store, volume, volume.size_bytes, b"".join(patches))
     assert encodings(store)[PATCHED] >= 35
     chance, refused, view = random.Random(damage), 0, store.pool.view
-    records = [word for word in store.rows.where.array.tolist() if word]
+    records = [word for word in column(store.rows.where).tolist() if word]
     for _ in range(200):
         word = chance.choice(records)
         position = offset_of(word) + chance.randrange(size_of(word))
@@ -288,7 +289,7 @@ def test_damage_does_not_spread_to_new_writes() -> None:
     originals = [text(seed) for seed in range(20)]
     put(store, volume, 0, b"".join(originals))
     chance = random.Random(1)
-    for word in [word for word in store.rows.where.array.tolist() if word]:
+    for word in [word for word in column(store.rows.where).tolist() if word]:
         for _ in range(20):
             position = offset_of(word) + chance.randrange(size_of(word))
             store.pool.view[position] ^= 1 << chance.randrange(8)

@@ -36,6 +36,7 @@ from blockstore.store.store import Store
 from blockstore.store.tiers import TierAway
 from blockstore.store.tiers.file import FileTier
 from blockstore.store.volume import PAGE_ENTRIES, Volume
+from tests.store.columns import column
 from tests.store.invariants import check_nothing_twice, check_store
 from tests.store.material import densify, fetch_from, near, noise, text
 from tests.store.tiers.faulty import FaultyTier
@@ -378,7 +379,7 @@ class DirectoryMachine(StoreMachine):
         store = self.store
         before = (
             {domain.key: domain.seed for domain in store.domains._by_key.values()},
-            store.rows.where.array[store.rows.where.array != 0].tolist(),
+            column(store.rows.where)[column(store.rows.where) != 0].tolist(),
             {number: volume.mtime_ns for number, volume in store.volumes.items()},
         )
         store.close()
@@ -386,7 +387,7 @@ class DirectoryMachine(StoreMachine):
         self.held = None
         assert before == (
             {domain.key: domain.seed for domain in store.domains._by_key.values()},
-            store.rows.where.array[store.rows.where.array != 0].tolist(),
+            column(store.rows.where)[column(store.rows.where) != 0].tolist(),
             {number: volume.mtime_ns for number, volume in store.volumes.items()},
         )
 

@@ -124,7 +124,7 @@ def _read(store: Store, volume: Volume, numbers: Sequence[int]) -> None:
 
 def _patched_blocks(store: Store, volume: Volume) -> list[int]:
     rows = ids_of(volume.entries(0, volume.size_bytes // BLOCK_BYTES))
-    encodings = store.rows.where.array[rows] & np.uint64(ENCODING_MASK)
+    encodings = np.asarray(store.rows.where.items)[rows] & np.uint64(ENCODING_MASK)
     found: list[int] = np.flatnonzero((encodings == PATCHED) & (rows >= FIRST_ROW)).tolist()
     return found
 

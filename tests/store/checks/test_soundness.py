@@ -12,6 +12,7 @@ from blockstore.store.moves.mover import Mover
 from blockstore.store.state.home import MemoryHome
 from blockstore.store.store import Store
 from blockstore.store.tiers.file import FileTier
+from tests.store.columns import column
 from tests.store.material import near, noise, put, text
 
 
@@ -21,7 +22,7 @@ def test_one_word_is_judged_as_many_are(tmp_path: Path) -> None:
     blocks = [noise(number) if number % 3 else near(text(number), number) for number in range(900)]
     put(store, store.create_volume(1, 1), 0, b"".join(blocks))
     assert Mover(store.paging, store.pool, tier, nullcontext()).out(1)
-    words = store.rows.where.array[store.rows.where.array != 0][::7]
+    words = column(store.rows.where)[column(store.rows.where) != 0][::7]
     flipped = words[:, None] ^ (np.uint64(1) << np.arange(64, dtype=np.uint64))
     judged = np.concatenate((words, flipped.ravel(), np.random.default_rng(1).integers(0, 1 << 63, 5000, np.uint64)))
     many = names_record(judged, store.pool.places())

@@ -26,6 +26,7 @@ from blockstore.store.state.geometry import (
 from blockstore.store.state.home import DirectoryHome, MemoryHome
 from blockstore.store.steps import Outcome, run
 from blockstore.store.store import Store
+from tests.store.columns import column
 from tests.store.invariants import check_nothing_twice, check_store
 from tests.store.material import contents, densify, encodings, half, kin, near, noise, put, steps_to_the_end, text
 
@@ -75,7 +76,7 @@ def test_only_full_segments_of_some_age_are_cold(store: Store) -> None:
     assert not store.densify.begin(100.0 + COLD_AFTER_S - 1, COLD_AFTER_S)
     assert store.densify.begin(100.0 + COLD_AFTER_S, COLD_AFTER_S) and finish(store)
     assert store.densify.replaced > 100
-    where = store.rows.where.array[store.rows.where.array != 0]
+    where = column(store.rows.where)[column(store.rows.where) != 0]
     of_head = where[where >> np.uint64(36) == head] & np.uint64(ENCODING_MASK)
     assert COMPRESSED in of_head or PATCHED in of_head, "the head is not cold"
     check_store(store, decode=True)
@@ -146,7 +147,7 @@ def test_new_writes_may_share_with_and_patch_against_what_is_dense() -> None:
     assert contents(store, volume) == noise(1) + noise(2) + text(1) + near(text(2), 1)
     check_store(store, decode=True)
     run(store.resize_steps(volume, 0))
-    assert not store.rows.live and not store.rows.dependents.array.any()
+    assert not store.rows.live and not column(store.rows.dependents).any()
 
 
 @pytest.fixture
@@ -170,7 +171,7 @@ def test_a_block_of_its_own_becomes_a_patch(kindred: Store) -> None:
     assert contents(kindred, volume) == bytes(KINDRED * BLOCK_BYTES) + expected[KINDRED * BLOCK_BYTES :]
     check_store(kindred, decode=True)
     run(kindred.resize_steps(volume, 0))
-    assert not kindred.rows.live and not kindred.rows.dependents.array.any()
+    assert not kindred.rows.live and not column(kindred.rows.dependents).any()
 
 
 @pytest.mark.parametrize("what", ("written anew", "a patch", "a reference"))
@@ -216,7 +217,7 @@ def changed(seed: int, end: int) -> bytes:
 def kept_for_patches(store: Store) -> dict[int, int]:
     """References that are in no file: how many there are with so many patches."""
     rows = store.rows
-    patches = rows.dependents.array[(rows.count.array == 0) & (rows.where.array != 0)]
+    patches = column(rows.dependents)[(column(rows.count) == 0) & (column(rows.where) != 0)]
     return {number: int((patches == number).sum()) for number in (1, 2)}
 
 

@@ -24,6 +24,7 @@ from blockstore.store.store import Store
 from blockstore.store.tiers import TierAway
 from blockstore.store.tiers.file import FileTier
 from blockstore.store.volume import Volume
+from tests.store.columns import column
 from tests.store.invariants import check_store
 from tests.store.material import contents, densify, fetch_from, near, noise, put, text
 from tests.store.tiers.faulty import FaultyTier
@@ -67,7 +68,7 @@ def all_out(mover: Mover) -> None:
 
 
 def paged_rows(store: Store) -> list[int]:
-    return np.flatnonzero(store.rows.where.array >= np.uint64(PAGED)).tolist()
+    return np.flatnonzero(column(store.rows.where) >= np.uint64(PAGED)).tolist()
 
 
 def piece_of(store: Store, volume: Volume, block: int) -> int:
@@ -249,7 +250,7 @@ def test_patches_and_their_references_may_be_in_two_pieces(tier: FaultyTier) -> 
     put(store, volume, 0, data)
     mover = Mover(store.paging, store.pool, tier, nullcontext())
     all_out(mover)
-    words = store.rows.where.array[paged_rows(store)]
+    words = column(store.rows.where)[paged_rows(store)]
     assert (words & np.uint64(PATCH_BITS) == np.uint64(PATCH_BITS)).sum() > 300
     assert contents(store, volume, tier) == data
     assert not verified(store, tier).found

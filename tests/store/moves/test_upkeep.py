@@ -11,6 +11,7 @@ from blockstore.store.state.geometry import BLOCK_BYTES, SEGMENT_BYTES
 from blockstore.store.state.home import MemoryHome
 from blockstore.store.steps import Outcome, run
 from blockstore.store.store import Store
+from tests.store.columns import column
 from tests.store.invariants import check_store
 from tests.store.material import contents, half, near, noise, put, steps_to_the_end, text
 
@@ -91,7 +92,7 @@ def test_patches_and_their_references_may_move() -> None:
         put(store, volume, 2 * seed * BLOCK_BYTES, half(seed))
     put(store, volume, 3000 * BLOCK_BYTES, b"".join(text(seed) for seed in range(300)))
     put(store, volume, 3300 * BLOCK_BYTES, b"".join(near(text(seed), seed) for seed in range(300)))
-    assert store.rows.dependents.array.any()
+    assert column(store.rows.dependents).any()
     run(store.discard_steps(volume, 100, 2990 * BLOCK_BYTES))
     expected = contents(store, volume)
     assert compact(store)

@@ -11,13 +11,14 @@ from blockstore.store.state.geometry import COMPRESSED, DENSE_PATCHED, FIRST_ROW
 from blockstore.store.state.home import DirectoryHome, MemoryHome
 from blockstore.store.state.location import pack
 from blockstore.store.state.rows import MAXIMUM_DEPENDENTS, Rows
+from tests.store.columns import column
 
 
 def test_layout() -> None:
     rows = Rows(MemoryHome())
     columns = {
-        column.name: column.array.itemsize
-        for column in (rows.where, rows.digest, rows.reference, rows.domain, rows.count, rows.dependents)
+        one.name: one.items.itemsize
+        for one in (rows.where, rows.digest, rows.reference, rows.domain, rows.count, rows.dependents)
     }
     assert columns == {
         "rows-where": 8,
@@ -30,8 +31,8 @@ def test_layout() -> None:
     assert sum(columns.values()) == ROW_BYTES == 28
     assert MAXIMUM_DEPENDENTS + 32 < 1 << 16  # a slice adds at most 32 beyond it
     assert rows.size_bytes == sum(
-        column.capacity * column.array.itemsize
-        for column in (rows.where, rows.digest, rows.reference, rows.domain, rows.count, rows.dependents)
+        one.capacity * one.items.itemsize
+        for one in (rows.where, rows.digest, rows.reference, rows.domain, rows.count, rows.dependents)
     )
 
 
@@ -46,7 +47,7 @@ def test_take_give_back_reserve() -> None:
         rows.where.items[row] = pack(row, 1, COMPRESSED)
     assert rows.live == len(taken)
     rows.give_back(np.array(taken[:10], dtype=np.uint32))
-    assert rows.live == len(taken) - 10 and not rows.where.array[taken[:10]].any()
+    assert rows.live == len(taken) - 10 and not column(rows.where)[taken[:10]].any()
     again = rows.take(12).tolist()
     assert set(again) == {*taken[:10], taken[-1] + 1, taken[-1] + 2}
 
@@ -61,20 +62,20 @@ def test_rebuild_frees_orphans_and_keeps_the_rest(encoding: int) -> None:
     for row, against in ((patch, reference), (orphan_patch, lost_reference)):
         rows.where.items[row] = pack(row * 100, 50, encoding)
         rows.reference.items[row] = against
-    rows.count.array[:] = 77  # what a killed process left
-    rows.dependents.array[:] = 88
+    column(rows.count)[:] = 77  # what a killed process left
+    column(rows.dependents)[:] = 88
     counts = np.zeros(rows.capacity, dtype=np.uint32)
     counts[[0, 1, mapped, patch, last]] = (900, 800, 3, 1, 2)
 
     rows.rebuild(counts)
 
-    assert np.flatnonzero(rows.where.array).tolist() == [mapped, reference, patch, last]
-    assert {row: rows.count.items[row] for row in np.flatnonzero(rows.count.array).tolist()} == {
+    assert np.flatnonzero(column(rows.where)).tolist() == [mapped, reference, patch, last]
+    assert {row: rows.count.items[row] for row in np.flatnonzero(column(rows.count)).tolist()} == {
         mapped: 3,
         patch: 1,
         last: 2,
     }
-    assert np.flatnonzero(rows.dependents.array).tolist() == [reference]
+    assert np.flatnonzero(column(rows.dependents)).tolist() == [reference]
     assert rows.dependents.items[reference] == 1
     assert sorted(rows.free.numbers()) == [orphan, orphan_patch, lost_reference] and rows.next_row == last + 1
     assert rows.live == 4
@@ -93,8 +94,8 @@ def test_a_growth_that_was_killed_half_way_is_completed(state_path: Path, grown:
     rows = Rows(home)
     (row,), capacity = rows.take(1).tolist(), rows.capacity
     rows.where.items[row] = pack(0, 100, COMPRESSED)
-    for column in (rows.where, rows.digest, rows.reference, rows.domain, rows.count)[:grown]:
-        column.grow(int(capacity * 1.125))
+    for one in (rows.where, rows.digest, rows.reference, rows.domain, rows.count)[:grown]:
+        one.grow(int(capacity * 1.125))
     rows.close()
 
     rows = Rows(home)
@@ -116,7 +117,7 @@ def test_every_reserved_row_can_be_used_after_reopening(state_path: Path) -> Non
         rows = Rows(home)
         rows.rebuild(np.zeros(rows.capacity, dtype=np.uint32))
         assert rows.capacity >= wanted
-        for column in (rows.where, rows.digest, rows.reference, rows.domain, rows.count, rows.dependents):
-            assert len(column.items) >= rows.capacity
+        for one in (rows.where, rows.digest, rows.reference, rows.domain, rows.count, rows.dependents):
+            assert len(one.items) >= rows.capacity
     rows.close()
     home.close()
