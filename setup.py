@@ -69,14 +69,14 @@ def extensions() -> list[Extension]:
     flags = [*SANITIZED, f"-fsanitize={sanitizers}"] if sanitizers else OPTIMISED
     return [
         Extension(
-            f"blockstore.plane.{source.stem}",
+            ".".join(source.with_suffix("").parts),
             [str(source)],
-            include_dirs=[str(PLANE)],
+            include_dirs=[str(PLANE / "sync"), str(PLANE / "codec")],
             libraries=["lz4", "zstd"],
             extra_compile_args=["-std=c11", "-Wall", "-Wno-unused-function", *flags],
             extra_link_args=[f"-fsanitize={sanitizers}"] if sanitizers else [],
         )
-        for source in sorted(PLANE.glob("*.pyx"))
+        for source in sorted(PLANE.rglob("*.pyx"))
     ]
 
 

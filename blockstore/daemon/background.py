@@ -14,7 +14,7 @@ from typing import Any, Final
 import trio
 
 from blockstore.daemon.options import MountOptions
-from blockstore.plane.lock import StoreLock
+from blockstore.plane.sync.lock import StoreLock
 from blockstore.store.store import Store
 
 log = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ _PYTHON = ".".join(map(str, sys.version_info[:2]))
 def _import_all() -> None:
     """Raises BlockstoreError for a module that is missing, or was built for another Python, machine or version of the
     others."""
-    for stub in sorted(_FOLDER.glob("*.pyi")):
+    for stub in sorted(_FOLDER.rglob("*.pyi")):
         try:
-            import_module(f"{__name__}.{stub.stem}")
+            import_module(f"{__name__}.{stub.parent.name}.{stub.stem}")
         except (ImportError, TypeError, ValueError) as error:  # the latter two: of types that have changed since
             raise BlockstoreError(
                 f"the compiled core in {_FOLDER} is not built, or not for Python {_PYTHON} on this machine ({error}); "

@@ -1,9 +1,9 @@
 """From a row back to its 4096 bytes, and from a volume to any range of its bytes.
 
-What is read is checked against the row's digest: a record that does not decode to what was written raises
-CorruptBlock, and no byte of it is returned. A record that is in the tier raises NotHere; so does a block that is still
-at another host (DUE). plane/decode.pyx reads what is in the pool and undamaged. Only what it cannot read is looked at
-here: what was fetched is decoded, and what is damaged is described.
+What is read is checked against the row's digest: a record that does not decode to what was written raises CorruptBlock,
+and no byte of it is returned. A record that is in the tier raises NotHere; so does a block that is still at another
+host (DUE). plane/blocks/decode.pyx reads what is in the pool and undamaged. Only what it cannot read is looked at here:
+what was fetched is decoded, and what is damaged is described.
 
 A hot path; its benchmark is `scripts/bench engine`.
 """
@@ -11,9 +11,9 @@ A hot path; its benchmark is `scripts/bench engine`.
 from __future__ import annotations
 
 from blockstore.errors import CorruptBlock
-from blockstore.plane.codec import DecodeError, digest
-from blockstore.plane.decode import Reader
-from blockstore.plane.tables import Tables
+from blockstore.plane.blocks.decode import Reader
+from blockstore.plane.codec.codec import DecodeError, digest
+from blockstore.plane.tables.tables import Tables
 from blockstore.store.remote.arrivals import content_digest
 from blockstore.store.remote.record_cache import RecordCache
 from blockstore.store.state.geometry import (

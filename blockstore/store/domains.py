@@ -10,7 +10,7 @@ import secrets
 from typing import Final
 
 from blockstore.errors import OutOfRoom, StateError
-from blockstore.plane.codec import digest
+from blockstore.plane.codec.codec import digest
 from blockstore.store.state.home import Home
 from blockstore.store.state.shared_array import SharedArray
 from blockstore.store.volume import Domain

@@ -1,9 +1,9 @@
 """The write path: whole blocks become rows, records and map entries, in two phases (docs/architecture.md).
 
 *Encode* only reads, takes no lock, and may take its time: which contents are stored already, and what the others are
-stored as (plane/encode.pyi). *Commit*, with the store lock, looks again whether what encode has found still holds,
-makes room, appends the records and then publishes, which cannot fail (plane/commit.pyi): rows, indexes, map entries;
-at last the old rows are released. So a process killed at any instruction leaves every block old or new.
+stored as (plane/blocks/encode.pyi). *Commit*, with the store lock, looks again whether what encode has found still
+holds, makes room, appends the records and then publishes, which cannot fail (plane/blocks/commit.pyi): rows, indexes,
+map entries; at last the old rows are released. So a process killed at any instruction leaves every block old or new.
 
 The hot path of the store; its benchmark is `scripts/bench engine`.
 """
@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final, NamedTuple
 
-from blockstore.plane.commit import COMMITTED, NEEDS_PYTHON, STALE, Commit
-from blockstore.plane.content_index import ContentIndex
-from blockstore.plane.encode import Batch
-from blockstore.plane.lock import StoreLock
-from blockstore.plane.similarity_index import SimilarityIndex
-from blockstore.plane.tables import Tables
+from blockstore.plane.blocks.commit import COMMITTED, NEEDS_PYTHON, STALE, Commit
+from blockstore.plane.blocks.encode import Batch
+from blockstore.plane.sync.lock import StoreLock
+from blockstore.plane.tables.content_index import ContentIndex
+from blockstore.plane.tables.similarity_index import SimilarityIndex
+from blockstore.plane.tables.tables import Tables
 from blockstore.store.state.geometry import BLOCK_BYTES
 from blockstore.store.state.pool import COMPACTION_RESERVE_SEGMENTS, Pool
 from blockstore.store.state.rows import MAXIMUM_DEPENDENTS, Rows

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstore.errors import CorruptBlock, StateError
-from blockstore.plane.content_index import ContentIndex
-from blockstore.plane.recount import count_entries
-from blockstore.plane.tables import Tables
+from blockstore.plane.tables.content_index import ContentIndex
+from blockstore.plane.tables.recount import count_entries
+from blockstore.plane.tables.tables import Tables
 from blockstore.store.checks.repair import Repair
 from blockstore.store.checks.soundness import entry_before, sound_entries
 from blockstore.store.decode import Decoder

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from blockstore.plane.commit import Commit
+from blockstore.plane.blocks.commit import Commit
 from blockstore.store.state.distinct import distinct
 from blockstore.store.state.geometry import CHECK_SHIFT, ENCODING_MASK, FIRST_ROW, FREE, PAGED, PATCH_BITS
 from blockstore.store.state.pool import Pool
@@ -50,7 +50,7 @@ def release_references(rows: Rows, pool: Pool, references: npt.NDArray[np.int64]
 
 
 def may_be_reference(rows: Rows, row: int, domain: int) -> bool:
-    """May new patches of the domain be against this row? plane/similarity_index.pxd asks the same."""
+    """May new patches of the domain be against this row? plane/tables/similarity_index.pxd asks the same."""
     where = rows.where.items[row]
     return bool(
         where & ENCODING_MASK != FREE

@@ -17,17 +17,17 @@ from typing import Any, Final
 import numpy as np
 
 from blockstore.errors import InputError, OutOfRoom
-from blockstore.plane import similarity_index
-from blockstore.plane.commit import Commit
-from blockstore.plane.content_index import FIRST_SLOTS, ContentIndex
-from blockstore.plane.encode import Batch
-from blockstore.plane.encoders import Encoders
-from blockstore.plane.lane import Lane
-from blockstore.plane.lock import StoreLock
-from blockstore.plane.requests import Requests
-from blockstore.plane.similarity_index import SimilarityIndex
-from blockstore.plane.tables import Tables
-from blockstore.plane.volumes import VolumeTable
+from blockstore.plane.blocks.commit import Commit
+from blockstore.plane.blocks.encode import Batch
+from blockstore.plane.serve.encoders import Encoders
+from blockstore.plane.serve.lane import Lane
+from blockstore.plane.serve.requests import Requests
+from blockstore.plane.sync.lock import StoreLock
+from blockstore.plane.tables import similarity_index
+from blockstore.plane.tables.content_index import FIRST_SLOTS, ContentIndex
+from blockstore.plane.tables.similarity_index import SimilarityIndex
+from blockstore.plane.tables.tables import Tables
+from blockstore.plane.tables.volumes import VolumeTable
 from blockstore.store.decode import Decoder
 from blockstore.store.domains import Domains
 from blockstore.store.ingest import SLICE_BLOCKS, Extent, Ingest
@@ -356,14 +356,14 @@ class Store:
         requests: Requests,
         encoders: Encoders | None = None,
     ) -> Lane:
-        """What answers READs of all volumes, and small writes (plane/lane.pyi says what the arguments are). It must not
-        serve any more when the store is closed."""
+        """What answers READs of all volumes, and small writes (plane/serve/lane.pyi says what the arguments are). It
+        must not serve any more when the store is closed."""
         batch = self._ingest.new_batch(1) if encoders is not None else None
         return Lane(fd, pipe, pipe_bytes, request_bytes, self.tables, self._lane_volumes, requests, encoders, batch)
 
     def encoders(self, fd: int, requests: Requests, bounds_us: Sequence[int]) -> Encoders:
-        """What answers WRITEs (plane/encoders.pyi says what the arguments are). They must not serve any more when the
-        store is closed."""
+        """What answers WRITEs (plane/serve/encoders.pyi says what the arguments are). They must not serve any more when
+        the store is closed."""
         return Encoders(
             fd, self._lane_volumes, requests, self._commit, self.lock, COMPACTION_RESERVE_SEGMENTS, bounds_us
         )

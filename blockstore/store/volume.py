@@ -22,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstore.errors import StateError
-from blockstore.plane.block_map import BlockMap
-from blockstore.plane.codec import digest
-from blockstore.plane.features import multipliers
-from blockstore.plane.region import Region
+from blockstore.plane.codec.codec import digest
+from blockstore.plane.codec.features import multipliers
+from blockstore.plane.sync.region import Region
+from blockstore.plane.tables.block_map import BlockMap
 from blockstore.store.state.geometry import BLOCK_BYTES, BLOCK_SHIFT, HOLE, ID_MASK, ZERO_BLOCK
 from blockstore.store.state.home import Home, allocate, punch
 from blockstore.store.state.mapping import LARGEST_MAP_BYTES, MAP_BYTES, extend

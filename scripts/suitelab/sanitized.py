@@ -65,7 +65,10 @@ THREADS: Final = Build(
     {"TSAN_OPTIONS": "halt_on_error=0:ignore_noninstrumented_modules=1:history_size=4"},
     ("--capture=no",),  # pytest would hide what is printed of a race in a test that passes
 )
-THREADED: Final = tuple(f"tests/plane/test_{name}.py" for name in ("races", "encoders", "commit", "lock", "epochs"))
+THREADED: Final = tuple(
+    f"tests/plane/{name}.py"
+    for name in ("serve/test_races", "serve/test_encoders", "blocks/test_commit", "sync/test_lock", "sync/test_epochs")
+)
 """Tests of several threads, for ThreadSanitizer."""
 
 

@@ -54,7 +54,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def modules(copy: Path, name: str = "*") -> list[Path]:
-    found = sorted((copy / "blockstore" / "plane").glob(f"{name}.*.so"))
+    found = sorted((copy / "blockstore" / "plane").rglob(f"{name}.*.so"))
     assert found
     return found
 
@@ -74,7 +74,7 @@ def run(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_whole_copy_works(copy: Path) -> None:
-    done = run(copy, "-c", "import blockstore.plane.codec as codec; print(codec.__file__, codec.digest(b'', 0))")
+    done = run(copy, "-c", "import blockstore.plane.codec.codec as codec; print(codec.__file__, codec.digest(b'', 0))")
     assert done.stdout.startswith(str(copy)) and not done.stderr
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from blockstore.plane.codec import collide, digest
+from blockstore.plane.codec.codec import collide, digest
 from blockstore.store.state.geometry import BLOCK_BYTES, ZERO_ENTRY
 from blockstore.store.state.home import MemoryHome
 from blockstore.store.steps import run

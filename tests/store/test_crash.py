@@ -18,7 +18,7 @@ import pytest
 
 import blockstore.store
 from blockstore.errors import OutOfRoom
-from blockstore.plane.commit import call_at_points
+from blockstore.plane.blocks.commit import call_at_points
 from blockstore.store import domains
 from blockstore.store.checks.verify import Verification, steps
 from blockstore.store.moves.mover import Mover

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockstore.plane.codec import Codec
-from blockstore.plane.encode import Batch
+from blockstore.plane.blocks.encode import Batch
+from blockstore.plane.codec.codec import Codec
 from blockstore.store.ingest import RAW_FROM_BYTES, Extent
 from blockstore.store.state.geometry import BLOCK_BYTES, ENCODING_MASK, ID_MASK, PATCHED, ZERO_BLOCK, ZERO_ENTRY
 from blockstore.store.state.home import MemoryHome

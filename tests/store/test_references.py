@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from blockstore.errors import CorruptBlock
-from blockstore.plane.features import FEATURES
+from blockstore.plane.codec.features import FEATURES
 from blockstore.store.checks.verify import Verification, steps
 from blockstore.store.references import may_be_reference
 from blockstore.store.state.geometry import (

@@ -27,7 +27,7 @@ tried last."""
 
 
 class Device:
-    """The descriptor of a mount and the pipe behind it. The lane reads through `pipe` itself (plane/lane.pyi)."""
+    """The descriptor of a mount and the pipe behind it. The lane reads through `pipe` itself (plane/serve/lane.pyi)."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor

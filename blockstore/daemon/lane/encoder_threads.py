@@ -1,4 +1,4 @@
-"""The threads that encode: what the kernel writes is stored and answered in them (plane/encoders.pyi).
+"""The threads that encode: what the kernel writes is stored and answered in them (plane/serve/encoders.pyi).
 
 They run beside faults, and so have little weight and short slices; a thread that cannot have these runs without, slower
 for faults. What they cannot store goes to the lane's second thread (lane.py), which steers them meanwhile.
@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from blockstore.daemon.lane.latency import BOUNDS_US, Latency
-from blockstore.plane.encoders import take_little
-from blockstore.plane.requests import Requests
+from blockstore.plane.serve.encoders import take_little
+from blockstore.plane.serve.requests import Requests
 from blockstore.store.store import Store
 
 log = logging.getLogger(__name__)

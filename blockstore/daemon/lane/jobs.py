@@ -22,7 +22,7 @@ from blockstore.daemon.lane.latency import Latency
 from blockstore.daemon.lane.waits import NO_ROOM_TEXT, ROOM_RETRY_S
 from blockstore.daemon.tiers.fetches import Ticket
 from blockstore.errors import BlockstoreError, InputError, OutOfRoom
-from blockstore.plane.requests import Request
+from blockstore.plane.serve.requests import Request
 from blockstore.store.steps import Blocks, Outcome, Steps, Yielded, take_step
 from blockstore.store.volume import Volume
 

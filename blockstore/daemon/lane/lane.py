@@ -1,9 +1,9 @@
 """The lane: answers what touches data straight from /dev/fuse, in two threads (docs/decisions.md, "The lane").
 
-The first is compiled (plane/lane.pyi): it reads the device, answers READ, and needs neither the interpreter's lock nor
-the store lock. All else it leaves to the second, this module, through a queue. What may take long (a WRITE of 1 MiB is
-256 blocks, milliseconds) becomes a *job*: steps of the store, of which one is done at a time. Between two steps
-requests that wait in the queue are looked at. Jobs of different volumes take turns.
+The first is compiled (plane/serve/lane.pyi): it reads the device, answers READ, and needs neither the interpreter's
+lock nor the store lock. All else it leaves to the second, this module, through a queue. What may take long (a WRITE of
+1 MiB is 256 blocks, milliseconds) becomes a *job*: steps of the store, of which one is done at a time. Between two
+steps requests that wait in the queue are looked at. Jobs of different volumes take turns.
 
 A job that finds no room waits (jobs.py). What is in the tier is read by others (fetches.py).
 """
@@ -32,9 +32,9 @@ from blockstore.daemon.lane.parked_writes import ParkedWrite, ParkedWrites
 from blockstore.daemon.lane.range_requests import RangeRequests
 from blockstore.daemon.tiers.fetches import Fetches
 from blockstore.errors import CorruptBlock
-from blockstore.plane.lane import TIMED_FAULTS
-from blockstore.plane.lock import StoreLock
-from blockstore.plane.requests import Request, Requests
+from blockstore.plane.serve.lane import TIMED_FAULTS
+from blockstore.plane.serve.requests import Request, Requests
+from blockstore.plane.sync.lock import StoreLock
 from blockstore.store.remote.fetch import Wants
 from blockstore.store.state.geometry import BLOCK_BYTES, BLOCK_SHIFT
 from blockstore.store.steps import NotHere, blocks_of

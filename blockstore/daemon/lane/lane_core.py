@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 
 OFTEN_BITS: Final = 2
 SELDOM_BITS: Final = 6
-"""One of 4, or of 64, calls of `look` looks. There is a call for each timed fault (plane/lane.pyi), so that is 1 of 68
-faults, or of 1088. Seldom while faults come from the core on which the lane runs: a look takes some 20 us with cold
-caches. Often from the first look on that found another core. Chance decides which call looks, so that of
-VMs that fault in turn each is seen."""
+"""One of 4, or of 64, calls of `look` looks. There is a call for each timed fault (plane/serve/lane.pyi), so that is 1
+of 68 faults, or of 1088. Seldom while faults come from the core on which the lane runs: a look takes some 20 us with
+cold caches. Often from the first look on that found another core. Chance decides which call looks, so that of VMs that
+fault in turn each is seen."""
 
 
 class LaneCore:

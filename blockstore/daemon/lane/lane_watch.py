@@ -1,8 +1,8 @@
 """Watches a lane's thread from outside: what its timed faults tell goes to those who want it, and its priority is kept
 in bounds.
 
-A lane never takes the interpreter's lock for a READ. It notes one of TIMED_FAULTS (plane/lane.pyi), and this thread
-collects the notes, at most every ROUND_S.
+A lane never takes the interpreter's lock for a READ. It notes one of TIMED_FAULTS (plane/serve/lane.pyi), and this
+thread collects the notes, at most every ROUND_S.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from blockstore.daemon.lane.lane_priority import LanePriority
-from blockstore.plane.lane import Lane
+from blockstore.plane.serve.lane import Lane
 
 log = logging.getLogger(__name__)
 

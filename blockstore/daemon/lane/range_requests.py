@@ -12,7 +12,7 @@ from typing import Final
 
 from blockstore.daemon.fuse import fuse_abi as abi
 from blockstore.daemon.lane.jobs import Job
-from blockstore.plane.lock import StoreLock
+from blockstore.plane.sync.lock import StoreLock
 from blockstore.store.steps import Steps
 from blockstore.store.store import Store
 

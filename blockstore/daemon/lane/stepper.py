@@ -15,7 +15,7 @@ import trio
 from blockstore.daemon.lane.waits import NO_ROOM_TEXT, ROOM_RETRY_S, TierRetry
 from blockstore.daemon.tiers.fetches import FETCHERS, Fetches
 from blockstore.errors import OutOfRoom
-from blockstore.plane.lock import StoreLock
+from blockstore.plane.sync.lock import StoreLock
 from blockstore.store.steps import Blocks, NotHere, Outcome, Steps, take_step
 from blockstore.store.store import Store
 from blockstore.store.tiers import TierAway

@@ -24,7 +24,7 @@ from blockstore.daemon.lane.stepper import Stepper
 from blockstore.daemon.namespace import file_limit
 from blockstore.daemon.namespace.names import MAXIMUM_NAME_BYTES, Inode, Names
 from blockstore.errors import BlockstoreError, CorruptBlock, InputError, OutOfRoom
-from blockstore.plane.lock import StoreLock
+from blockstore.plane.sync.lock import StoreLock
 from blockstore.store.state.geometry import BLOCK_BYTES
 from blockstore.store.state.home import SECTOR_BYTES
 from blockstore.store.steps import run

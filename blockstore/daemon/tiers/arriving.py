@@ -21,7 +21,7 @@ from blockstore.daemon.lane.waits import (
 )
 from blockstore.daemon.tiers.fetches import END_S
 from blockstore.daemon.tiers.sources import Sources
-from blockstore.plane.lock import StoreLock
+from blockstore.plane.sync.lock import StoreLock
 from blockstore.store.remote import fetch
 from blockstore.store.steps import Outcome, Steps, take_step
 from blockstore.store.store import Store

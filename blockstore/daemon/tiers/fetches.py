@@ -31,7 +31,7 @@ from blockstore.daemon.lane.waits import TierRetry
 from blockstore.daemon.tiers.sources import SourceAway, Sources
 from blockstore.daemon.tiers.tier_health import TierHealth
 from blockstore.errors import CorruptBlock
-from blockstore.plane.lock import StoreLock
+from blockstore.plane.sync.lock import StoreLock
 from blockstore.store.remote.fetch import Wants, none_fetched, read
 from blockstore.store.state.geometry import BLOCK_BYTES
 from blockstore.store.steps import Blocks, NotHere, blocks_of

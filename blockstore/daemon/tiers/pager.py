@@ -17,7 +17,7 @@ from blockstore.daemon.lane.waits import BACKGROUND_FIRST_RETRY_S, BACKGROUND_LO
 from blockstore.daemon.tiers.fetches import END_S, Fetches
 from blockstore.daemon.tiers.tier_health import TierHealth
 from blockstore.errors import InputError
-from blockstore.plane.lock import StoreLock
+from blockstore.plane.sync.lock import StoreLock
 from blockstore.store.state.geometry import SEGMENT_BYTES
 from blockstore.store.store import Store
 from blockstore.store.tiers import Tier, TierAway

@@ -16,7 +16,7 @@ import numpy as np
 from blockstore.daemon.tiers.fetches import END_S
 from blockstore.daemon.tiers.sources import Place, Sources
 from blockstore.errors import BlockstoreError, InputError, MountError
-from blockstore.plane.lock import StoreLock
+from blockstore.plane.sync.lock import StoreLock
 from blockstore.store.remote import pushed
 from blockstore.store.remote.pushed import Head, Index
 from blockstore.store.store import Store

@@ -41,7 +41,7 @@ _tools: Final = _Tools()
 
 
 def digest(block: Buffer, seed: int) -> int:
-    """Returns what plane/codec.pyx computes."""
+    """Returns what plane/codec/codec.pyx computes."""
     return xxhash.xxh3_64_intdigest(block, seed)
 
 

@@ -8,7 +8,7 @@ the right word or byte in its place at the end.
 
 from __future__ import annotations
 
-from blockstore.plane.codec import DecodeError
+from blockstore.plane.codec.codec import DecodeError
 from blockstore.store.checks.cross_check import Buffer, CrossCheckError, decode, digest
 from blockstore.store.checks.soundness import names_one
 from blockstore.store.decode import Decoder

@@ -1,7 +1,7 @@
 """What a row and a map entry must be like to be used; and what they were before one bit of them was damaged. Pure.
 
-The plane judges (plane/soundness.pyi): tables only; whether records decode to what was written is for whoever reads
-them.
+The plane judges (plane/tables/soundness.pyi): tables only; whether records decode to what was written is for whoever
+reads them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from blockstore.plane.soundness import Places, judge_entries, judge_words
-from blockstore.plane.tables import Tables
+from blockstore.plane.tables.soundness import Places, judge_entries, judge_words
+from blockstore.plane.tables.tables import Tables
 from blockstore.store.state.geometry import (
     BLOCK_BYTES,
     COMPRESSED,

@@ -13,7 +13,8 @@ LZ4: against the row that ingest took a note of, or one that the similarity inde
 alone keeps a reference which is in no file any more becomes a block of its own, when that takes less than both.
 
 A fault may wait for each call of `pick`, `look_around` and `replace`, so they are short; `describe` and `encode`, which
-are the most of the work, need nothing of the store, nor the interpreter's lock while they work (plane/recompress.pyi).
+are the most of the work, need nothing of the store, nor the interpreter's lock while they work
+(plane/codec/recompress.pyi).
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstore.errors import CorruptBlock, OutOfRoom
-from blockstore.plane.codec import DecodeError
-from blockstore.plane.features import FEATURES, find_features, multipliers
-from blockstore.plane.recompress import Recompressor
-from blockstore.plane.similarity_index import SimilarityIndex
+from blockstore.plane.codec.codec import DecodeError
+from blockstore.plane.codec.features import FEATURES, find_features, multipliers
+from blockstore.plane.codec.recompress import Recompressor
+from blockstore.plane.tables.similarity_index import SimilarityIndex
 from blockstore.store.codec import CODEC
 from blockstore.store.decode import Decoder
 from blockstore.store.domains import Domains

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstore.errors import OutOfRoom
-from blockstore.plane.codec import digest
+from blockstore.plane.codec.codec import digest
 from blockstore.store.codec import Buffer
 from blockstore.store.state.distinct import distinct
 from blockstore.store.state.home import Home

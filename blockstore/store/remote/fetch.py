@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, TypeVar
 
-from blockstore.plane.codec import DecodeError
+from blockstore.plane.codec.codec import DecodeError
 from blockstore.store.codec import CODEC
 from blockstore.store.remote.arrivals import Due, content_digest
 from blockstore.store.state.geometry import ENCODING_MASK, PAGED

@@ -1,4 +1,4 @@
-"""How files are mapped: with their largest size reserved as addresses, so that they never move (plane/region.py).
+"""How files are mapped: with their largest size reserved as addresses, so that they never move (plane/sync/region.py).
 
 A process has 2^47 bytes of addresses, 128 TiB (x86-64 with four levels of page tables). The tables of a store reserve
 0.1 TiB, its pool four times its limit (up to 16 TiB), and each volume 64 MiB, or 32 GiB when it is larger than
@@ -11,7 +11,7 @@ import errno
 from typing import Final
 
 from blockstore.errors import OutOfRoom
-from blockstore.plane.region import Region
+from blockstore.plane.sync.region import Region
 from blockstore.store.state.geometry import HINT
 from blockstore.store.state.location import LAST_PIECE
 

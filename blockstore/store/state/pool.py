@@ -27,12 +27,12 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstore.errors import InputError, OutOfRoom
-from blockstore.plane.epochs import Epochs
-from blockstore.plane.log import Log
-from blockstore.plane.recount import count_records
-from blockstore.plane.region import Region
-from blockstore.plane.soundness import Places
-from blockstore.plane.tables import Tables
+from blockstore.plane.sync.epochs import Epochs
+from blockstore.plane.sync.region import Region
+from blockstore.plane.tables.log import Log
+from blockstore.plane.tables.recount import count_records
+from blockstore.plane.tables.soundness import Places
+from blockstore.plane.tables.tables import Tables
 from blockstore.store.codec import Buffer
 from blockstore.store.moves.pieces import Pieces
 from blockstore.store.remote.arrivals import Arrivals
@@ -96,7 +96,7 @@ class Pool:
         self._free = array("I", range(count - 1, -1, -1))
         self.epochs = Epochs()
         self.settle_lanes: Callable[[], None] = _no_lanes
-        """Waits until each lane was outside once (plane/volumes.pyi)."""
+        """Waits until each lane was outside once (plane/tables/volumes.pyi)."""
         """Whoever reads records without the store lock is inside."""
         self._retired: deque[tuple[int, int]] = deque()  # (segment, epoch): empty, but somebody may look at it
         self.log = Log(self._fd)

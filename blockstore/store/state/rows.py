@@ -21,9 +21,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from blockstore.plane.free_rows import ChangedRows, FreeRows
-from blockstore.plane.recount import count_dependents, free_unneeded, list_free, set_counts
-from blockstore.plane.tables import Tables
+from blockstore.plane.tables.free_rows import ChangedRows, FreeRows
+from blockstore.plane.tables.recount import count_dependents, free_unneeded, list_free, set_counts
+from blockstore.plane.tables.tables import Tables
 from blockstore.store.state.geometry import FIRST_ROW
 from blockstore.store.state.home import Home
 from blockstore.store.state.mapping import MAXIMUM_ROWS

@@ -20,7 +20,7 @@ import numpy as np
 from benchlab import images, machine
 from benchlab.bench import Bench
 from benchlab.figures import AT_LEAST, Figure, from_repetitions, ratios
-from blockstore.plane.codec import Codec
+from blockstore.plane.codec.codec import Codec
 from blockstore.store.ingest import RAW_FROM_BYTES
 from blockstore.store.state.geometry import (
     BLOCK_BYTES,

@@ -11,7 +11,7 @@ import pytest
 from blockstore.daemon.fuse import fuse_abi as abi
 from blockstore.daemon.lane.encoder_threads import MOST_THREADS, EncoderThreads
 from blockstore.daemon.lane.latency import BOUNDS_US, Latency
-from blockstore.plane.requests import Requests
+from blockstore.plane.serve.requests import Requests
 from blockstore.store.state.home import MemoryHome
 from blockstore.store.store import Store
 

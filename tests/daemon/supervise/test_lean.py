@@ -106,7 +106,7 @@ def test_records_are_cross_checked_in_a_process_that_has_begun_without_the_libra
     program = """
 import sys
 import blockstore.daemon.__main__
-from blockstore.plane import codec
+from blockstore.plane.codec import codec
 from blockstore.store.checks import cross_check
 print(*(name in sys.modules for name in ("xxhash", "zstandard")))
 block = bytes(range(256)) * 16

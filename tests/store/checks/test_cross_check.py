@@ -11,8 +11,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockstore.plane import codec
-from blockstore.plane.codec import Codec
+from blockstore.plane.codec import codec
+from blockstore.plane.codec.codec import Codec
 from blockstore.store.checks import verify
 from blockstore.store.checks.cross_check import CrossCheckError, decode, digest
 from blockstore.store.checks.verify import Verification
@@ -28,7 +28,7 @@ from blockstore.store.state.geometry import (
 )
 from blockstore.store.state.home import MemoryHome
 from blockstore.store.store import Store
-from tests.plane.blocks import BLOCKS
+from tests.plane.sample_blocks import BLOCKS
 from tests.store.material import near, noise, put, text
 
 CODEC = Codec()

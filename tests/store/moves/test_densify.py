@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zstandard
 
-from blockstore.plane.codec import digest
+from blockstore.plane.codec.codec import digest
 from blockstore.store.codec import CODEC
 from blockstore.store.moves.densify import HARD_AGE, Cold, Gain
 from blockstore.store.state.geometry import (

@@ -1,0 +1,1 @@
+"""Blocks of a store: read, encoded, committed."""

@@ -1,0 +1,62 @@
+# What changes tables that are shared with the next process, for compiled code. What it promises stands in commit.pyi.
+
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+
+from blockstore.plane.tables.block_map cimport MapView
+from blockstore.plane.blocks.encode cimport Batch
+from blockstore.plane.tables.free_rows cimport ChangedRows, FreeRows, FreeStack, Marks
+from blockstore.plane.sync.lock cimport StoreLock
+from blockstore.plane.tables.log cimport Log, LogState
+from blockstore.plane.tables.tables cimport Columns, Tables
+
+cdef enum Outcome:
+    OUTCOME_COMMITTED
+    OUTCOME_STALE  # what was looked up is not so any more: encode again
+    OUTCOME_NEEDS_PYTHON  # which reserves room
+    OUTCOME_DROPPED  # the volume is deleted
+
+cdef struct Books:
+    # All that commit changes besides the batch's indexes and maps.
+    Columns* columns
+    FreeStack* free_rows
+    Marks* changed
+    LogState* log
+
+cdef struct Target:
+    # Blocks of a volume: `count` from `first` on.
+    uint64_t* entries
+    const uint8_t* pages
+    uint64_t capacity
+    int64_t* touched_blocks
+    uint64_t first
+    uint64_t count
+
+cdef class Commit:
+    cdef Books books
+    # These hold what the books point at.
+    cdef Tables tables
+    cdef FreeRows free_rows
+    cdef ChangedRows changed
+    cdef Log log
+
+cdef Target target_of(MapView* view, uint64_t first, uint64_t count) noexcept nogil
+
+# Publishes a batch as the blocks of these targets, which have as many together; with the store lock. Unless it returns
+# OUTCOME_COMMITTED nothing has changed.
+cdef Outcome commit_batch(
+    Books* books, Batch batch, const Target* targets, int count, int reserved_segments, bint is_reserved
+) noexcept nogil
+
+# Writes whole blocks of a loaded batch to a volume from block `first` on, and lets its size be at least `end_bytes`. Waits
+# for the lock to commit; who has it already gives None. OUTCOME_STALE is not returned.
+cdef Outcome write_blocks(
+    Books* books, Batch batch, MapView* view, uint64_t first, uint64_t end_bytes, int reserved_segments, StoreLock lock
+) noexcept nogil
+
+# The part of it that is done with the lock.
+cdef Outcome commit_write(
+    Books* books, Batch batch, MapView* view, uint64_t first, uint64_t end_bytes, int reserved_segments
+) noexcept nogil
+
+# Stores the size of a volume, of which the blocks beyond it are holes; with the store lock. It must be bound.
+cdef void publish_size(MapView* view, uint64_t size_bytes) noexcept nogil

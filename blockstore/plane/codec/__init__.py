@@ -1,0 +1,1 @@
+"""One block by itself: digest, features, encodings, and the stored format."""

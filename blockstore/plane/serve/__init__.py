@@ -1,0 +1,1 @@
+"""What answers the kernel: lanes, encoders, and the queue of writes between them."""

@@ -1,0 +1,1 @@
+"""What threads share safely: atomic stores, locks, epochs, and memory that never moves."""

@@ -1,0 +1,123 @@
+"""The map of a volume as typed pointers. See block_map.pyi."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from blockstore.plane.sync.atomics cimport count_64, load_64, load_8, load_pointer, store_64, store_pointer
+from blockstore.plane.codec.features cimport FEATURE_KEYS
+from blockstore.plane.codec.layout cimport HOLE
+
+
+cdef uint64_t entry_of(const MapView* view, uint64_t block) noexcept nogil:
+    cdef const uint8_t* pages
+    cdef const uint64_t* entries
+    if block >= load_64(&view.capacity):
+        return HOLE
+    pages = <const uint8_t*>load_pointer(&view.pages)
+    if not load_8(&pages[block >> PAGE_ENTRIES_SHIFT]):
+        return HOLE
+    entries = <const uint64_t*>load_pointer(&view.entries)
+    return load_64(&entries[block])
+
+
+cdef void count_fault(MapView* view, uint64_t written) noexcept nogil:
+    count_64(&view.refaults, written)
+
+
+cdef void count_range(MapView* view, uint64_t written) noexcept nogil:
+    if written:
+        count_64(&view.range_refaults, written)
+        count_64(&view.range_requests, 1)
+
+
+cdef class BlockMap:
+    def __cinit__(
+        self, uint64_t seed=0, *, uint32_t domain=0, uint64_t zero_digest=0, const uint32_t[::1] feature_key=None
+    ):
+        memset(&self.view, 0, sizeof(self.view))
+        self.view.seed, self.view.domain, self.view.zero_digest = seed, domain, zero_digest
+        if feature_key is not None:
+            if feature_key.shape[0] != FEATURE_KEYS:
+                raise ValueError(f"a key of {feature_key.shape[0]} numbers")
+            memcpy(self.view.feature_key, &feature_key[0], sizeof(self.view.feature_key))
+
+    @property
+    def size_bytes(self):
+        return load_64(&self.view.size_bytes)
+
+    @size_bytes.setter
+    def size_bytes(self, uint64_t size_bytes):
+        store_64(&self.view.size_bytes, size_bytes)
+
+    @property
+    def touched_blocks(self):
+        return self.view.touched_blocks
+
+    @touched_blocks.setter
+    def touched_blocks(self, int64_t blocks):
+        self.view.touched_blocks = blocks
+
+    @property
+    def is_deleted(self):
+        return bool(self.view.is_deleted)
+
+    @is_deleted.setter
+    def is_deleted(self, bint is_deleted):
+        self.view.is_deleted = is_deleted
+
+    @property
+    def has_paged_tail(self):
+        return bool(self.view.has_paged_tail)
+
+    @has_paged_tail.setter
+    def has_paged_tail(self, bint has_paged_tail):
+        self.view.has_paged_tail = has_paged_tail
+
+    @property
+    def refaults(self):
+        return load_64(&self.view.refaults)
+
+    @property
+    def range_refaults(self):
+        return load_64(&self.view.range_refaults)
+
+    @property
+    def range_requests(self):
+        return load_64(&self.view.range_requests)
+
+    def count_fault(self, uint64_t written):
+        count_fault(&self.view, written)
+
+    def count_range(self, uint64_t written):
+        count_range(&self.view, written)
+
+    def forget_reads(self):
+        store_64(&self.view.refaults, 0)
+        store_64(&self.view.range_refaults, 0)
+        store_64(&self.view.range_requests, 0)
+
+    def bind(
+        self,
+        uint64_t[::1] entries not None,
+        const uint8_t[::1] pages not None,
+        uint64_t[::1] size_word=None,
+    ):
+        cdef uint64_t capacity = min(<uint64_t>entries.shape[0], <uint64_t>pages.shape[0] << PAGE_ENTRIES_SHIFT)
+        if capacity < self.view.capacity:
+            raise ValueError(f"a map of {self.view.capacity} entries cannot have {capacity}")
+        if capacity:
+            store_pointer(&self.view.pages, &pages[0])
+            store_pointer(&self.view.entries, &entries[0])
+        if size_word is not None and size_word.shape[0] == 2:
+            store_pointer(&self.view.size_word, &size_word[0])
+        store_64(&self.view.capacity, capacity)
+        self.entries, self.pages, self.size_word = entries, pages, size_word
+
+    def unbind(self):
+        store_64(&self.view.capacity, 0)
+        store_pointer(&self.view.size_word, NULL)
+        store_pointer(&self.view.entries, NULL)
+        store_pointer(&self.view.pages, NULL)
+        self.entries = None
+        self.pages = None
+        self.size_word = None

@@ -1,0 +1,53 @@
+"""Free rows: what is taken was free, and a refusal changes nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from blockstore.plane.tables.free_rows import ChangedRows, FreeRows
+from blockstore.store.state.geometry import FIRST_ROW
+
+
+def rows(*numbers: int) -> np.ndarray:
+    return np.array(numbers, dtype=np.uint32)
+
+
+def test_what_was_freed_last_is_taken_first_and_then_what_was_never_used() -> None:
+    free = FreeRows()
+    free.grow(FIRST_ROW + 5)
+    assert list(free.take(3)) == [FIRST_ROW, FIRST_ROW + 1, FIRST_ROW + 2] and free.in_use == 3 and free.left == 2
+    free.give_back(rows(FIRST_ROW + 2, FIRST_ROW))
+    assert len(free) == 2 and free.in_use == 1 and free.left == 4
+    assert list(free.take(3)) == [FIRST_ROW, FIRST_ROW + 2, FIRST_ROW + 3] and free.next_row == FIRST_ROW + 4
+
+
+def test_refusals_change_nothing() -> None:
+    free = FreeRows()
+    free.grow(FIRST_ROW + 5)
+    free.take(2)
+    for refused in (
+        lambda: free.take(4),
+        lambda: free.grow(FIRST_ROW + 4),
+        lambda: free.give_back(rows(FIRST_ROW, FIRST_ROW + 2)),
+        lambda: free.give_back(rows(FIRST_ROW - 1)),
+        lambda: free.reset(FIRST_ROW + 6, rows()),
+        lambda: free.reset(FIRST_ROW + 1, rows(FIRST_ROW, FIRST_ROW)),
+    ):
+        with pytest.raises(ValueError, match="row"):
+            refused()
+        assert free.numbers() == [] and free.next_row == FIRST_ROW + 2 and free.left == 3
+
+
+def test_a_start_says_which_are_free() -> None:
+    free = FreeRows()
+    free.grow(100)
+    free.take(50)
+    free.reset(20, rows(7, 5))
+    assert free.numbers() == [7, 5] and free.next_row == 20 and list(free.take(3)) == [5, 7, 20]
+
+
+def test_changed_rows_takes_arrays_of_any_length() -> None:
+    changed = ChangedRows()
+    for marks in (np.zeros(0, dtype=np.bool_), np.zeros(3, dtype=np.bool_), None):
+        changed.watch(marks)
