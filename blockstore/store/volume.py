@@ -27,7 +27,7 @@ from blockstore.plane.codec.features import multipliers
 from blockstore.plane.sync.region import Region
 from blockstore.plane.tables.block_map import BlockMap
 from blockstore.store.state.geometry import BLOCK_BYTES, BLOCK_SHIFT, HOLE, ID_MASK, ZERO_BLOCK
-from blockstore.store.state.home import Home, allocate, punch
+from blockstore.store.state.home import Home, allocate, lack_of_room, punch
 from blockstore.store.state.mapping import LARGEST_MAP_BYTES, MAP_BYTES, extend
 
 MAXIMUM_SIZE_BYTES: Final = 1 << 44
@@ -187,12 +187,8 @@ class Volume:
 
     def prepare(self, first: int, count: int) -> None:
         """Give the map's pages for these blocks memory. The map must cover them. Raises OutOfRoom."""
-        page, end = first >> _PAGE_SHIFT, ((first + count - 1) >> _PAGE_SHIFT) + 1
-        while (page := self._pages.find(_WITHOUT, page, end)) >= 0:
-            stop = self._pages.find(_WITH, page, end)
-            pages = (end if stop < 0 else stop) - page
-            allocate(self._fd, HEADER_BYTES + page * mmap.PAGESIZE, pages * mmap.PAGESIZE, self._place)
-            self._pages[page : page + pages] = _WITH * pages
+        if error := self.block_map.give_memory(first, count):
+            raise lack_of_room(OSError(error, os.strerror(error)), self._place)
 
     def replace(self, first: int, entries: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
         """Let the blocks from `first` on have these entries (their pages are prepared); the ones that they had."""
@@ -318,7 +314,7 @@ class Volume:
             self._outgrown.append(self._pages)
             self._pages = _untouched(MAXIMUM_SIZE_BYTES >> BLOCK_SHIFT >> _PAGE_SHIFT)
             self._pages[: len(self._outgrown[-1])] = self._outgrown[-1][:]
-        self.block_map.bind(self.map_array, self._pages, self._header[_SIZE_AT : _MTIME_AT + 1])
+        self.block_map.bind(self.map_array, self._pages, self._header[_SIZE_AT : _MTIME_AT + 1], self._fd)
 
     def _stored_size(self, home: Home) -> int:
         """Raises StateError for a size that was damaged, or that the file has no map for."""

@@ -1,6 +1,6 @@
 # What changes tables that are shared with the next process, for compiled code. What it promises stands in commit.pyi.
 
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from blockstore.plane.tables.block_map cimport MapView
 from blockstore.plane.blocks.encode cimport Batch
@@ -24,10 +24,7 @@ cdef struct Books:
 
 cdef struct Target:
     # Blocks of a volume: `count` from `first` on.
-    uint64_t* entries
-    const uint8_t* pages
-    uint64_t capacity
-    int64_t* touched_blocks
+    MapView* view
     uint64_t first
     uint64_t count
 
@@ -38,8 +35,6 @@ cdef class Commit:
     cdef FreeRows free_rows
     cdef ChangedRows changed
     cdef Log log
-
-cdef Target target_of(MapView* view, uint64_t first, uint64_t count) noexcept nogil
 
 # Publishes a batch as the blocks of these targets, which have as many together; with the store lock. Unless it returns
 # OUTCOME_COMMITTED nothing has changed.

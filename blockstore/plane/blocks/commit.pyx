@@ -8,7 +8,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from blockstore.plane.sync.atomics cimport POINT, publish_16, publish_32, publish_64, store_64
-from blockstore.plane.tables.block_map cimport PAGE_ENTRIES_SHIFT, BlockMap, MapView
+from blockstore.plane.tables.block_map cimport BlockMap, MapView, give_memory
 from blockstore.plane.sync.clock cimport CLOCK_REALTIME, now_ns
 from blockstore.plane.tables.content_index cimport insert
 from blockstore.plane.blocks.encode cimport Batch, Content
@@ -101,7 +101,7 @@ cdef class Commit:
             raise MemoryError("no memory to commit a batch")
         try:
             for number, (block_map, first, count) in enumerate(targets):
-                target[number] = target_of(&block_map.view, first, count)
+                target[number] = Target(&block_map.view, first, count)
                 blocks += target[number].count
             if blocks != <uint64_t>batch.blocks:
                 raise ValueError(f"{batch.blocks} blocks for places of {blocks}")
@@ -137,10 +137,6 @@ cdef class Commit:
             drop_entry(&self.books, entries[number])
 
 
-cdef Target target_of(MapView* view, uint64_t first, uint64_t count) noexcept nogil:
-    return Target(view.entries, view.pages, view.capacity, &view.touched_blocks, first, count)
-
-
 cdef Outcome commit_batch(
     Books* books, Batch batch, const Target* targets, int count, int reserved_segments, bint is_reserved
 ) noexcept nogil:
@@ -151,7 +147,7 @@ cdef Outcome commit_batch(
     if not can_let_go(books.log, batch.blocks):
         return OUTCOME_NEEDS_PYTHON
     for number in range(count):
-        if not has_memory(&targets[number]):
+        if give_memory(targets[number].view, targets[number].first, targets[number].count):
             return OUTCOME_NEEDS_PYTHON
     if batch.contents:
         if not has_room(books, batch, reserved_segments, is_reserved):
@@ -189,7 +185,7 @@ cdef Outcome commit_write(
         return OUTCOME_DROPPED
     if view.size_word == NULL or view.has_paged_tail:
         return OUTCOME_NEEDS_PYTHON
-    target = target_of(view, first, batch.blocks)
+    target = Target(view, first, batch.blocks)
     outcome = commit_batch(books, batch, &target, 1, reserved_segments, False)
     if outcome == OUTCOME_STALE:
         batch.encode_all()  # nothing can change now
@@ -205,19 +201,6 @@ cdef Outcome commit_write(
 cdef void publish_size(MapView* view, uint64_t size_bytes) noexcept nogil:
     publish_64(view.size_word, size_bytes | (size_bytes + 1) * SIZE_MIX >> SIZE_BITS << SIZE_BITS)
     store_64(&view.size_bytes, size_bytes)
-
-
-cdef bint has_memory(const Target* target) noexcept nogil:
-    """Returns whether the map has these blocks, and memory for all of their entries."""
-    cdef uint64_t page
-    if not target.count or target.first > target.capacity or target.count > target.capacity - target.first:
-        return False
-    for page in range(
-        target.first >> PAGE_ENTRIES_SHIFT, (target.first + target.count - 1 >> PAGE_ENTRIES_SHIFT) + 1
-    ):
-        if not target.pages[page]:
-            return False
-    return True
 
 
 cdef bint has_room(const Books* books, Batch batch, int reserved_segments, bint is_reserved) noexcept nogil:
@@ -271,7 +254,7 @@ cdef void fill_rows(Books* books, Batch batch, const Placed* placed) noexcept no
 
 cdef void publish_entries(Books* books, Batch batch, const Target* target) noexcept nogil:
     """Lets the next blocks of the batch be those of the target."""
-    cdef uint64_t* entries = target.entries + target.first
+    cdef uint64_t* entries = target.view.entries + target.first
     cdef int published = batch.published
     cdef uint64_t entry
     cdef uint32_t row
@@ -286,7 +269,7 @@ cdef void publish_entries(Books* books, Batch batch, const Target* target) noexc
             batch.block[published + number].digest >> CHECK_SHIFT << CHECK_SHIFT | row
         )
         batch.old_entries[published + number] = entries[number]
-        target.touched_blocks[0] += not entries[number]
+        target.view.touched_blocks += not entries[number]
         publish_64(&entries[number], entry)
     batch.published += <int>target.count
 

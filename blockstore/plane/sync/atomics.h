@@ -66,6 +66,11 @@ static inline void store_64(uint64_t* to, uint64_t value)
     publish_release(to, value);
 }
 
+static inline void store_8(uint8_t* to, uint8_t value)
+{
+    publish_release(to, value);
+}
+
 static inline void count_64(uint64_t* to, uint64_t value) /* a counter: orders nothing */
 {
     __atomic_fetch_add(to, value, __ATOMIC_RELAXED);

@@ -19,6 +19,7 @@ cdef extern from "atomics.h" nogil:
     bint claim_32(uint32_t* place, uint32_t value)
     void POINT()
     # Of memory that ends with this process: they have no POINT. `count_64` orders nothing; the others release and acquire.
+    void store_8(uint8_t* place, uint8_t value)
     void store_64(uint64_t* place, uint64_t value)
     void count_64(uint64_t* place, uint64_t value)
     void store_pointer(void* place, const void* value)

@@ -8,8 +8,9 @@ cdef enum:
 cdef struct MapView:
     # Read without a lock while the map grows: the pointers are published before the capacity that they are good for.
     uint64_t* entries
-    const uint8_t* pages
+    uint8_t* pages
     uint64_t capacity
+    int fd  # of the file: a page with the header, and then the map
     # In the header: the size (store/volume.py, pack_size), and behind it when the content changed, in ns since 1970.
     uint64_t* size_word
     # As it was stored last: damage to the header changes nothing here.
@@ -31,11 +32,15 @@ cdef struct MapView:
 cdef class BlockMap:
     cdef MapView view
     cdef uint64_t[::1] entries
-    cdef const uint8_t[::1] pages
+    cdef uint8_t[::1] pages
     cdef uint64_t[::1] size_word
 
 # Returns the map entry of a block; HOLE beyond the end, and where the map has no memory, which is not touched then.
 cdef uint64_t entry_of(const MapView* view, uint64_t block) noexcept nogil
+
+# Gives the pages of the map that these blocks are on memory, where they have none; with the store lock. Returns 0, or an
+# errno, and then some may have it: EINVAL when the map does not cover the blocks.
+cdef int give_memory(MapView* view, uint64_t first, uint64_t count) noexcept nogil
 
 # Counts a READ that was answered with so many blocks that are not HOLE: of one block, and of a range.
 cdef void count_fault(MapView* view, uint64_t written) noexcept nogil

@@ -48,14 +48,21 @@ class BlockMap:
     def forget_reads(self) -> None:
         """Counts from 0."""
 
-    def bind(self, entries: U64s, pages: bytearray | mmap.mmap, size_word: memoryview | None = None) -> None:
-        """Takes the map entries, for each page of 512 of them a byte that says whether it has memory, and two words of
-        the header: the size, and when the content changed.
+    def bind(
+        self, entries: U64s, pages: bytearray | mmap.mmap, size_word: memoryview | None = None, fd: int = -1
+    ) -> None:
+        """Takes the map entries, for each page of 512 of them a byte that says whether it has memory, two words of the
+        header (the size, and when the content changed), and the descriptor of their file: a page with the header, then
+        the entries.
 
         Those who look at the map meanwhile see all that it had, or what it has now. What was bound before must stay
         mapped, and show the same, until no lane can look at it. Raises ValueError for items of another type, and for
         less than is bound.
         """
+
+    def give_memory(self, first: int, count: int) -> int:
+        """Gives the pages of the map that these blocks are on memory, where they have none; with the store lock.
+        Returns 0, or the errno of posix_fallocate(3), and then some may have it; EINVAL for blocks beyond the map."""
 
     def unbind(self) -> None:
         """Lets go of all. No lane may look at it by then (volumes.pyi, `remove`)."""

@@ -1,11 +1,18 @@
 """The map of a volume as typed pointers. See block_map.pyi."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.errno cimport EINTR, EINVAL
 from libc.string cimport memcpy, memset
 
-from blockstore.plane.sync.atomics cimport count_64, load_64, load_8, load_pointer, store_64, store_pointer
+from blockstore.plane.sync.atomics cimport count_64, load_64, load_8, load_pointer, store_64, store_8, store_pointer
 from blockstore.plane.codec.features cimport FEATURE_KEYS
 from blockstore.plane.codec.layout cimport HOLE
+
+cdef extern from "<fcntl.h>" nogil:
+    int posix_fallocate(int fd, long offset, long length)
+
+cdef enum:
+    PAGE_BYTES = 8 << PAGE_ENTRIES_SHIFT
 
 
 cdef uint64_t entry_of(const MapView* view, uint64_t block) noexcept nogil:
@@ -18,6 +25,39 @@ cdef uint64_t entry_of(const MapView* view, uint64_t block) noexcept nogil:
         return HOLE
     entries = <const uint64_t*>load_pointer(&view.entries)
     return load_64(&entries[block])
+
+
+cdef int give_memory(MapView* view, uint64_t first, uint64_t count) noexcept nogil:
+    cdef uint64_t page, stop, end
+    cdef int error
+    if not count or first > view.capacity or count > view.capacity - first:
+        return EINVAL
+    page, end = first >> PAGE_ENTRIES_SHIFT, (first + count - 1 >> PAGE_ENTRIES_SHIFT) + 1
+    while page < end:
+        stop = page
+        while stop < end and not view.pages[stop]:
+            stop += 1
+        if stop > page:
+            error = allocate_pages(view.fd, page, stop - page)
+            if error:
+                return error
+            mark_pages(view, page, stop)
+        page = stop + 1
+    return 0
+
+
+cdef int allocate_pages(int fd, uint64_t page, uint64_t pages) noexcept nogil:
+    """Returns 0, or an errno, and then nothing has changed."""
+    cdef int error = EINTR
+    while error == EINTR:
+        error = posix_fallocate(fd, <long>((page + 1) * PAGE_BYTES), <long>(pages * PAGE_BYTES))  # behind the header
+    return error
+
+
+cdef void mark_pages(MapView* view, uint64_t page, uint64_t stop) noexcept nogil:
+    while page < stop:
+        store_8(&view.pages[page], 1)
+        page += 1
 
 
 cdef void count_fault(MapView* view, uint64_t written) noexcept nogil:
@@ -35,6 +75,7 @@ cdef class BlockMap:
         self, uint64_t seed=0, *, uint32_t domain=0, uint64_t zero_digest=0, const uint32_t[::1] feature_key=None
     ):
         memset(&self.view, 0, sizeof(self.view))
+        self.view.fd = -1
         self.view.seed, self.view.domain, self.view.zero_digest = seed, domain, zero_digest
         if feature_key is not None:
             if feature_key.shape[0] != FEATURE_KEYS:
@@ -99,8 +140,9 @@ cdef class BlockMap:
     def bind(
         self,
         uint64_t[::1] entries not None,
-        const uint8_t[::1] pages not None,
+        uint8_t[::1] pages not None,
         uint64_t[::1] size_word=None,
+        int fd=-1,
     ):
         cdef uint64_t capacity = min(<uint64_t>entries.shape[0], <uint64_t>pages.shape[0] << PAGE_ENTRIES_SHIFT)
         if capacity < self.view.capacity:
@@ -111,9 +153,17 @@ cdef class BlockMap:
         if size_word is not None and size_word.shape[0] == 2:
             store_pointer(&self.view.size_word, &size_word[0])
         store_64(&self.view.capacity, capacity)
+        self.view.fd = fd
         self.entries, self.pages, self.size_word = entries, pages, size_word
 
+    def give_memory(self, uint64_t first, uint64_t count):
+        cdef int error
+        with nogil:
+            error = give_memory(&self.view, first, count)
+        return error
+
     def unbind(self):
+        self.view.fd = -1
         store_64(&self.view.capacity, 0)
         store_pointer(&self.view.size_word, NULL)
         store_pointer(&self.view.entries, NULL)

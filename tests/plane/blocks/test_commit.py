@@ -98,8 +98,6 @@ def test_without_room_nothing_has_changed_and_python_makes_it() -> None:
     batch, before = encoded(store, volume, text(1) + noise(1)), books(store)
     assert commit(store, batch, (volume, 0, 2)) == NEEDS_PYTHON, "the map is too short"
     volume.cover(2)
-    assert commit(store, batch, (volume, 0, 2)) == NEEDS_PYTHON, "the map's page has no memory"
-    volume.prepare(0, 2)
     assert commit(store, batch, (volume, 0, 2)) == NEEDS_PYTHON, "there is no segment to append to"
     assert books(store) == before
     store.pool.make_room_for(batch.record_bytes, RESERVED_SEGMENTS)

@@ -20,7 +20,7 @@ from blockstore.store.state.geometry import BLOCK_BYTES
 from blockstore.store.state.home import MemoryHome
 from blockstore.store.steps import run
 from blockstore.store.store import Store
-from blockstore.store.volume import Volume
+from blockstore.store.volume import PAGE_ENTRIES, Volume
 from tests.daemon.lab import until
 from tests.plane.serve import device_socket
 from tests.plane.serve.device_socket import PATIENCE_S, device_and_kernel, is_readable
@@ -122,13 +122,18 @@ def test_whole_blocks_are_stored_and_answered(served: Served) -> None:
     assert sum(counts) == 1 and len(counts) == len(BOUNDS_US) + 1 and sum_us > 0
 
 
-def test_python_is_asked_for_memory_of_a_map_and_not_again(served: Served) -> None:
+def test_python_is_asked_for_the_first_segment_and_not_for_memory_of_the_map(served: Served) -> None:
+    run(served.store.resize_steps(served.volume, 40 * PAGE_ENTRIES * BLOCK_BYTES))
     served.send(0, noise(1))
     served.answered()
-    assert served.asked == [(1, 0, BLOCK_BYTES)], "the first page of the map, the first rows and the first segment"
-    served.send(0, noise(2))
-    served.answered()
+    assert served.asked == [(1, 0, BLOCK_BYTES)], "the first rows and the first segment"
+    for page in range(1, 40):
+        served.send(page * PAGE_ENTRIES * BLOCK_BYTES, noise(1 + page))
+        served.answered()
     assert len(served.asked) == 1
+    assert all(served.read(page * PAGE_ENTRIES * BLOCK_BYTES, BLOCK_BYTES) == noise(1 + page) for page in range(40))
+    with served.store.lock:
+        check_store(served.store, decode=True)
 
 
 def test_python_is_asked_seldom_while_the_content_index_grows(served: Served) -> None:
