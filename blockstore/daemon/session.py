@@ -107,7 +107,7 @@ class Session:
             store, self.store_lock, options, self._has_waiting, self._requests, lambda: bool(self.stalled)
         )
         self.attachments = Attachments(Path(options.state))
-        self.companion = Companion(options)
+        self.companion = Companion(options, lambda: self._takes_over or bool(store.volumes))
         self._is_kept = bool(inherited)
         self._state = Path(options.state)
         self._service = service

@@ -135,7 +135,7 @@ class Mounted:
         return total
 
     def controller_pid(self) -> int:
-        """The controller, which the daemon starts when it serves."""
+        """The controller, which the daemon starts when there is a file."""
         pids: list[int | None] = [None]
 
         def runs() -> bool:

@@ -378,6 +378,7 @@ def test_unmounted_while_nobody_serves(lab: Lab) -> None:
     mounted = lab.mount()
     superblock = mounted.state / "superblock"
     whole = superblock.read_bytes()
+    put(mounted.path / "memory", CONTENT)
     controller = mounted.controller_pid()
     try:
         until(lambda: rests(controller, mounted), "the controller uses nothing of the mount")
@@ -429,6 +430,7 @@ def notify_socket(mounted: Mounted) -> str:
 def test_a_stopped_supervisor_does_not_stop_the_daemon(lab: Lab) -> None:
     """Its beats pile up in the supervisor's queue until that is full."""
     mounted = lab.mount("--watchdog", "4")  # a beat a second, as the controller looks
+    put(mounted.path / "memory", CONTENT)
     supervisor = mounted.supervisor_pid()
     stop(supervisor)
     try:
@@ -438,7 +440,6 @@ def test_a_stopped_supervisor_does_not_stop_the_daemon(lab: Lab) -> None:
                 while True:
                     stranger.sendto(b"", notify_socket(mounted))
         mounted.controller_ticks()
-        put(mounted.path / "memory", CONTENT)
         assert cold(mounted.path / "memory") == CONTENT and mounted.total()["touched"] == len(CONTENT)
     finally:
         os.kill(supervisor, signal.SIGCONT)

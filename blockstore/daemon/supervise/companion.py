@@ -1,5 +1,7 @@
 """The companion: the controller's process (vm/memory/controller.py), which the daemon starts, again when it ends.
 
+It is not started before there is something for it to do: a mount without files has none, and 8 MB less.
+
 It is a process of its own because it opens, writes back and evicts files of the mount: no thread of the daemon may ever
 wait for the daemon, and nothing that it does may take time from the lane. Its stdin is a pipe that ends with the
 daemon, and then so does it; the next daemon starts another one.
@@ -13,6 +15,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -40,8 +43,10 @@ END_S: Final = 1.0
 class Companion:
     """Of one daemon."""
 
-    def __init__(self, options: MountOptions) -> None:
+    def __init__(self, options: MountOptions, has_work: Callable[[], bool]) -> None:
+        """`has_work` says whether there is anything to look after; the metrics are, too."""
         self._options = options
+        self._has_work = has_work
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._starts = 0
@@ -66,6 +71,8 @@ class Companion:
         delay_s = FIRST_DELAY_S
         await self._bind_again()
         try:
+            while not (self._has_work() or self._options.metrics is not None):
+                await trio.sleep(LOOK_S)
             while True:
                 started = trio.current_time()
                 try:

@@ -211,6 +211,7 @@ def test_state_that_is_a_file_or_cannot_be_made(lab: Lab) -> None:
 def test_second_mount_on_the_same_place(lab: Lab) -> None:
     mounted = lab.mount()
     put(mounted.path / "file", b"data")
+    mounted.controller_pid()  # its log is a file of the state
     refused(lab, 3, mounted.path, mountpoint=mounted.path, options=("--state", str(lab.path / "other")))
     (lab.path / "link").symlink_to(mounted.path)
     refused(lab, 3, mounted.path, mountpoint=lab.path / "link", options=("--state", str(lab.path / "other")))

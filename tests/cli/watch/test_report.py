@@ -158,10 +158,12 @@ def test_history_goes_on_with_the_next_daemon(lab: Lab) -> None:
 
 def test_history_is_of_one_mount(lab: Lab) -> None:
     mounted = lab.mount()
+    put(mounted.path / "vm", b"x")
     until(lambda: len(samples_of(mounted)) >= 1, "a sample")
     before = mounted.total()["mounted_at"]
     assert mounted.umount().returncode == 0
     again = lab.mount()
+    put(again.path / "vm", b"x")
     until(lambda: len(samples_of(again)) >= 1, "a sample of the next mount")
     assert history.read(again.state, before) == []
 

@@ -97,6 +97,7 @@ def test_the_lane_follows_the_faults_and_does_so_after_a_reload(lab: Lab) -> Non
 @pytest.mark.mount
 def test_the_controller_is_known_by_its_parent(lab: Lab) -> None:
     mounted = lab.mount()
+    put(mounted.path / "memory", b"x")
     assert process_stat.parent(mounted.controller_pid()) == mounted.daemon_pid()
     assert blockstore("reload", str(mounted.path)).returncode == 0
     assert process_stat.parent(mounted.controller_pid()) == mounted.daemon_pid()

@@ -51,6 +51,7 @@ def check_tells(mounted: Mounted, *words: str) -> None:
 def test_every_command_tells_that_the_state_was_deleted(lab: Lab) -> None:
     mounted = lab.mount()
     put(mounted.path / "file", noisy(4 * MIB, 1))
+    mounted.controller_pid()  # it has opened its log by then
     shutil.rmtree(mounted.state)
     words = (str(mounted.state), "was deleted under the mount", "copy the files out of the mount", "umount --force")
     for command in (
@@ -85,7 +86,7 @@ def test_the_daemon_outlives_its_controller_when_the_state_was_deleted(lab: Lab)
     mounted = lab.mount()
     data = noisy(4 * MIB, 1)
     put(mounted.path / "file", data)
-    daemon, controller = mounted.daemon_pid(), mounted.total()["controller_pid"]
+    daemon, controller = mounted.daemon_pid(), mounted.controller_pid()
     with (mounted.state / "daemon.log").open() as log:
         shutil.rmtree(mounted.state)
         os.kill(controller, signal.SIGKILL)
@@ -138,6 +139,7 @@ def test_a_map_of_the_state_was_deleted_but_not_with_its_file(lab: Lab) -> None:
 def test_a_state_that_was_renamed_is_found_again(lab: Lab) -> None:
     mounted = lab.mount()
     put(mounted.path / "file", noisy(MIB, 1))
+    mounted.controller_pid()  # it has opened its log by then
     elsewhere = lab.path / "elsewhere"
     mounted.state.rename(elsewhere)
     words = (f"was renamed to {elsewhere} under the mount", f"mv {elsewhere} {mounted.state}")
