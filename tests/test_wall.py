@@ -14,7 +14,7 @@ from blockstore.store.state.home import MemoryHome
 from blockstore.store.store import Store
 
 PACKAGE: Final = Path(__file__).parents[1] / "blockstore"
-ABOVE: Final = ("cli", "vm", "daemon", "analysis.py")
+ABOVE: Final = ("cli", "vm", "daemon", "analysis")
 DELIBERATE: Final = {"remote", "recompression"}
 """Objects that the face shows."""
 

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from blockstore import analysis
+from blockstore.analysis import analyze as analysis
 from blockstore.cli.output import Part, print_json, say
 from blockstore.cli.types.sizes import format_size
 from blockstore.cli.views.savings_table import format_share, print_savings
@@ -29,11 +29,13 @@ from blockstore.store.accounting.report import Report, saved
 def analyze(images: tuple[str, ...], as_json: bool, no_patch: bool, cold: bool, verify: bool) -> None:
     """What would the store save on these memory images?
 
-    An IMAGE is the raw memory of one VM: a file that backs its memory, the output of QEMU's `pmemsave`, or
-    any file. The images are put into a store in memory, in one sharing domain, without a mount; that takes
-    as much memory as what is stored of them. Holes of sparse files are memory that the VM never touched and
-    are not counted; zeros that are written out are. Memory is compared in blocks of 4 KiB; a last incomplete
-    one is filled up with zeros. Pipes and standard input cannot be analyzed.
+    An IMAGE is the raw memory of one VM: a file that backs its memory, the output of QEMU's `pmemsave`,
+    or any file of such bytes; or an ELF core of it (`virsh dump --memory-only`, `dump-guest-memory`).
+    What is compressed, saved by `virsh save`, a disk or a program is refused. The images are put into a
+    store in memory, in one sharing domain, without a mount; that takes as much memory as what is stored
+    of them. Holes of sparse files are memory that the VM never touched and are not counted; zeros that
+    are written out are. Memory is compared in blocks of 4 KiB; a last incomplete one is filled up with
+    zeros. Pipes and standard input cannot be analyzed.
 
     Beside the store stands what others would store of the same blocks: sharing of identical pages alone (KSM)
     and compression alone (zram with lz4, in steps of 64 bytes), each without its own tables.

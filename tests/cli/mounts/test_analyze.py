@@ -18,7 +18,7 @@ from blockstore.cli.mounts.analyze import analyze
 from blockstore.cli.views.savings_table import print_savings
 from tests.cli.words import CLASSES
 from tests.store.material import near, noise, text
-from tests.test_analysis import MIXED, image
+from tests.analysis.test_analyze import MIXED, image
 
 WORDS = (
     "logical",

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from blockstore import analysis
-from blockstore.analysis import analyze
+from blockstore.analysis import analyze as analysis
+from blockstore.analysis.analyze import analyze
 from blockstore.errors import CorruptBlock, InputError, OutOfRoom
 from blockstore.store.codec import CODEC
 from blockstore.store.state.geometry import BLOCK_BYTES, ZERO_BLOCK

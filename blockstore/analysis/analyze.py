@@ -7,15 +7,13 @@ that the VM never touched, and counts as such; zeros that are written out in the
 
 from __future__ import annotations
 
-import os
-import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from blockstore.analysis.images import Image, open_all
 from blockstore.errors import CorruptBlock, InputError, OutOfRoom
 from blockstore.store.accounting import census, comparison
 from blockstore.store.accounting.report import Report, describe
@@ -23,11 +21,8 @@ from blockstore.store.state.geometry import BLOCK_BYTES, BLOCK_SHIFT
 from blockstore.store.state.home import MemoryHome
 from blockstore.store.state.pool_limit import MINIMUM_LIMIT_BYTES
 from blockstore.store.steps import run
-from blockstore.store.store import Store, check_size
+from blockstore.store.store import Store
 from blockstore.store.volume import Volume
-
-PIECE_BYTES: Final = 1 << 20
-"""Read from an image at a time."""
 
 USABLE_SHARE: Final = 0.9
 """Of the memory that the host has left, the most that the pool takes: the tables and the host need some."""
@@ -39,44 +34,6 @@ _NO_ROOM: Final = (
 
 Progress = Callable[[str, int, int], None]
 """progress(stage, bytes done, bytes in all)"""
-
-
-@dataclass
-class Image:
-    """An open image file and what it looked like when it was opened."""
-
-    path: str
-    fd: int
-    size_bytes: int
-    mtime_ns: int
-    extents: list[tuple[int, int]]
-    """[start, end) byte ranges that hold data; all but the last end on whole blocks."""
-
-    @property
-    def data_bytes(self) -> int:
-        return sum(end - start for start, end in self.extents)
-
-    def pieces(self) -> Iterator[tuple[int, bytes]]:
-        """(offset, data) of everything that is not a hole. Raises InputError."""
-        for start, end in self.extents:
-            for offset in range(start, end, PIECE_BYTES):
-                length = min(PIECE_BYTES, end - offset)
-                try:
-                    data = os.pread(self.fd, length, offset)
-                except OSError as error:
-                    raise InputError(f"{self.path} cannot be read: {error.strerror}") from None
-                if len(data) < length:
-                    raise self._changed()
-                yield offset, data
-
-    def check_unchanged(self) -> None:
-        """Raises InputError when the image was written to since it was opened."""
-        now = os.fstat(self.fd)
-        if (now.st_size, now.st_mtime_ns) != (self.size_bytes, self.mtime_ns):
-            raise self._changed()
-
-    def _changed(self) -> InputError:
-        return InputError(f"{self.path} changed while it was read; pause the VM, or analyze a copy")
 
 
 def analyze(
@@ -95,7 +52,7 @@ def analyze(
     """
     progress = progress or _unheard
     with ExitStack() as stack:
-        images = _open_all(paths, stack)
+        images = open_all(paths, stack)
         in_all = sum(image.data_bytes for image in images)
         store = Store(MemoryHome(), _pool_limit(in_all), patching=patching)
         stack.callback(store.close)
@@ -131,7 +88,7 @@ def _feed(store: Store, images: list[Image], in_all: int, progress: Progress) ->
     try:
         for number, image in enumerate(images, 1):
             volume = _new_volume(store, number, image)
-            run(store.resize_steps(volume, image.size_bytes))
+            run(store.resize_steps(volume, image.memory_bytes))
             for offset, data in image.pieces():
                 run(store.write_steps(volume, offset, data))
                 done += len(data)
@@ -162,61 +119,14 @@ def _verify(store: Store, images: list[Image], in_all: int, progress: Progress) 
                 image.check_unchanged()
                 raise CorruptBlock(
                     volume.lookup(offset >> BLOCK_SHIFT),
-                    f"{image.path} does not read back as it was near {offset}",
+                    f"{image.path} does not read back as it was near byte {offset} of the memory",
                 )
             done += len(data)
             progress("verifying", done, in_all)
         image.check_unchanged()
-        expected = sum(-(-(end - start) // BLOCK_BYTES) for start, end in image.extents)
+        expected = sum(-(-extent.length // BLOCK_BYTES) for extent in image.extents)
         if volume.touched_blocks != expected:
             raise CorruptBlock(0, f"{image.path} has {expected} blocks of data, its volume another number")
-
-
-def _open_all(paths: Sequence[str], stack: ExitStack) -> list[Image]:
-    """All images, checked before the first is read: a typing error should not cost the minutes before it."""
-    for path, times in Counter(paths).items():
-        if times > 1:
-            raise InputError(f"{path} is named {times} times; name each image once")
-    return [_open(path, stack) for path in paths]
-
-
-def _open(path: str, stack: ExitStack) -> Image:
-    if path == "-":
-        raise InputError("standard input cannot be analyzed; save it to a file and name that")
-    try:
-        # Without O_NONBLOCK the open of a pipe would wait for its writer.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}; name a readable memory image") from None
-    stack.callback(os.close, fd)
-    status = os.fstat(fd)
-    if stat.S_ISDIR(status.st_mode):
-        raise InputError(f"{path} is a directory; name the image files in it")
-    if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{path} is not a regular file; save what it gives to a file and name that")
-    if not status.st_size:
-        raise InputError(f"{path} is empty; name a memory image")
-    check_size(status.st_size)
-    return Image(path, fd, status.st_size, status.st_mtime_ns, _extents(fd, status.st_size))
-
-
-def _extents(fd: int, size_bytes: int) -> list[tuple[int, int]]:
-    """The ranges of data, widened to whole blocks; everything where the file system knows no holes."""
-    extents: list[tuple[int, int]] = []
-    position = 0
-    while position < size_bytes:
-        try:
-            start = os.lseek(fd, position, os.SEEK_DATA)
-            end = os.lseek(fd, start, os.SEEK_HOLE)
-        except OSError:
-            break  # ENXIO: only a hole from here on
-        start &= -BLOCK_BYTES
-        end = min(-(-end // BLOCK_BYTES) * BLOCK_BYTES, size_bytes)
-        if extents and start <= extents[-1][1]:
-            start = extents.pop()[0]
-        extents.append((start, end))
-        position = end
-    return extents
 
 
 def _names(paths: Sequence[str]) -> list[str]:

@@ -1,0 +1,1 @@
+"""What the store would save on memory images that exist already."""
