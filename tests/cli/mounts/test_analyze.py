@@ -16,9 +16,9 @@ from click.testing import CliRunner
 from blockstore.cli.main import COMMANDS, cli
 from blockstore.cli.mounts.analyze import analyze
 from blockstore.cli.views.savings_table import print_savings
+from tests.analysis.test_analyze import MIXED, image
 from tests.cli.words import CLASSES
 from tests.store.material import near, noise, text
-from tests.analysis.test_analyze import MIXED, image
 
 WORDS = (
     "logical",
