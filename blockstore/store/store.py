@@ -403,7 +403,7 @@ class Store:
     @property
     def record_bytes(self) -> int:
         """Bytes of live records in the pool."""
-        return int(self.pool.segments.live_bytes.sum())
+        return self.pool.live_bytes
 
     @property
     def filled_segments(self) -> int:
