@@ -256,7 +256,7 @@ class Densify:
         if is_patch and not cold.is_patch:
             rows.reference.items[cold.row] = cold.base
             rows.dependents.items[cold.base] += 1
-            rows.mark_changed(np.array([cold.base]))
+            rows.mark_changed([cold.base])
         rows.where.items[cold.row] = pack(offset, len(record), DENSE_PATCHED if is_patch else DENSE)
 
     def _possible_together(self, gains: Sequence[Gain]) -> list[Gain]:
