@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import sys
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
-from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blockstore.errors import CorruptBlock, InputError, OutOfRoom
+from blockstore.plane.tables.arrivals import call_at_points, due_blocks
 from blockstore.store.checks import verify
 from blockstore.store.checks.verify import Verification
 from blockstore.store.remote import fetch, pushed
-from blockstore.store.remote.arrivals import Arrivals, are_due, entry_of, place_of
+from blockstore.store.remote.arrivals import Arrivals, entry_of, place_of
 from blockstore.store.remote.pushed import Head, Index, Packer
 from blockstore.store.state.geometry import BLOCK_BYTES, MAXIMUM_DUE
 from blockstore.store.state.home import DirectoryHome, MemoryHome
@@ -68,8 +66,7 @@ def index_of(tier: Tier) -> Index:
 def pull(store: Store, volume: Volume, tier: Tier) -> None:
     index = index_of(tier)
     first = store.remote.add(SOURCE, index.where, index.digests)
-    places = index.places.astype(np.int64)
-    store.remote.make_due(volume, 0, np.where(places, places - 1 + first, -1))
+    store.remote.make_due(volume, 0, index.places, first)
 
 
 def fetch_to(store: Store, tier: Tier, blocks: Blocks) -> None:
@@ -97,13 +94,14 @@ def test_no_changed_bit_makes_it_another(place: int, bit: int) -> None:
     entry = entry_of(place)
     assert place_of(entry) == place
     assert place_of(entry ^ 1 << bit) is None
-    assert are_due(np.array([entry, entry ^ 1 << bit], dtype=np.uint64), MAXIMUM_DUE).tolist() == [True, False]
+    assert due_blocks(array("Q", [entry, entry ^ 1 << bit]), MAXIMUM_DUE, 7) == [7]
 
 
 def test_what_is_pushed_is_there_once(source: Tier) -> None:
     index = index_of(source)
-    assert len(index.where) == 30 and index.places.max() == 30
-    assert index.places[15:18].tolist() == [0, 0, 0] and index.places[18:25].tolist() == index.places[:7].tolist()
+    places = list(index.places)
+    assert len(index.where) == 30 and max(places) == 30
+    assert places[15:18] == [0, 0, 0] and places[18:25] == places[:7]
     head = pushed.read_head(source, "base")
     assert pushed.read_part(source, head, head.device) == b"devices"
 
@@ -211,25 +209,25 @@ def test_forgotten_at_the_end(source: Tier) -> None:
 
 
 def test_killed_while_arrivals_are_entered(source: Tier, tmp_path: Path) -> None:
-    index, found = index_of(source), set()
+    index, counts, sources = index_of(source), list[int](), set[int]()
     home = DirectoryHome(tmp_path)
     arrivals = Arrivals(home)
 
-    def look(frame: FrameType, event: str, argument: Any) -> Any:
-        if frame.f_code is Arrivals.add.__code__:
-            left = Arrivals(home)
-            found.add(left.count)
-            assert left.sources <= {SOURCE}, "the next daemon would look for a source that nobody has named"
-            left.close()
-        return look
+    def look() -> None:
+        left = Arrivals(home)
+        counts.append(left.count)
+        sources.update(left.sources)
+        left.close()
 
-    sys.settrace(look)
+    call_at_points(look)
     try:
         arrivals.add(SOURCE, index.where, index.digests)
     finally:
-        sys.settrace(None)
-        home.close()
-    assert found == {0, 30}
+        call_at_points(None)
+    look()
+    home.close()
+    assert counts == [0, *(place for place in range(1, 31) for _ in range(4))]
+    assert sources == {SOURCE}, "the next daemon would look for a source that nobody has named"
 
 
 def test_no_more_than_map_entries_can_name(source: Tier, monkeypatch: pytest.MonkeyPatch) -> None:
