@@ -26,7 +26,7 @@ from blockstore.plane.tables.tables import Tables
 from blockstore.store.remote.arrivals import entry_of
 from blockstore.store.state.geometry import COMPRESSED, FIRST_ROW, LOST_ENTRY, PATCHED, RAW, ZERO_ENTRY
 from blockstore.store.state.home import MemoryHome
-from blockstore.store.state.location import pack, sizes_of
+from blockstore.store.state.location import pack, size_of
 from blockstore.store.state.rows import Rows
 from tests.plane.tables.threads import RANGE, in_small_ranges
 from tests.store.columns import column
@@ -155,7 +155,7 @@ def test_records() -> None:
     where = column(Filled(5).rows.where)
     segments, pieces = np.zeros(SEGMENTS, dtype=np.int64), np.zeros(len(PIECE_BYTES), dtype=np.int64)
     in_small_ranges(lambda first, end: count_records(where, first, end, segments, pieces), len(where))
-    at, sizes = (where >> np.uint64(36)).astype(np.int64), sizes_of(where)
+    at, sizes = (where >> np.uint64(36)).astype(np.int64), np.array([size_of(word) for word in where.tolist()])
     assert segments.tolist() == [int(sizes[at == segment].sum()) for segment in range(SEGMENTS)]
     assert pieces.tolist() == [int(sizes[at == (1 << 27) + piece].sum()) for piece in range(len(PIECE_BYTES))]
     assert segments.all() and pieces[:2].all() and not pieces[2]
