@@ -68,8 +68,8 @@ class Arrivals:
 
     @property
     def size_bytes(self) -> int:
-        """Memory of the table."""
-        return self._table.size_bytes + self.known.nbytes
+        """Memory of the table, and of what is known at most."""
+        return self._table.size_bytes + self.count * _ENTRY_BYTES
 
     @property
     def sources(self) -> set[int]:

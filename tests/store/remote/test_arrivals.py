@@ -18,8 +18,9 @@ from blockstore.store.checks.verify import Verification
 from blockstore.store.remote import fetch, pushed
 from blockstore.store.remote.arrivals import Arrivals, entry_of, place_of
 from blockstore.store.remote.pushed import Head, Index, Packer
-from blockstore.store.state.geometry import BLOCK_BYTES, MAXIMUM_DUE
+from blockstore.store.state.geometry import BLOCK_BYTES, DENSE, MAXIMUM_DUE, RAW, SEGMENT_BYTES
 from blockstore.store.state.home import DirectoryHome, MemoryHome
+from blockstore.store.state.location import pack
 from blockstore.store.steps import Blocks, NotHere, run
 from blockstore.store.store import Store
 from blockstore.store.tiers import PieceMissing, Tier
@@ -104,6 +105,36 @@ def test_what_is_pushed_is_there_once(source: Tier) -> None:
     assert places[15:18] == [0, 0, 0] and places[18:25] == places[:7]
     head = pushed.read_head(source, "base")
     assert pushed.read_part(source, head, head.device) == b"devices"
+
+
+def test_an_index_that_cannot_be(tmp_path: Path) -> None:
+    """Another host has made it, and its digest is right."""
+
+    def index(places: list[int], sizes: list[int]) -> bytes:
+        return array("I", places).tobytes() + array("H", sizes).tobytes() + bytes(16 * len(sizes))
+
+    tier = FileTier(str(tmp_path / "tier"), pushed.id_of("base"))
+    tier.check()
+    for data, is_sound in (
+        (index([0, 2, 1], [1, BLOCK_BYTES]), True),
+        (index([0, 3, 1], [1, BLOCK_BYTES]), False),
+        (index([0, (1 << 32) - 1, 1], [1, BLOCK_BYTES]), False),
+        (index([0, 2, 1], [0, BLOCK_BYTES]), False),
+        (index([0, 2, 1], [1, BLOCK_BYTES + 1]), False),
+        (index([0, 2, 1], [1, BLOCK_BYTES]) + b"x", False),
+        (index([0, 2, 1], [1]), False),
+    ):
+        layout, pieces = Packer(BLOCK_BYTES).part(data)
+        for piece in pieces:
+            tier.put(*piece)
+        head = Head("base", 3 * BLOCK_BYTES, 2, layout, layout, {})
+        if is_sound:
+            found = pushed.read_index(tier, head)
+            assert list(found.where) == [pack(SEGMENT_BYTES, 1, DENSE), pack(SEGMENT_BYTES + 1, BLOCK_BYTES, RAW)]
+        else:
+            with pytest.raises(InputError, match="not whole"):
+                pushed.read_index(tier, head)
+    tier.close()
 
 
 def test_a_read_changes_nothing(source: Tier) -> None:
