@@ -7,17 +7,15 @@ called later as well, for blocks that were in the tier at the start.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Final, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from blockstore.errors import CorruptBlock, StateError
 from blockstore.plane.tables.content_index import ContentIndex
 from blockstore.plane.tables.recount import count_entries
+from blockstore.plane.tables.soundness import Places, judge_entries
 from blockstore.plane.tables.tables import Tables
 from blockstore.store.checks.repair import Repair
-from blockstore.store.checks.soundness import entry_before, sound_entries
+from blockstore.store.checks.soundness import entry_before
 from blockstore.store.decode import Decoder
 from blockstore.store.domains import Domains
 from blockstore.store.ingest import Extent, Ingest
@@ -35,8 +33,12 @@ from blockstore.store.state.home import Home
 from blockstore.store.state.pool import Pool
 from blockstore.store.state.rows import Rows
 from blockstore.store.state.spread import parts_of, share, spread
+from blockstore.store.state.untouched import numbers_to_fill
 from blockstore.store.steps import Blocks, NotHere, run
 from blockstore.store.volume import Volume, file_name, is_volume, read_header
+
+if TYPE_CHECKING:
+    from blockstore.plane.buffers import U32s
 
 MEND_PASSES: Final = 2
 """Each leaves its blocks found or LOST. What mends a row may take it from other entries only by a collision."""
@@ -49,7 +51,7 @@ class Counted(NamedTuple):
     """What all maps say: entries that point at each row, and at none; by volume those that are no holes; and parts in
     which some are damaged, with how many."""
 
-    counts: npt.NDArray[np.uint32]
+    counts: U32s
     touched_blocks: dict[int, int]
     lost_blocks: int
     due_blocks: int
@@ -119,7 +121,7 @@ class Recovery:
         for volume in self._volumes.values():
             volume.adopt(counted.touched_blocks[volume.number])
         self._rows.rebuild(counted.counts)
-        self._pool.adopt(self._rows.where.array)
+        self._pool.adopt(self._rows.where.items)
         self._content.rebuild(share)
         for volume in self._volumes.values():
             volume.has_paged_tail = not self.cut_tail(volume)
@@ -127,7 +129,8 @@ class Recovery:
 
     def _count(self) -> Counted:
         """Looks at all map entries. Changes nothing."""
-        counts, places = np.zeros(self._rows.capacity, dtype=np.uint32), self._pool.places(found=True)
+        counts = numbers_to_fill(self._rows.capacity)
+        places = self._pool.places(found=True)
 
         def count(volume: Volume, first: int, end: int) -> tuple[int, int, int, int]:
             return count_entries(self._tables, places, volume.block_map, first, end, counts)
@@ -169,15 +172,20 @@ class Recovery:
         """Mends map entries that are damaged, or point at rows that are."""
         places = self._pool.places(found=True)
         repair = Repair(self._rows, self._pool, self._decoder, self._domains.seeds())
-        sound = sound_entries(self._tables, places, volume.entries(first, end - first))
-        for block in (np.flatnonzero(~sound) + first).tolist():
+        for block in self._unsound(places, volume, first, end):
             row = volume.lookup(block) & ID_MASK
             if FIRST_ROW <= row < self._rows.capacity:
                 with suppress(NotHere):  # then its record says nothing about what is wrong
                     run(repair.steps(row))
-            if not sound_entries(self._tables, places, volume.entries(block, 1)).all():
+            if self._unsound(places, volume, block, block + 1):
                 before = entry_before(self._tables, self._rows, places, volume.lookup(block), volume.domain.index)
                 volume.map[block] = LOST_ENTRY if before is None else before
+
+    def _unsound(self, places: Places, volume: Volume, first: int, end: int) -> list[int]:
+        """Returns the blocks of [first, end) whose map entries are damaged, or point at rows that are."""
+        sound = bytearray(end - first)
+        judge_entries(self._tables, places, volume.entries(first, end - first), sound)
+        return [block for block, is_sound in enumerate(sound, first) if not is_sound]
 
     def _damaged(self, problem: str) -> StateError:
         return StateError(

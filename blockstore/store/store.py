@@ -110,7 +110,7 @@ class Store:
             self.densify = Densify(self.rows, self.pool, self.decoder, self.domains, self.similarity)
             self.paging = Paging(self.rows, self.pool)
             self.recompression = Recompression(self.densify, self.upkeep)
-            self.remote = Remote(self.volumes, self.rows, self.pool, self.decoder, self._ingest)
+            self.remote = Remote(self.volumes, self.tables, self.rows, self.pool, self.decoder, self._ingest)
             self.read_blocks, self.read_range = self.decoder.read_blocks, self.decoder.read_range
             """See there. For those that answer a READ: a fault takes one call then."""
             self.lost_blocks = 0
@@ -403,7 +403,7 @@ class Store:
     @property
     def record_bytes(self) -> int:
         """Bytes of live records in the pool."""
-        return int(self.pool.segments.live_bytes.sum())
+        return self.pool.live_bytes
 
     @property
     def filled_segments(self) -> int:

@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,9 @@ from blockstore.plane.tables.block_map import BlockMap
 from blockstore.store.state.geometry import BLOCK_BYTES, BLOCK_SHIFT, HOLE, ID_MASK, ZERO_BLOCK
 from blockstore.store.state.home import Home, allocate, lack_of_room, punch
 from blockstore.store.state.mapping import LARGEST_MAP_BYTES, MAP_BYTES, extend
+
+if TYPE_CHECKING:
+    from blockstore.plane.buffers import U64s
 
 MAXIMUM_SIZE_BYTES: Final = 1 << 44
 """16 TiB, more than any VM has; the map of such a volume takes 32 GiB of addresses."""
@@ -190,7 +193,7 @@ class Volume:
         if error := self.block_map.give_memory(first, count):
             raise lack_of_room(OSError(error, os.strerror(error)), self._place)
 
-    def replace(self, first: int, entries: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    def replace(self, first: int, entries: U64s) -> npt.NDArray[np.uint64]:
         """Let the blocks from `first` on have these entries (their pages are prepared); the ones that they had."""
         target = self.map_array[first : first + len(entries)]
         old = target.copy()

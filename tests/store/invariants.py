@@ -56,8 +56,8 @@ def figures_of(store: Store) -> Figures:
     pool = store.pool
     return Figures(
         store.rows.live,
-        pool.segments.live_bytes.copy(),
-        pool.pieces.live_bytes.copy(),
+        np.array(pool.segments.live_bytes),
+        np.array(pool.pieces.live_bytes),
         pool.allocated_segments,
         pool.garbage_bytes,
         {number: volume.touched_blocks for number, volume in store.volumes.items()},

@@ -360,7 +360,7 @@ class StoreMachine(RuleBasedStateMachine):
         for number in list(self.models):
             self.run(self.store.delete_steps(self.store.volumes[number]))
         check_store(self.store)
-        assert self.store.rows.live == 0 and not self.store.pool.segments.live_bytes.any()
+        assert self.store.rows.live == 0 and not any(self.store.pool.segments.live_bytes)
         self.store.close()
 
 

@@ -26,7 +26,7 @@ SPARE_DESCRIPTORS: Final = 16
 """No file is made when fewer would be left: clients and SQLite need one now and then."""
 
 OWN_MAPPINGS: Final = 4096
-"""Of a daemon that serves no file: 350 were counted, threads and numpy take more. When none is left, no memory is to be
+"""Of a daemon that serves no file: 350 were counted, and threads take more. When none is left, no memory is to be
 had, and all VMs of the mount stand still."""
 
 MAPPINGS_FILE: Final = Path("/proc/sys/vm/max_map_count")

@@ -11,8 +11,6 @@ import threading
 from collections import OrderedDict
 from typing import Any, Final
 
-import numpy as np
-
 from blockstore.daemon.tiers.fetches import END_S
 from blockstore.daemon.tiers.sources import Place, Sources
 from blockstore.errors import BlockstoreError, InputError, MountError
@@ -135,9 +133,9 @@ class Pull:
     def _make_due(self, volume: Volume, index: Index, first: int) -> None:
         before = self._done
         for start in range(0, len(index.places), ENTRIES_A_VISIT):
-            places = index.places[start : start + ENTRIES_A_VISIT].astype(np.int64)
+            places = index.places[start : start + ENTRIES_A_VISIT]
             with self._store_lock:
                 if volume.deleted or self._ends:
                     raise BlockstoreError("the pull was ended before it was done")
-                self._store.remote.make_due(volume, start, np.where(places, places - 1 + first, -1))
+                self._store.remote.make_due(volume, start, places, first)
             self._done = before + start

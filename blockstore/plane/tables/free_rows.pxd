@@ -19,6 +19,7 @@ cdef struct Marks:
 
 cdef class FreeRows:
     cdef FreeStack stack
+    cdef int check_taken(self, const uint32_t[::1] rows) except -1
 
 cdef class ChangedRows:
     cdef Marks state

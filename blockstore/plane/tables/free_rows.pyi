@@ -7,6 +7,7 @@ commit (commit.pyi), Python at a start and in repair.
 from array import array
 
 from blockstore.plane.buffers import Bytes, U32s
+from blockstore.plane.tables.tables import Tables
 
 class FreeRows:
     """A stack of free rows, with a place for each row that there is: to free a row cannot fail."""
@@ -39,9 +40,17 @@ class FreeRows:
         """Frees rows whose words are 0 already. Raises ValueError for a row that was never taken, and then nothing has
         changed."""
 
+    def clear(self, tables: Tables, rows: U32s) -> None:
+        """Frees rows that nothing points at. Their words become 0 first, so that nothing can find them. Raises
+        ValueError for a row that was never taken, and then nothing has changed."""
+
 class ChangedRows:
     """Marks of the rows whose counts have changed since `watch`."""
 
     def __init__(self) -> None: ...
     def watch(self, marks: Bytes | None) -> None:
-        """Marks changed rows in this array, by row, from now on; nowhere if it is None."""
+        """Marks changed rows in this array, by row, with 1 from now on; nowhere if it is None. Raises BufferError for
+        an array that cannot be written, and then nothing has changed."""
+
+    def mark(self, rows: U32s) -> None:
+        """Marks these rows, those of them that have a place in the array."""

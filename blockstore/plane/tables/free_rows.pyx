@@ -2,11 +2,13 @@
 
 from array import array
 
-from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 
 from blockstore.errors import OutOfRoom
 from blockstore.plane.codec.layout cimport FIRST_ROW
+from blockstore.plane.sync.atomics cimport publish_64
+from blockstore.plane.tables.tables cimport Tables
 
 
 cdef class FreeRows:
@@ -56,11 +58,26 @@ cdef class FreeRows:
 
     def give_back(self, const uint32_t[::1] rows not None):
         cdef Py_ssize_t place
+        self.check_taken(rows)
+        for place in range(rows.shape[0]):
+            free_row(&self.stack, rows[place])
+
+    def clear(self, Tables tables not None, const uint32_t[::1] rows not None):
+        cdef Py_ssize_t place
+        if self.stack.next_row > tables.columns.capacity:
+            raise ValueError(f"rows of another store, of which there are {tables.columns.capacity}")
+        self.check_taken(rows)
+        for place in range(rows.shape[0]):
+            publish_64(&tables.columns.where[rows[place]], 0)
+        for place in range(rows.shape[0]):
+            free_row(&self.stack, rows[place])
+
+    cdef int check_taken(self, const uint32_t[::1] rows) except -1:
+        cdef Py_ssize_t place
         for place in range(rows.shape[0]):
             if not FIRST_ROW <= rows[place] < self.stack.next_row:
                 raise ValueError(f"row {rows[place]} was never taken")
-        for place in range(rows.shape[0]):
-            free_row(&self.stack, rows[place])
+        return 0
 
 
 cdef class ChangedRows:
@@ -68,7 +85,13 @@ cdef class ChangedRows:
         self.state = Marks(NULL, 0)
 
     def watch(self, marks):
+        cdef uint8_t[::1] view = None if marks is None else memoryview(marks).cast("B")
+        self.view = view
         self.state = Marks(NULL, 0)
-        self.view = None if marks is None else marks.view("u1")
-        if self.view is not None and self.view.shape[0]:
-            self.state = Marks(&self.view[0], self.view.shape[0])
+        if view is not None and view.shape[0]:
+            self.state = Marks(&view[0], view.shape[0])
+
+    def mark(self, const uint32_t[::1] rows not None):
+        cdef Py_ssize_t place
+        for place in range(rows.shape[0]):
+            mark(&self.state, rows[place])

@@ -23,10 +23,11 @@ cdef struct LogState:
     uint64_t filled  # heads so far; read without the store lock, too
     int64_t allocated_segments
     int64_t most_segments
-    # Of `segments` segments (store/state/segments.py).
+    # Of `segments` segments (store/state/segments.py). `live_bytes` is changed by `count_bytes` alone.
     int64_t* live_bytes
     int64_t* generation
     uint64_t segments
+    int64_t total_live_bytes
     uint64_t* paged
     uint32_t* emptied
     uint64_t paged_count
@@ -42,6 +43,7 @@ cdef class Log:
     cdef LogState state
     cdef int64_t[::1] live_bytes
     cdef int64_t[::1] generation
+    cdef void count_live_bytes(self) noexcept
 
 # Appends records that lie one behind the other and end at `ends`, together at most a segment. None is split across
 # segments. Unless it returns APPENDED nothing has changed.
@@ -51,6 +53,12 @@ cdef Append append_records(
 
 # Counts the record at a location word no longer. There must be room for two more (`can_let_go`).
 cdef void let_go_of(LogState* log, uint64_t where) noexcept nogil
+
+
+cdef inline void count_bytes(LogState* log, uint64_t segment, int64_t change) noexcept nogil:
+    """So many more bytes of a segment that there is are live."""
+    log.live_bytes[segment] += change
+    log.total_live_bytes += change
 
 
 cdef inline bint can_let_go(const LogState* log, uint64_t rows) noexcept nogil:

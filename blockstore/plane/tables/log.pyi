@@ -5,8 +5,12 @@ Records are appended to the head with pwrite(2), by commit in compiled code (com
 """
 
 from array import array
+from typing import Final
 
 from blockstore.plane.buffers import I64s, U64s
+
+MOST_LET_GO: Final[int]
+"""Records that may be let go at once, when what was let go before was taken back."""
 
 class Log:
     head: int
@@ -23,6 +27,9 @@ class Log:
     most_segments: int
     """How many of them may be allocated."""
 
+    total_live_bytes: int
+    """The live bytes of all segments."""
+
     has_let_go: bool
     """Has `take_back` something to return?"""
 
@@ -30,7 +37,8 @@ class Log:
         """Appends to this file. Raises MemoryError."""
 
     def bind(self, live_bytes: I64s, generation: I64s) -> None:
-        """Takes these columns (store/state/segments.py) and writes them. Raises ValueError for too few segments."""
+        """Takes these columns (store/state/segments.py), which it alone writes from now on, and sums up the live bytes.
+        Raises ValueError for too few segments."""
 
     def fits_head(self, size_bytes: int) -> bool:
         """Returns whether so many bytes of records fit in the head."""
@@ -46,6 +54,11 @@ class Log:
         None is split across segments. Returns (split, first, second): where the first of them lies, and where number
         `split` does, which begins another segment unless it is none. Returns None, and then nothing has changed, when
         there is no spare segment, or `error` tells why nothing was written."""
+
+    def let_go(self, words: U64s) -> None:
+        """Counts the records at these location words no longer. A word of a damaged row may name any place. Raises
+        ValueError for more than MOST_LET_GO, or when nobody has taken back what was let go, and then nothing has
+        changed."""
 
     def take_back(self) -> tuple[array[int], list[int]] | None:
         """Returns what was let go since the last call: location words of records in the tier, and segments in which no

@@ -16,6 +16,8 @@ cdef extern from "<unistd.h>" nogil:
 cdef enum:
     SEGMENT_BYTES = 1 << SEGMENT_SHIFT
 
+MOST_LET_GO = LET_GO
+
 
 cdef bint write_all(LogState* log, const uint8_t* bytes, uint64_t size, uint64_t offset) noexcept nogil:
     """A write(2) gets fresh pages at half the cost of storing into the mapping, and says so when there are none."""
@@ -39,7 +41,7 @@ cdef Append append_records(
     if fits_head(log, size):
         if not write_all(log, records, size, log.tail):
             return NOT_WRITTEN
-        log.live_bytes[log.head] += <int64_t>size
+        count_bytes(log, log.head, <int64_t>size)
         log.tail += size
         return APPENDED
     if log.spare < 0:
@@ -53,7 +55,7 @@ cdef Append append_records(
     if not write_all(log, records + head_bytes, size - head_bytes, placed.second):
         return NOT_WRITTEN
     leave_head(log, head_bytes)
-    log.live_bytes[log.head] += <int64_t>(size - head_bytes)
+    count_bytes(log, log.head, <int64_t>(size - head_bytes))
     log.tail += size - head_bytes
     return APPENDED
 
@@ -61,7 +63,7 @@ cdef Append append_records(
 cdef void leave_head(LogState* log, uint64_t head_bytes) noexcept nogil:
     """Lets the spare segment be the head, after so many bytes were appended to the old one."""
     if log.head >= 0:
-        log.live_bytes[log.head] += <int64_t>head_bytes
+        count_bytes(log, log.head, <int64_t>head_bytes)
         if not log.live_bytes[log.head]:
             note_empty(log, log.head)
     log.head, log.spare = log.spare, -1
@@ -78,7 +80,7 @@ cdef void let_go_of(LogState* log, uint64_t where) noexcept nogil:
             log.paged[log.paged_count] = where
             log.paged_count += 1
     elif segment < log.segments:  # of a damaged row it may be anything
-        log.live_bytes[segment] -= size_of(where)
+        count_bytes(log, segment, -<int64_t>size_of(where))
         if not log.live_bytes[segment]:
             note_empty(log, segment)
 
@@ -150,6 +152,17 @@ cdef class Log:
         if live_bytes.shape[0]:
             self.state.live_bytes, self.state.generation = &live_bytes[0], &generation[0]
         self.state.segments = live_bytes.shape[0]
+        self.count_live_bytes()
+
+    cdef void count_live_bytes(self) noexcept:
+        cdef uint64_t segment
+        self.state.total_live_bytes = 0
+        for segment in range(self.state.segments):
+            self.state.total_live_bytes += self.state.live_bytes[segment]
+
+    @property
+    def total_live_bytes(self):
+        return self.state.total_live_bytes
 
     def fits_head(self, uint64_t size_bytes):
         return fits_head(&self.state, size_bytes)
@@ -176,6 +189,14 @@ cdef class Log:
         if append_records(&self.state, &records[0], &ends[0], <int>ends.shape[0], &placed) != APPENDED:
             return None
         return placed.split, placed.first, placed.second
+
+    def let_go(self, const uint64_t[::1] words not None):
+        cdef Py_ssize_t number
+        if <uint64_t>words.shape[0] > LET_GO - max(self.state.paged_count, self.state.emptied_count):
+            raise ValueError(f"{words.shape[0]} records at once, or nobody has taken back what was let go")
+        with nogil:
+            for number in range(words.shape[0]):
+                let_go_of(&self.state, words[number])
 
     @property
     def has_let_go(self):

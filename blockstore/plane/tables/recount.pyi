@@ -1,12 +1,14 @@
 """Counts anew, at a start, what follows from maps and rows: counts, dependents, rows that are free, live bytes.
 
-Each function works on a range [first, end) and lets go of the interpreter's lock: several threads work on ranges of one
-table, while nobody else uses the store. In this order, each only when the one before has ended for all ranges:
-count_entries, set_counts, count_dependents, free_unneeded; then list_free and count_records. What lies beyond the end
-of a table is left out. Damaged words are never followed beyond a table.
+Each function but the last works on a range [first, end) and lets go of the interpreter's lock: several threads work on
+ranges of one table, while nobody else uses the store. In this order, each only when the one before has ended for all
+ranges: count_entries, set_counts, count_dependents, free_unneeded; then list_free and count_records; then list_unused.
+What lies beyond the end of a table is left out. Damaged words are never followed beyond a table.
 """
 
-from blockstore.plane.buffers import I64s, U32s, U64s
+from array import array
+
+from blockstore.plane.buffers import Bytes, I64s, U32s, U64s
 from blockstore.plane.tables.block_map import BlockMap
 from blockstore.plane.tables.soundness import Places
 from blockstore.plane.tables.tables import Tables
@@ -41,3 +43,8 @@ def count_records(
     piece_bytes: I64s,
 ) -> None:
     """Adds the sizes in bytes of the records at these location words to the segments and pieces that they are in."""
+
+def list_unused(segment_bytes: I64s, has_memory: Bytes) -> tuple[array[int], list[tuple[int, int]]]:
+    """Stores for each segment 1 if it has live bytes, 0 if it has none. Returns the numbers (u32) of those that have
+    none, the highest first, and the ranges [first, end) that they make up. Raises ValueError when `has_memory` is not
+    as long as `segment_bytes`."""

@@ -5,6 +5,8 @@ alone, but for sums, which are atomic additions. Every word may be damaged: what
 of the table before it is used.
 """
 
+from array import array
+
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from blockstore.plane.sync.atomics cimport add_16, add_32, add_64, load_64, publish_16, publish_32, publish_64
@@ -181,3 +183,27 @@ def count_records(
                 add_bytes(segment_bytes, last, sum_bytes)
                 last, sum_bytes = place, size_of(word)
         add_bytes(segment_bytes, last, sum_bytes)
+
+
+def list_unused(const int64_t[::1] segment_bytes not None, uint8_t[::1] has_memory not None):
+    cdef uint64_t segment, stop, unused = 0, count = segment_bytes.shape[0]
+    cdef uint32_t[::1] numbers
+    if <uint64_t>has_memory.shape[0] != count:
+        raise ValueError(f"{has_memory.shape[0]} answers for {count} segments")
+    with nogil:
+        for segment in range(count):
+            has_memory[segment] = segment_bytes[segment] > 0
+            unused += not has_memory[segment]
+    listed, runs = array("I", [0]) * unused, []
+    numbers = listed
+    segment = 0
+    while segment < count:
+        stop = segment
+        while stop < count and not has_memory[stop]:
+            unused -= 1
+            numbers[unused] = <uint32_t>stop
+            stop += 1
+        if stop > segment:
+            runs.append((segment, stop))
+        segment = stop + 1
+    return listed, runs

@@ -86,7 +86,7 @@ def steps(store: Store, result: Verification, *, repair: bool, unreadable: Mappi
     rows = store.rows
     check = _Check(store, result, repair, unreadable or {})
     result.total = rows.capacity + sum(volume.blocks for volume in store.volumes.values()) + rows.capacity
-    rows.changed = np.zeros(rows.capacity, dtype=np.bool_)
+    rows.changed = bytearray(rows.capacity)
     try:
         yield from check.records()
         for volume in list(store.volumes.values()):
@@ -202,7 +202,8 @@ class _Check:
     def _compare(self, first: int, end: int) -> None:
         rows = self._rows
         assert rows.changed is not None
-        still, live = ~rows.changed[first:end], rows.where.array[first:end] != 0
+        still = ~np.frombuffer(rows.changed, dtype=np.bool_)[first:end]
+        live = rows.where.array[first:end] != 0
         counts, dependents = self._counts[first:end], self._dependents[first:end]
         off = still & (rows.count.array[first:end] != counts)
         off |= still & (rows.dependents.array[first:end] != dependents)

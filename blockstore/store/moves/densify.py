@@ -155,14 +155,15 @@ class Densify:
         """Is a pass under way, or is there a cold segment to begin one for? To be asked every few seconds."""
         if self._cold is not None:
             return True
-        segments, full = self._pool.segments, self._pool.full_segments()
-        generation, since_s = segments.generation, segments.full_since_s
-        fresh = full & (segments.full_generation != generation)
-        segments.full_generation[fresh], since_s[fresh] = generation[fresh], now_s
-        cold = full & (segments.first_look != generation) & (since_s <= now_s - cold_after_s)
+        segments, full = self._pool.segments, np.frombuffer(self._pool.full_segments(), dtype=np.bool_)
+        generation, since_s = np.asarray(segments.generation), np.asarray(segments.full_since_s)
+        full_generation, first_look = np.asarray(segments.full_generation), np.asarray(segments.first_look)
+        fresh = full & (full_generation != generation)
+        full_generation[fresh], since_s[fresh] = generation[fresh], now_s
+        cold = full & (first_look != generation) & (since_s <= now_s - cold_after_s)
         hard = not cold.any()
         if hard:
-            cold = full & (segments.first_look == generation) & (segments.second_look != generation)
+            cold = full & (first_look == generation) & (np.asarray(segments.second_look) != generation)
             cold &= since_s <= now_s - HARD_AGE * cold_after_s
             cold[np.flatnonzero(cold)[HARD_SEGMENTS:]] = False
             if not cold.any():
@@ -181,7 +182,7 @@ class Densify:
         if not self._pending:
             if self._scanned >= self._rows.next_row:
                 segments, cold = self._pool.segments, np.flatnonzero(self._cold)  # the table may have grown since
-                looked = segments.second_look if self.is_hard else segments.first_look
+                looked = np.asarray(segments.second_look if self.is_hard else segments.first_look)
                 looked[cold] = self._cold_generation[cold]
                 self._cold = None
                 return None
@@ -233,18 +234,18 @@ class Densify:
         still = self._possible_together([gain for gain in gains if self._is_unchanged(gain.cold)])
         if not still:
             return True
-        sizes = np.fromiter((len(gain.record) for gain in still), dtype=np.int64, count=len(still))
+        sizes = [len(gain.record) for gain in still]
         try:
             offsets = self._pool.append([gain.record for gain in still], sizes)
         except OutOfRoom:
             self._pending[:0] = [gain.cold.row for gain in still]
             return False
-        for gain, offset in zip(still, offsets.tolist(), strict=True):
+        for gain, offset in zip(still, offsets, strict=True):
             self._publish(gain, offset)
         self._pool.forget(np.array([gain.cold.where for gain in still], dtype=np.uint64))
         given_up = [gain.cold for gain in still if gain.cold.is_patch and not gain.is_patch]
         self.replaced += len(still)
-        self.saved_bytes += sum(gain.cold.size_bytes for gain in still) - int(sizes.sum())
+        self.saved_bytes += sum(gain.cold.size_bytes for gain in still) - sum(sizes)
         if given_up:
             self.saved_bytes += sum(cold.spared_bytes for cold in given_up)
             release_references(rows, self._pool, np.array([cold.base for cold in given_up]))
@@ -255,7 +256,7 @@ class Densify:
         if is_patch and not cold.is_patch:
             rows.reference.items[cold.row] = cold.base
             rows.dependents.items[cold.base] += 1
-            rows.mark_changed(np.array([cold.base]))
+            rows.mark_changed([cold.base])
         rows.where.items[cold.row] = pack(offset, len(record), DENSE_PATCHED if is_patch else DENSE)
 
     def _possible_together(self, gains: Sequence[Gain]) -> list[Gain]:
@@ -285,8 +286,10 @@ class Densify:
 
     def _start(self, cold: npt.NDArray[np.bool_], *, hard: bool) -> None:
         self.is_hard = hard
-        self._cold, self._cold_generation = cold, self._pool.segments.generation.copy()
-        self._cold_generation[~self._pool.full_segments()] = -1  # a head is not done, whatever of it was tried
+        self._cold, self._cold_generation = cold, np.array(self._pool.segments.generation)
+        self._cold_generation[
+            ~np.frombuffer(self._pool.full_segments(), dtype=np.bool_)
+        ] = -1  # a head is not done, whatever of it was tried
         self._scanned, self._pending = FIRST_ROW, []
 
     def _scan(self, cold: npt.NDArray[np.bool_]) -> None:

@@ -81,7 +81,7 @@ class Mover:
     def warm(self, most: int, from_records: int) -> list[int]:
         """The pieces of which most was read since this was asked before, at least so many records of each."""
         with self._store_lock:
-            heat = self._pieces.heat
+            heat = np.asarray(self._pieces.heat)
             warm = np.argsort(-heat, kind="stable")[:most]
             warm = warm[heat[warm] >= from_records]
             heat //= 2

@@ -93,13 +93,13 @@ class Paging:
     def coldest(self, most: int) -> list[int]:
         """So many places of full segments, the coldest first."""
         segments, full = self._pool.segments, np.flatnonzero(self._pool.full_segments())
-        age = np.maximum(segments.generation[full], segments.read_at[full])
+        age = np.maximum(np.asarray(segments.generation)[full], np.asarray(segments.read_at)[full])
         return full[np.argsort(age, kind="stable")][:most].tolist()  # type: ignore[no-any-return]
 
     def sparse(self) -> list[int]:
         """Places of pieces that fit into one and are worth it; none or at least two."""
         pieces = self._pool.pieces
-        live, lengths = pieces.live_bytes, pieces.lengths()
+        live, lengths = np.asarray(pieces.live_bytes), np.asarray(pieces.lengths())
         found = np.flatnonzero((lengths > 0) & (live < SPARSE_SHARE * lengths))
         if pieces.unfit:
             found = found[~np.isin(found, list(pieces.unfit))]
@@ -164,7 +164,7 @@ class Paging:
         sizes, ends, data = batch.sizes[still], np.cumsum(batch.sizes)[still], memoryview(batch.data)
         records = [data[end - size : end] for size, end in zip(sizes.tolist(), ends.tolist(), strict=True)]
         try:
-            offsets = self._pool.append(records, sizes)
+            offsets = np.asarray(self._pool.append(records, sizes.tolist()))
         except OutOfRoom:
             return False
         self._rows.where.array[batch.rows[still]] = all_moved(batch.before[still], offsets)
@@ -188,8 +188,8 @@ class Paging:
         places = places_of(where)
         paged = places >= PAGED_PLACE
         generations = np.empty(len(places), dtype=np.int64)
-        generations[~paged] = self._pool.segments.generation[places[~paged]]
-        generations[paged] = self._pool.pieces.generation[pieces_of(places[paged])]
+        generations[~paged] = np.asarray(self._pool.segments.generation)[places[~paged]]
+        generations[paged] = np.asarray(self._pool.pieces.generation)[pieces_of(places[paged])]
         return generations
 
     def _record(self, where: int, contents: Mapping[int, bytes]) -> bytes | memoryview:

@@ -11,20 +11,27 @@ lost one (miss, distrust).
 
 from __future__ import annotations
 
+from array import array
 from heapq import heappop, heappush
-from typing import Final
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Final
 
 from blockstore.errors import OutOfRoom
 from blockstore.plane.codec.codec import digest
+from blockstore.plane.tables.piece_table import (
+    count_words,
+    figures_of,
+    forget_words,
+    lengths_of,
+    numbers_of,
+    unneeded,
+)
 from blockstore.store.codec import Buffer
-from blockstore.store.state.distinct import distinct
 from blockstore.store.state.home import Home
-from blockstore.store.state.location import pieces_of, places_of, sizes_of
 from blockstore.store.state.mapping import MAXIMUM_PIECES
 from blockstore.store.state.shared_array import SharedArray
+
+if TYPE_CHECKING:
+    from blockstore.plane.buffers import U64s
 
 _FIRST_CAPACITY: Final = 4096
 _SPARE_NUMBERS: Final = 64
@@ -39,19 +46,19 @@ class Pieces:
 
     def __init__(self, home: Home) -> None:
         self._table = SharedArray(home, "pieces", "Q", _FIRST_CAPACITY, most=MAXIMUM_PIECES)
-        self.live_bytes = np.zeros(self._table.capacity, dtype=np.int64)
-        self.generation = np.zeros(self._table.capacity, dtype=np.int64)
+        self.live_bytes = _zeros(self._table.capacity)
+        self.generation = _zeros(self._table.capacity)
         """Another number each time that a piece number comes to mean something else."""
-        self.heat = np.zeros(self._table.capacity, dtype=np.int64)
+        self.heat = _zeros(self._table.capacity)
         self.missing: set[int] = set()
         """The tier answers, and has not got them: nobody need ask for them again."""
         self.unfit: set[int] = set()
         """These, and those that are not what was put: no longer moved as a whole."""
         self.doomed: list[int] = []
         """To be deleted from the tier."""
-        self._free: list[int] = []  # a heap: low numbers first, so that a file stays short
-        self._next = self._last_used() + 1
-        self._free_up_to_next()
+        self._next = max(self.numbers(), default=-1) + 1
+        self._free = numbers_of(self._table.items[: self._next], used=False)
+        """A heap: low numbers first, so that a file stays short."""
 
     @property
     def size_bytes(self) -> int:
@@ -61,16 +68,16 @@ class Pieces:
     @property
     def count(self) -> int:
         """Pieces that are needed."""
-        return int(np.count_nonzero(self._table.array))
+        return figures_of(self._table.items)[0]
 
     @property
     def stored_bytes(self) -> int:
         """Of all pieces that are needed, with what nobody needs of them."""
-        return int(self.lengths().sum())
+        return figures_of(self._table.items)[1]
 
-    def lengths(self) -> npt.NDArray[np.int64]:
+    def lengths(self) -> array[int]:
         """The size in bytes of each piece; 0 where there is none."""
-        return (self._table.array & np.uint64(_LENGTH_MASK)).astype(np.int64)
+        return lengths_of(self._table.items)
 
     def length(self, piece: int) -> int:
         """The size in bytes; 0 if there is no such piece."""
@@ -82,11 +89,11 @@ class Pieces:
 
     def numbers(self) -> list[int]:
         """Of all pieces that are needed."""
-        return np.flatnonzero(self._table.array).tolist()
+        return numbers_of(self._table.items)
 
     def adopt(self) -> None:
         """At start, when `live_bytes` is what the rows' paged words say: end pieces that no row needs."""
-        for piece in np.flatnonzero((self._table.array != 0) & (self.live_bytes == 0)).tolist():
+        for piece in unneeded(self._table.items, self.live_bytes):
             self._end(piece)
 
     def reserve(self) -> int:
@@ -112,18 +119,15 @@ class Pieces:
         """Nothing will be entered; the tier may have some of it."""
         self.doomed.append(piece)
 
-    def add(self, paged: npt.NDArray[np.uint64]) -> None:
+    def add(self, paged: U64s) -> None:
         """Rows have these words from now on."""
-        np.add.at(self.live_bytes, pieces_of(places_of(paged)), sizes_of(paged))
+        count_words(self.live_bytes, paged)
 
-    def forget(self, paged: npt.NDArray[np.uint64]) -> None:
+    def forget(self, paged: U64s) -> None:
         """Rows had these words. That of a damaged row may name a piece that there cannot be."""
-        numbers = pieces_of(places_of(paged))
-        known = numbers < len(self.live_bytes)
-        numbers = numbers[known]
-        np.subtract.at(self.live_bytes, numbers, sizes_of(paged[known]))
-        for piece in distinct(numbers[self.live_bytes[numbers] == 0]).tolist():
-            self._end(piece)
+        for piece in forget_words(self.live_bytes, paged):
+            if self.length(piece):
+                self._end(piece)
 
     def miss(self, piece: int, generation: int) -> None:
         """The tier has not got it, if it is still the one that had this generation."""
@@ -150,19 +154,16 @@ class Pieces:
         self.unfit.discard(piece)
         self.doomed.append(piece)
 
-    def _last_used(self) -> int:
-        used = np.flatnonzero(self._table.array)
-        return int(used[-1]) if len(used) else -1
-
-    def _free_up_to_next(self) -> None:
-        self._free = np.flatnonzero(self._table.array[: self._next] == 0).tolist()
-
     def _grow(self) -> None:
         self._table.grow(2 * self._table.capacity)
         more = self._table.capacity - len(self.live_bytes)
-        self.live_bytes = np.concatenate((self.live_bytes, np.zeros(more, dtype=np.int64)))
-        self.generation = np.concatenate((self.generation, np.zeros(more, dtype=np.int64)))
-        self.heat = np.concatenate((self.heat, np.zeros(more, dtype=np.int64)))
+        self.live_bytes = self.live_bytes + _zeros(more)
+        self.generation = self.generation + _zeros(more)
+        self.heat = self.heat + _zeros(more)
+
+
+def _zeros(count: int) -> array[int]:
+    return array("q", [0]) * count
 
 
 def _word(data: Buffer) -> int:

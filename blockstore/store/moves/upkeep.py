@@ -6,6 +6,7 @@ word in its row, so that a process killed in between leaves the row at the old r
 
 from __future__ import annotations
 
+from array import array
 from typing import Final
 
 import numpy as np
@@ -93,9 +94,6 @@ class Upkeep:
             if not self._move(row):
                 self._victims = []
                 return False
-        for segment in self._victims:
-            if not self._pool.segments.live_bytes[segment]:
-                self._pool.release_segment(segment)
         if not self._pending:
             self._victims = []  # one that is left was freed and filled anew behind our back
         return True
@@ -143,9 +141,9 @@ class Upkeep:
         offset, size_bytes = offset_of(where), size_of(where)
         try:
             record = pool.view[offset : offset + size_bytes]
-            target = int(pool.append([record], np.array([size_bytes]), reserved_segments=0)[0])
+            (target,) = pool.append([record], [size_bytes], reserved_segments=0)
         except OutOfRoom:
             return False
         self._rows.where.items[row] = moved(where, target)
-        pool.segments.live_bytes[place_of(where)] -= size_bytes
+        pool.forget(array("Q", (where,)))
         return True

@@ -10,19 +10,21 @@ and lies in a small cache for a moment. daemon/tiers/arriving.py fills the maps 
 
 from __future__ import annotations
 
+import mmap
 from collections import OrderedDict
 from hashlib import blake2b
-from typing import Final, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from blockstore.errors import OutOfRoom
+from blockstore.plane.tables.arrivals import enter_arrivals, sources_of, used_arrivals
 from blockstore.store.codec import Buffer
-from blockstore.store.state.distinct import distinct
 from blockstore.store.state.geometry import CHECK_SHIFT, DUE, DUE_CHECK, ID_MASK, MAXIMUM_DUE
 from blockstore.store.state.home import Home
 from blockstore.store.state.shared_array import SharedArray
+from blockstore.store.state.untouched import untouched
+
+if TYPE_CHECKING:
+    from blockstore.plane.buffers import Bytes, U64s
 
 NAME: Final = "arrivals"
 
@@ -34,6 +36,7 @@ WORDS: Final = 4
 """Of an arrival: its place as a paged word of a row has it, but for the bit; two of the digest; the source's number."""
 
 _FIRST_CAPACITY: Final = 128
+_ENTRY_BYTES: Final = 8
 
 
 class Due(NamedTuple):
@@ -52,11 +55,11 @@ class Arrivals:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._table = SharedArray(home, NAME, "Q", _FIRST_CAPACITY * WORDS, most=MAXIMUM_DUE * WORDS)
-        used = np.flatnonzero(self._table.array)
-        self.count = int(used[-1]) // WORDS + 1 if len(used) else 0
+        self.count = used_arrivals(self._table.items)
         self.generation = 0
         """Another number each time that all arrivals are forgotten."""
-        self.known = np.zeros(self.count, dtype=np.uint64)
+        self._known = untouched(self.count * _ENTRY_BYTES)
+        self.known = memoryview(self._known).cast("Q")
         """By place: a map entry of the same content in this store, as far as somebody has seen one; it may have come to
         mean something else."""
         self.lost: set[int] = set()
@@ -65,25 +68,23 @@ class Arrivals:
 
     @property
     def size_bytes(self) -> int:
-        """Memory of the table."""
-        return self._table.size_bytes + self.known.nbytes
+        """Memory of the table, and of what is known at most."""
+        return self._table.size_bytes + self.count * _ENTRY_BYTES
 
     @property
     def sources(self) -> set[int]:
         """The numbers of all that are in the table."""
-        return set(distinct(self._table.array[WORDS - 1 : self.count * WORDS : WORDS]).tolist())
+        return sources_of(self._table.items, self.count)
 
-    def add(self, source: int, where: npt.NDArray[np.uint64], digests: npt.NDArray[np.uint64]) -> int:
-        """So many more, of a source with a number other than 0; `digests` has two words for each. The place of the
+    def add(self, source: int, where: U64s, digests: Bytes) -> int:
+        """So many more, of a source with a number other than 0; `digests` has DIGEST_BYTES for each. The place of the
         first; the others follow. Raises OutOfRoom, and nothing is changed."""
         first, count = self.count, len(where)
         if first + count > MAXIMUM_DUE:
             raise OutOfRoom(f"a store can wait for {MAXIMUM_DUE} blocks of other hosts; try again when more have come")
         self._table.grow((first + count) * WORDS)
-        rows = self._table.array[: (first + count) * WORDS].reshape(-1, WORDS)[first:]
-        rows[:, 3] = source  # first: whoever is killed here must leave no arrival of a source that nobody knows
-        rows[:, 0], rows[:, 1:3] = where, digests.reshape(-1, 2)
-        self.known = np.concatenate((self.known, np.zeros(count, dtype=np.uint64)))
+        self._let_be_known(first + count)
+        enter_arrivals(self._table.items, first, source, where, digests)
         self.count += count
         return first
 
@@ -129,12 +130,24 @@ class Arrivals:
         table.close()
         self.count = 0
         self.generation += 1
-        self.known = np.zeros(0, dtype=np.uint64)
+        self.known.release()
+        self._known = untouched(0)
+        self.known = memoryview(self._known).cast("Q")
         self.lost.clear()
         self._contents.clear()
 
     def close(self) -> None:
         self._table.close()
+
+    def _let_be_known(self, count: int) -> None:
+        """Lets `known` have so many entries. Those that nobody has set take no memory. Raises OutOfRoom."""
+        self.known.release()
+        try:
+            self._known.resize(max(count * _ENTRY_BYTES, mmap.PAGESIZE))
+        except OSError:
+            raise OutOfRoom(f"there is no memory to note what is known of {count} blocks of other hosts") from None
+        finally:
+            self.known = memoryview(self._known).cast("Q")
 
 
 def entry_of(place: int) -> int:
@@ -142,22 +155,10 @@ def entry_of(place: int) -> int:
     return place * DUE_CHECK << CHECK_SHIFT | DUE
 
 
-def entries_of(places: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """The same for many."""
-    return places.astype(np.uint64) * np.uint64(DUE_CHECK) << np.uint64(CHECK_SHIFT) | np.uint64(DUE)
-
-
 def place_of(entry: int) -> int | None:
     """The place that the map entry of a due block names; None if that was damaged."""
     place, rest = divmod(entry >> CHECK_SHIFT, DUE_CHECK)
     return None if rest or entry & ID_MASK != DUE else place
-
-
-def are_due(entries: npt.NDArray[np.uint64], count: int) -> npt.NDArray[np.bool_]:
-    """Which map entries are undamaged ones of blocks that are due, with so many arrivals?"""
-    check = entries >> np.uint64(CHECK_SHIFT)
-    named = (entries & np.uint64(ID_MASK) == DUE) & (check % np.uint64(DUE_CHECK) == 0)
-    return np.asarray(named & (check // np.uint64(DUE_CHECK) < count), dtype=np.bool_)
 
 
 def content_digest(block: Buffer) -> bytes:

@@ -14,24 +14,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Final, NamedTuple
+from array import array
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import zstandard
 
 from blockstore.errors import InputError
+from blockstore.plane.tables.arrivals import highest, record_words
 from blockstore.store.codec import CODEC
 from blockstore.store.remote.arrivals import DIGEST_BYTES, content_digest
-from blockstore.store.state.geometry import (
-    BLOCK_BYTES,
-    DENSE,
-    MAXIMUM_DUE,
-    RAW,
-    SEGMENT_BYTES,
-)
-from blockstore.store.state.location import LAST_PIECE, packs
+from blockstore.store.state.geometry import BLOCK_BYTES, MAXIMUM_DUE, SEGMENT_BYTES
+from blockstore.store.state.location import LAST_PIECE
 from blockstore.store.tiers import PieceMissing, Tier
+
+if TYPE_CHECKING:
+    from blockstore.plane.buffers import Bytes, U32s, U64s
 
 HEAD: Final = 0
 FIRST_PIECE: Final = 1
@@ -73,11 +70,11 @@ class Head(NamedTuple):
 
 class Index(NamedTuple):
     """What `layout` holds. `places` has an entry for each block of memory; the others one for each record: `where` is a
-    word as rows have it, `digests` two words each."""
+    word as rows have it, `digests` DIGEST_BYTES each."""
 
-    places: npt.NDArray[np.uint32]
-    where: npt.NDArray[np.uint64]
-    digests: npt.NDArray[np.uint64]
+    places: U32s
+    where: U64s
+    digests: Bytes
 
 
 def id_of(name: str) -> bytes:
@@ -95,8 +92,8 @@ class Packer:
     """Collects the blocks of a memory, of which it keeps 20 bytes each and a digest of those that differ."""
 
     def __init__(self, memory_bytes: int) -> None:
-        self.places = np.zeros(memory_bytes // BLOCK_BYTES, dtype=np.uint32)
-        self._sizes: list[int] = []
+        self.places = array("I", [0]) * (memory_bytes // BLOCK_BYTES)
+        self._sizes = array("H")
         self._known: dict[bytes, int] = {}
         self._records: list[bytes] = []
         self._bytes = 0
@@ -134,7 +131,7 @@ class Packer:
 
     def index(self) -> bytes:
         """When all blocks were added and the rest was put."""
-        return self.places.tobytes() + np.array(self._sizes, dtype=np.uint16).tobytes() + b"".join(self._known)
+        return self.places.tobytes() + self._sizes.tobytes() + b"".join(self._known)
 
     def part(self, data: bytes) -> tuple[Part, list[tuple[int, bytes]]]:
         """Something behind all records, and the pieces that it is in."""
@@ -194,24 +191,15 @@ def read_index(tier: Tier, head: Head) -> Index:
     data = read_part(tier, head, head.layout)
     if len(data) != 4 * blocks + (2 + DIGEST_BYTES) * count:
         raise _damaged(tier, head.name)
-    places = np.frombuffer(data, np.uint32, blocks)
-    sizes = np.frombuffer(data, np.uint16, count, 4 * blocks).astype(np.int64)
-    digests = np.frombuffer(data, np.uint64, 2 * count, 4 * blocks + 2 * count) if count else np.empty(0, np.uint64)
-    if places.max(initial=0) > count or sizes.min(initial=1) < 1 or sizes.max(initial=1) > BLOCK_BYTES:
+    whole = memoryview(data)
+    places, rest = whole[: 4 * blocks].cast("I"), whole[4 * blocks :]
+    try:
+        where = record_words(rest[: 2 * count], FIRST_PIECE)
+    except ValueError:
+        raise _damaged(tier, head.name) from None
+    if highest(places) > count:
         raise _damaged(tier, head.name)
-    return Index(places, _where(sizes), digests)
-
-
-def _where(sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    ends, starts, piece_numbers = np.cumsum(sizes), np.empty_like(sizes), np.empty_like(sizes)
-    piece, first, before = FIRST_PIECE, 0, 0
-    while first < len(sizes):  # a piece at a time
-        last = int(np.searchsorted(ends, before + PIECE_BYTES, side="right"))
-        starts[first:last] = ends[first:last] - sizes[first:last] - before
-        piece_numbers[first:last] = piece
-        piece, first, before = piece + 1, last, int(ends[last - 1])
-    # A place is numbered on in segments, as in the pool.
-    return packs(piece_numbers * SEGMENT_BYTES + starts, sizes, np.where(sizes == BLOCK_BYTES, RAW, DENSE))
+    return Index(places, where, rest[2 * count :])
 
 
 def _damaged(tier: Tier, name: str) -> InputError:

@@ -8,23 +8,27 @@ about a millisecond at most; fetching (fetch.py) goes on outside.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, NamedTuple
 
 from blockstore.errors import CorruptBlock, InputError, OutOfRoom
+from blockstore.plane.tables.arrivals import due_blocks, due_entries, is_any_due, rows_of_domain, used_entries
+from blockstore.plane.tables.digest_lookup import DigestLookup
+from blockstore.plane.tables.tables import Tables
 from blockstore.store.decode import Decoder
 from blockstore.store.ingest import Extent, Ingest
-from blockstore.store.remote.arrivals import Due, are_due, content_digest, entries_of
+from blockstore.store.remote.arrivals import DIGEST_BYTES, Due, content_digest
 from blockstore.store.remote.wants import missing_arrivals
-from blockstore.store.state.geometry import BLOCK_SHIFT, CHECK_MASK, FIRST_ROW, HOLE
+from blockstore.store.state.geometry import BLOCK_SHIFT, CHECK_MASK
 from blockstore.store.state.pool import Pool
 from blockstore.store.state.rows import Rows
 from blockstore.store.steps import NotHere
 from blockstore.store.volume import Volume
+
+if TYPE_CHECKING:
+    from blockstore.plane.buffers import Bytes, U32s, U64s
 
 
 class Settled(NamedTuple):
@@ -37,8 +41,11 @@ class Settled(NamedTuple):
 class Remote:
     """Of one store: writes the arrivals, and volumes as a write does."""
 
-    def __init__(self, volumes: dict[int, Volume], rows: Rows, pool: Pool, decoder: Decoder, ingest: Ingest) -> None:
+    def __init__(
+        self, volumes: dict[int, Volume], tables: Tables, rows: Rows, pool: Pool, decoder: Decoder, ingest: Ingest
+    ) -> None:
         self._volumes = volumes
+        self._tables = tables
         self._rows = rows
         self._arrivals = pool.arrivals
         self._decoder = decoder
@@ -56,23 +63,23 @@ class Remote:
         """The numbers of the sources that blocks are to come from."""
         return self._arrivals.sources
 
-    def add(self, source: int, where: npt.NDArray[np.uint64], digests: npt.NDArray[np.uint64]) -> int:
-        """Enters contents of a source: their places in its pieces, and two words of digest for each. Returns the place
-        of the first among the arrivals; the others follow. Raises OutOfRoom, and nothing is changed."""
+    def add(self, source: int, where: U64s, digests: Bytes) -> int:
+        """Enters contents of a source: their places in its pieces, and DIGEST_BYTES of digest for each. Returns the
+        place of the first among the arrivals; the others follow. Raises OutOfRoom, and nothing is changed."""
         return self._arrivals.add(source, where, digests)
 
-    def make_due(self, volume: Volume, first: int, places: npt.NDArray[np.int64]) -> None:
-        """Lets blocks that were never written be due: those at these places among the arrivals, none where that is
-        negative. The volume grows as needed. Raises InputError for blocks that were written, OutOfRoom."""
-        entries = entries_of(places)
-        entries[places < 0] = HOLE
+    def make_due(self, volume: Volume, first: int, places: U32s, first_place: int) -> None:
+        """Lets blocks that were never written be due: those at these places, counted from 1, among the arrivals from
+        `first_place` on; none where that is 0. The volume grows as needed. Raises InputError for blocks that were
+        written, OutOfRoom."""
+        entries, due = due_entries(places, first_place)
         volume.cover(first + len(entries))
-        if volume.entries(first, len(entries)).any():
+        if used_entries(volume.entries(first, len(entries))):
             raise InputError("the file is in use already; pull into a new one")
-        if entries.any():
+        if due:
             volume.prepare(first, len(entries))
             volume.replace(first, entries)
-            self.made_due += int(np.count_nonzero(entries))
+            self.made_due += due
         end = (first + len(entries)) << BLOCK_SHIFT
         if end > volume.size_bytes:
             volume.set_size(end)
@@ -84,17 +91,14 @@ class Remote:
 
     def candidates(self, volume: Volume, first: int, count: int) -> list[int]:
         """Returns rows that the volume may share, of `count` from row `first` on."""
-        window = slice(max(first, FIRST_ROW), min(first + count, self._rows.next_row))
-        of_domain = self._rows.domain.array[window] == volume.domain.index
-        found = np.flatnonzero(of_domain & (self._rows.where.array[window] != 0)) + window.start
-        return found.tolist()
+        return rows_of_domain(self._tables, volume.domain.index, first, min(first + count, self._rows.next_row))
 
-    def digests(self, words: npt.NDArray[np.uint64]) -> Digests:
-        """Prepares digests of two words each for `match`. Takes a second for some millions; not to be done at the
+    def digests(self, digests: Bytes) -> DigestLookup:
+        """Prepares digests of DIGEST_BYTES each for `match`. Takes a second for some millions; not to be done at the
         store."""
-        return Digests(words)
+        return DigestLookup(digests, os.urandom(DIGEST_BYTES))
 
-    def match(self, volume: Volume, candidates: Sequence[int], digests: Digests, first: int) -> int:
+    def match(self, volume: Volume, candidates: Sequence[int], digests: DigestLookup, first: int) -> int:
         """Notes which of the contents from place `first` on, which have these digests, are those of the candidates.
         Returns how many."""
         entries, found = [], []
@@ -103,17 +107,15 @@ class Remote:
             with suppress(CorruptBlock, NotHere):  # freed meanwhile, or in the tier, which would have to be asked
                 found.append(content_digest(self._decoder.verified(entry, volume.domain.seed)))
                 entries.append(entry)
-        if not entries:
-            return 0
-        of_these, places = digests.find(np.frombuffer(b"".join(found), dtype=np.uint64))
-        self._arrivals.known[places + first] = np.array(entries, dtype=np.uint64)[of_these]
-        return len(places)
+        same = digests.find(b"".join(found))
+        for number, place in same:
+            self._arrivals.known[first + place] = entries[number]
+        return len(same)
 
     def due(self, volume: Volume, first: int, count: int) -> list[int]:
         """Returns the numbers of the blocks that are due, of at most `count` from block `first` on."""
         entries = volume.entries(first, max(min(count, volume.blocks - first), 0))
-        due = np.flatnonzero(are_due(entries, self._arrivals.count)) + first
-        return due.tolist()
+        return due_blocks(entries, self._arrivals.count, first)
 
     def wanted(self, entries: Sequence[int]) -> list[Due]:
         """Returns what has to be fetched for blocks with these map entries."""
@@ -152,26 +154,7 @@ class Remote:
         """Gives the memory of the arrivals back, unless a block of any volume is due; returns whether it did."""
         for volume in self._volumes.values():
             for start, end in volume.prepared(0, volume.blocks):
-                if are_due(volume.map_array[start:end], self._arrivals.count).any():
+                if is_any_due(volume.map[start:end], self._arrivals.count):
                     return False
         self._arrivals.forget_all()
         return True
-
-
-class Digests:
-    """Digests of two words each, to be found by many others at once."""
-
-    def __init__(self, digests: npt.NDArray[np.uint64]) -> None:
-        pairs = digests.reshape(-1, 2)
-        self._order = np.argsort(pairs[:, 0], kind="stable")
-        self._first, self._second = pairs[self._order, 0], pairs[self._order, 1]
-
-    def find(self, digests: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Returns which of these are among them, and at which places they are there."""
-        pairs = digests.reshape(-1, 2)
-        if not len(self._order):
-            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-        at = np.minimum(np.searchsorted(self._first, pairs[:, 0]), len(self._order) - 1)
-        # Two that agree in the first word do not come up; if they did, one would be fetched although it is here.
-        found = np.flatnonzero((self._first[at] == pairs[:, 0]) & (self._second[at] == pairs[:, 1]))
-        return found, self._order[at[found]]

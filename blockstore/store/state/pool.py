@@ -21,29 +21,30 @@ import os
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from heapq import nsmallest
+from itertools import accumulate, compress
+from operator import gt
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from blockstore.errors import InputError, OutOfRoom
 from blockstore.plane.sync.epochs import Epochs
 from blockstore.plane.sync.region import Region
-from blockstore.plane.tables.log import Log
-from blockstore.plane.tables.recount import count_records
+from blockstore.plane.tables.log import MOST_LET_GO, Log
+from blockstore.plane.tables.recount import count_records, list_unused
 from blockstore.plane.tables.soundness import Places
 from blockstore.plane.tables.tables import Tables
 from blockstore.store.codec import Buffer
 from blockstore.store.moves.pieces import Pieces
 from blockstore.store.remote.arrivals import Arrivals
-from blockstore.store.state.distinct import distinct
 from blockstore.store.state.geometry import SEGMENT_BYTES
 from blockstore.store.state.home import Home, lack_of_room, no_room_under, punch
-from blockstore.store.state.location import are_paged, places_of, sizes_of
 from blockstore.store.state.mapping import LEAST_POOL_BYTES, POOL_FACTOR, extend, map_region
 from blockstore.store.state.pool_limit import MAXIMUM_LIMIT_BYTES, check_limit
 from blockstore.store.state.segments import Segments
 from blockstore.store.state.spread import share
+
+if TYPE_CHECKING:
+    from blockstore.plane.buffers import U64s
 
 COMPACTION_RESERVE_SEGMENTS: Final = 2
 """Kept free of new records, so that compaction can always move the live records of one segment somewhere."""
@@ -95,9 +96,9 @@ class Pool:
         self.segments = Segments(count)
         self._free = array("I", range(count - 1, -1, -1))
         self.epochs = Epochs()
+        """Whoever reads records without the store lock is inside."""
         self.settle_lanes: Callable[[], None] = _no_lanes
         """Waits until each lane was outside once (plane/tables/volumes.pyi)."""
-        """Whoever reads records without the store lock is inside."""
         self._retired: deque[tuple[int, int]] = deque()  # (segment, epoch): empty, but somebody may look at it
         self.log = Log(self._fd)
         self._bind_log()
@@ -169,17 +170,16 @@ class Pool:
         most, allocated = self.log.most_segments, self.log.allocated_segments
         return most if allocated <= most else allocated + COMPACTION_RESERVE_SEGMENTS
 
-    def adopt(self, where: npt.NDArray[np.uint64]) -> None:
+    def adopt(self, where: U64s) -> None:
         """At start on existing state: learn from the rows' words which segments are in use; free the others."""
         live_bytes, piece_bytes = self.segments.live_bytes, self.pieces.live_bytes
         share(lambda first, end: count_records(where, first, end, live_bytes, piece_bytes), len(where))
+        self._bind_log()
         self.pieces.adopt()
-        used = self.segments.live_bytes > 0
-        self.segments.has_memory[:] = used
-        self.log.allocated_segments = int(used.sum())
-        self._free = array("I", np.flatnonzero(~used)[::-1].astype(np.uint32).tobytes())
-        for start, end in _runs(np.flatnonzero(~used)):
-            punch(self._fd, start * SEGMENT_BYTES, (end - start) * SEGMENT_BYTES)
+        self._free, unused = list_unused(live_bytes, self.segments.has_memory)
+        self.log.allocated_segments = self.segments.count - len(self._free)
+        for first, end in unused:
+            punch(self._fd, first * SEGMENT_BYTES, (end - first) * SEGMENT_BYTES)
 
     @property
     def allocated_bytes(self) -> int:
@@ -190,7 +190,12 @@ class Pool:
     def garbage_bytes(self) -> int:
         """Bytes in full segments that no row points at."""
         unused_bytes = self.log.head_end - self.log.tail + (SEGMENT_BYTES if self.log.spare >= 0 else 0)
-        return self.allocated_bytes - int(self.segments.live_bytes.sum()) - unused_bytes
+        return self.allocated_bytes - self.live_bytes - unused_bytes
+
+    @property
+    def live_bytes(self) -> int:
+        """Bytes of records that rows point at."""
+        return self.log.total_live_bytes
 
     @property
     def free_bytes(self) -> int:
@@ -206,23 +211,25 @@ class Pool:
     def append(
         self,
         records: Sequence[Buffer],
-        sizes: npt.NDArray[np.int64],
+        sizes: Sequence[int],
         reserved_segments: int = COMPACTION_RESERVE_SEGMENTS,
-    ) -> npt.NDArray[np.int64]:
-        """Store records of at most a segment together; their offsets. None is split across segments.
+    ) -> list[int]:
+        """Store records of these sizes, at most a segment together; their offsets. None is split across segments.
 
         Raises OutOfRoom, and then nothing is stored: the limit is reached, or the file system under the state is full.
         """
-        ends = np.cumsum(sizes)
-        self.make_room_for(int(ends[-1]), reserved_segments)
-        placed = self.log.append(b"".join(records), ends.astype(np.uint64))
+        ends = array("Q", accumulate(sizes))
+        self.make_room_for(ends[-1], reserved_segments)
+        placed = self.log.append(b"".join(records), ends)
         if placed is None:
             raise self.append_error()
         self.take_back()
         split, first, second = placed
-        offsets = ends - sizes + first
-        offsets[split:] += second - first - (int(ends[split - 1]) if split else 0)
-        return offsets
+        starts = [end - size for end, size in zip(ends, sizes, strict=True)]
+        if split == len(starts):
+            return [first + start for start in starts]
+        second -= starts[split]
+        return [(first if number < split else second) + start for number, start in enumerate(starts)]
 
     def make_room_for(self, size_bytes: int, reserved_segments: int) -> None:
         """Have a spare segment where records of so many bytes do not fit in the head. Raises OutOfRoom."""
@@ -234,7 +241,7 @@ class Pool:
         if self.log.allocated_segments + reserved_segments >= self._most_segments() or not self._free:
             raise OutOfRoom(self._full())
         spare = self._free.pop()
-        self.segments.has_memory[spare] = True
+        self.segments.has_memory[spare] = 1
         self.log.set_spare(spare)
 
     def append_error(self) -> Exception:
@@ -250,25 +257,20 @@ class Pool:
         if let_go is None:
             return
         paged, emptied = let_go
-        if len(paged):
-            self.pieces.forget(np.array(paged, dtype=np.uint64))
+        if paged:
+            self.pieces.forget(paged)
         self.forgotten(emptied)
 
     def _full(self) -> str:
         return f"the pool is at its limit of {self.limit_bytes >> 20} MiB; delete memory files or raise --pool-limit"
 
-    def forget(self, where: npt.NDArray[np.uint64]) -> None:
+    def forget(self, words: U64s) -> None:
         """The records at these words are garbage from now on. Segments without a live record are released, and pieces
         doomed."""
-        paged = are_paged(where)
-        if paged.any():
-            self.pieces.forget(where[paged])
-            where = where[~paged]
-        segments = places_of(where)
-        known = segments < self.segments.count  # of a damaged row it may be anything
-        segments = segments[known]
-        np.subtract.at(self.segments.live_bytes, segments, sizes_of(where[known]))
-        self.forgotten(distinct(segments[self.segments.live_bytes[segments] == 0]).tolist())
+        self.take_back()
+        for first in range(0, len(words), MOST_LET_GO):
+            self.log.let_go(words[first : first + MOST_LET_GO])
+            self.take_back()
 
     def forgotten(self, empty: Iterable[int]) -> None:
         """These segments had no live record any more: those that still have none are released, but for the head."""
@@ -286,7 +288,7 @@ class Pool:
         assert self.segments.live_bytes[segment] == 0 and segment != self.log.head
         if self.segments.is_retired[segment]:
             return
-        self.segments.is_retired[segment] = True
+        self.segments.is_retired[segment] = 1
         self._retired.append((segment, self.epochs.retire()))
         self._reclaim()
 
@@ -296,7 +298,7 @@ class Pool:
         while self._retired and self.epochs.is_over(self._retired[0][1]):
             segment, _ = self._retired.popleft()
             punch(self._fd, segment * SEGMENT_BYTES, SEGMENT_BYTES)
-            self.segments.is_retired[segment] = self.segments.has_memory[segment] = False
+            self.segments.is_retired[segment] = self.segments.has_memory[segment] = 0
             self.log.allocated_segments -= 1
             self._free.append(segment)
 
@@ -309,9 +311,9 @@ class Pool:
         is_in_use = self.is_allocated(segment) and not self.segments.is_retired[segment]
         return is_in_use and segment not in (self.log.head, self.log.spare)
 
-    def full_segments(self) -> npt.NDArray[np.bool_]:
+    def full_segments(self) -> bytearray:
         """`is_full` of each segment."""
-        full: npt.NDArray[np.bool_] = self.segments.has_memory & ~self.segments.is_retired
+        full = bytearray(map(gt, self.segments.has_memory, self.segments.is_retired))
         for segment in (self.log.head, self.log.spare):
             if segment >= 0:
                 full[segment] = False
@@ -319,9 +321,8 @@ class Pool:
 
     def emptiest(self, count: int) -> list[int]:
         """So many of the segments that are full, if there are, the emptiest first."""
-        candidates = np.flatnonzero(self.full_segments())
-        order = np.argsort(self.segments.live_bytes[candidates], kind="stable")[:count]
-        return candidates[order].tolist()  # type: ignore[no-any-return]
+        full = compress(range(self.segments.count), self.full_segments())
+        return nsmallest(count, full, key=self.segments.live_bytes.__getitem__)
 
     def close(self) -> None:
         """Let go of the memory; the file stays."""
@@ -340,16 +341,6 @@ def _read_only_map(fd: int, size_bytes: int, place: str) -> Region | mmap.mmap:
     region = map_region(fd, size_bytes, place, writable=False)
     region.extend(size_bytes)
     return region
-
-
-def _runs(numbers: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
-    """[start, end) runs of consecutive numbers in an ascending array."""
-    if not len(numbers):
-        return []
-    breaks = np.flatnonzero(np.diff(numbers) != 1)
-    starts = np.concatenate(([0], breaks + 1))
-    ends = np.concatenate((breaks, [len(numbers) - 1]))
-    return [(int(numbers[start]), int(numbers[end]) + 1) for start, end in zip(starts, ends, strict=True)]
 
 
 def _no_lanes() -> None:

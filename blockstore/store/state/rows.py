@@ -15,11 +15,10 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterable
 from itertools import accumulate
-from typing import Final
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Final
 
 from blockstore.plane.tables.free_rows import ChangedRows, FreeRows
 from blockstore.plane.tables.recount import count_dependents, free_unneeded, list_free, set_counts
@@ -29,6 +28,10 @@ from blockstore.store.state.home import Home
 from blockstore.store.state.mapping import MAXIMUM_ROWS
 from blockstore.store.state.shared_array import SharedArray
 from blockstore.store.state.spread import parts_of, spread
+from blockstore.store.state.untouched import numbers_to_fill
+
+if TYPE_CHECKING:
+    from blockstore.plane.buffers import U32s
 
 MAXIMUM_DEPENDENTS: Final = 60_000
 """Patches against one row, below what its 16-bit column can count. A busier reference is no candidate any more."""
@@ -59,17 +62,17 @@ class Rows:
         self.capacity = 0
         self.free = FreeRows()
         self.changed_rows = ChangedRows()
-        self._changed: npt.NDArray[np.bool_] | None = None
+        self._changed: bytearray | None = None
         # A start after a growth that was killed half-way finds columns of unequal length.
         self._grow(max(column.capacity for column in self._columns))
 
     @property
-    def changed(self) -> npt.NDArray[np.bool_] | None:
-        """While counts are compared with the maps (verify.py): the rows whose counts have changed meanwhile."""
+    def changed(self) -> bytearray | None:
+        """While counts are compared with the maps (verify.py): 1 for each row whose counts have changed meanwhile."""
         return self._changed
 
     @changed.setter
-    def changed(self, marks: npt.NDArray[np.bool_] | None) -> None:
+    def changed(self, marks: bytearray | None) -> None:
         self._changed = marks
         self.changed_rows.watch(marks)
 
@@ -94,21 +97,20 @@ class Rows:
             step = min(int(self.capacity * (_GROWTH - 1)), _LARGEST_STEP)
             self._grow(self.capacity + max(missing, step))
 
-    def take(self, count: int) -> npt.NDArray[np.uint32]:
+    def take(self, count: int) -> array[int]:
         """Unused rows, for which room was reserved."""
-        return np.array(self.free.take(count), dtype=np.uint32)
+        return self.free.take(count)
 
-    def mark_changed(self, rows: npt.NDArray[np.int64]) -> None:
+    def mark_changed(self, rows: Iterable[int]) -> None:
         """The counts of these rows change."""
-        if self.changed is not None:
-            self.changed[rows[rows < len(self.changed)]] = True
+        if self._changed is not None:
+            self.changed_rows.mark(array("I", rows))
 
-    def give_back(self, rows: npt.NDArray[np.int64]) -> None:
+    def give_back(self, rows: Iterable[int]) -> None:
         """Free these rows: their words become 0 first, so that nothing can find them."""
-        self.where.array[rows] = 0
-        self.free.give_back(rows.astype(np.uint32))
+        self.free.clear(self._tables, array("I", rows))
 
-    def rebuild(self, references_of_maps: npt.NDArray[np.uint32]) -> None:
+    def rebuild(self, references_of_maps: U32s) -> None:
         """At start: set the counts from the maps (`references_of_maps[row]`), free rows that nothing points at.
 
         Rows that a killed process filled but did not publish, and references of patches that are gone, end here.
@@ -119,7 +121,7 @@ class Rows:
         in_use = spread(lambda first, end: free_unneeded(tables, first, end), parts)
         next_row = max([FIRST_ROW, *(behind_last for _, behind_last in in_use)])
         used_before = [0, *accumulate(used for used, _ in in_use)]
-        free = np.empty(next_row - FIRST_ROW - used_before[-1], dtype=np.uint32)
+        free = numbers_to_fill(next_row - FIRST_ROW - used_before[-1])
         before = [max(first - FIRST_ROW, 0) - used for (first, _), used in zip(parts, used_before, strict=False)]
         ends = [(first, min(end, next_row), count) for (first, end), count in zip(parts, before, strict=True)]
         spread(lambda first, end, count: list_free(tables, first, end, count, free), ends)
@@ -131,12 +133,12 @@ class Rows:
         for column in self._columns:
             column.grow(capacity)
         self._tables.bind_rows(
-            self.where.array,
-            self.digest.array,
-            self.reference.array,
-            self.domain.array,
-            self.count.array,
-            self.dependents.array,
+            self.where.items,
+            self.digest.items,
+            self.reference.items,
+            self.domain.items,
+            self.count.items,
+            self.dependents.items,
         )
         self.capacity = capacity
 

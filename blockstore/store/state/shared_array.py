@@ -19,6 +19,7 @@ from blockstore.store.state.mapping import map_region
 
 Typecode = Literal["B", "H", "I", "Q"]
 
+_WIDTH_BYTES: Final = {"B": 1, "H": 2, "I": 4, "Q": 8}
 _DTYPES: Final = {"B": np.uint8, "H": np.uint16, "I": np.uint32, "Q": np.uint64}
 
 
@@ -33,7 +34,7 @@ class SharedArray:
         self.name = name
         self._place = home.describe()
         self._typecode = typecode
-        self._width = np.dtype(_DTYPES[typecode]).itemsize
+        self._width = _WIDTH_BYTES[typecode]
         self._fd = home.open(name)
         self.capacity = 0
         try:
@@ -66,10 +67,6 @@ class SharedArray:
         self.items = memoryview(self._region).cast(self._typecode)
         self.array = np.frombuffer(memoryview(self._region), dtype=_DTYPES[self._typecode])
         self.capacity = size_bytes // self._width
-
-    def clear(self) -> None:
-        """Set every element to zero."""
-        self.array[:] = 0
 
     def close(self) -> None:
         """Let go of the memory; the file stays."""

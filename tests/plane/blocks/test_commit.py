@@ -68,7 +68,7 @@ def test_threads_that_write_what_others_write_against_a_model() -> None:
     check_store(store, decode=True)
     for volume in volumes:
         run(store.delete_steps(volume))
-    assert store.rows.live == 0 and not store.pool.segments.live_bytes.any()
+    assert store.rows.live == 0 and not any(store.pool.segments.live_bytes)
 
 
 def encoded(store: Store, volume: Volume, data: bytes) -> Batch:

@@ -52,7 +52,7 @@ class Indexed:
         """New rows with these digests."""
         self.rows.reserve(len(digests))
         self.index.reserve(len(digests), self.rows.live)
-        rows = self.rows.take(len(digests))
+        rows = np.asarray(self.rows.take(len(digests)))
         column(self.rows.digest)[rows] = digests
         column(self.rows.domain)[rows] = domain
         column(self.rows.where)[rows] = WORD
@@ -60,7 +60,7 @@ class Indexed:
         return rows
 
     def free(self, rows: npt.NDArray[np.uint32]) -> None:
-        self.rows.give_back(rows.astype(np.int64))
+        self.rows.give_back(rows)
 
     def assert_all_found(self) -> None:
         """Each live row is found, and nothing else."""
@@ -81,7 +81,7 @@ def test_rebuild_finds_all_and_grows(count: int) -> None:
     indexed = Indexed()
     digests = random_digests(count)
     indexed.rows.reserve(count)
-    rows = indexed.rows.take(count)
+    rows = np.asarray(indexed.rows.take(count))
     column(indexed.rows.digest)[rows], column(indexed.rows.where)[rows] = digests, WORD
     indexed.index.rebuild()
     indexed.assert_all_found()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
+
 import numpy as np
 import pytest
 
 from blockstore.plane.tables.free_rows import ChangedRows, FreeRows
+from blockstore.plane.tables.tables import Tables
 from blockstore.store.state.geometry import FIRST_ROW
 
 
@@ -49,5 +52,37 @@ def test_a_start_says_which_are_free() -> None:
 
 def test_changed_rows_takes_arrays_of_any_length() -> None:
     changed = ChangedRows()
-    for marks in (np.zeros(0, dtype=np.bool_), np.zeros(3, dtype=np.bool_), None):
+    for marks in (np.zeros(0, dtype=np.bool_), np.zeros(3, dtype=np.bool_), bytearray(), bytearray(3), None):
         changed.watch(marks)
+        changed.mark(rows(1))
+    with pytest.raises(BufferError):
+        changed.watch(b"only to be read")
+    changed.mark(rows(1))
+
+
+def test_changed_rows_that_have_a_place_are_marked() -> None:
+    changed, marks = ChangedRows(), bytearray(8)
+    changed.watch(marks)
+    changed.mark(rows(0, 7, 7, 3, 8, 2**32 - 1))
+    assert marks == bytes([1, 0, 0, 1, 0, 0, 0, 1])
+    changed.watch(None)
+    changed.mark(rows(1))
+    assert not marks[1]
+
+
+def test_words_are_cleared_before_rows_are_free() -> None:
+    tables, free = Tables(), FreeRows()
+    where = array("Q", [9]) * 8
+    tables.bind_rows(
+        where, array("Q", where), array("I", where), array("H", where), array("I", where), array("H", where)
+    )
+    free.grow(8)
+    free.take(3)
+    for refused in (rows(FIRST_ROW, FIRST_ROW + 3), rows(3)):
+        with pytest.raises(ValueError, match="never taken"):
+            free.clear(tables, refused)
+    with pytest.raises(ValueError, match="another store"):
+        free.clear(Tables(), rows(FIRST_ROW))
+    assert set(where) == {9} and not len(free)
+    free.clear(tables, rows(FIRST_ROW + 2, FIRST_ROW))
+    assert list(where[FIRST_ROW:]) == [0, 9, 0, 9] and free.numbers() == [FIRST_ROW + 2, FIRST_ROW]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from array import array
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from blockstore.plane.tables.block_map import BlockMap
 from blockstore.plane.tables.recount import (
@@ -13,6 +18,7 @@ from blockstore.plane.tables.recount import (
     count_records,
     free_unneeded,
     list_free,
+    list_unused,
     set_counts,
 )
 from blockstore.plane.tables.soundness import Places, judge_entries
@@ -20,7 +26,7 @@ from blockstore.plane.tables.tables import Tables
 from blockstore.store.remote.arrivals import entry_of
 from blockstore.store.state.geometry import COMPRESSED, FIRST_ROW, LOST_ENTRY, PATCHED, RAW, ZERO_ENTRY
 from blockstore.store.state.home import MemoryHome
-from blockstore.store.state.location import pack, sizes_of
+from blockstore.store.state.location import pack, size_of
 from blockstore.store.state.rows import Rows
 from tests.plane.tables.threads import RANGE, in_small_ranges
 from tests.store.columns import column
@@ -44,7 +50,7 @@ class Filled:
         self.tables = Tables()
         self.rows = Rows(MemoryHome(), self.tables)
         self.rows.reserve(count)
-        ids = self.rows.take(count)
+        ids = np.asarray(self.rows.take(count))
         column(self.rows.digest)[ids] = random.integers(0, 1 << 64, count, dtype=np.uint64)
         place = random.choice([*range(SEGMENTS), SEGMENTS, 1 << 27, (1 << 27) + 1, (1 << 27) + 3], count)
         encoding = random.choice([COMPRESSED, COMPRESSED, RAW, PATCHED], count)
@@ -149,7 +155,20 @@ def test_records() -> None:
     where = column(Filled(5).rows.where)
     segments, pieces = np.zeros(SEGMENTS, dtype=np.int64), np.zeros(len(PIECE_BYTES), dtype=np.int64)
     in_small_ranges(lambda first, end: count_records(where, first, end, segments, pieces), len(where))
-    at, sizes = (where >> np.uint64(36)).astype(np.int64), sizes_of(where)
+    at, sizes = (where >> np.uint64(36)).astype(np.int64), np.array([size_of(word) for word in where.tolist()])
     assert segments.tolist() == [int(sizes[at == segment].sum()) for segment in range(SEGMENTS)]
     assert pieces.tolist() == [int(sizes[at == (1 << 27) + piece].sum()) for piece in range(len(PIECE_BYTES))]
     assert segments.all() and pieces[:2].all() and not pieces[2]
+
+
+@given(st.lists(st.sampled_from([0, 0, 5, -5])))
+def test_segments(live: list[int]) -> None:
+    has_memory = bytearray(b"\7") * len(live)
+    unused, runs = list_unused(array("q", live), has_memory)
+    assert list(has_memory) == [live_bytes > 0 for live_bytes in live]
+    assert list(unused) == [segment for segment in reversed(range(len(live))) if live[segment] <= 0]
+    assert [segment for first, end in runs for segment in range(first, end)] == list(reversed(unused))
+    assert all(first < end for first, end in runs)
+    assert all(end < first for (_, end), (first, _) in pairwise(runs))
+    with pytest.raises(ValueError, match="answers for"):
+        list_unused(array("q", live), has_memory + b"\0")

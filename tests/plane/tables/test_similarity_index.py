@@ -45,7 +45,7 @@ def index_of(count: int, encoding: int = COMPRESSED) -> tuple[SimilarityIndex, R
     tables = Tables()
     rows = Rows(MemoryHome(), tables)
     rows.reserve(count)
-    numbers = rows.take(count)
+    numbers = np.asarray(rows.take(count))
     column(rows.where)[numbers] = pack(0, 100, encoding)
     column(rows.domain)[numbers] = DOMAIN
     column(rows.count)[numbers] = 1

@@ -85,7 +85,7 @@ def test_entries_of_damaged_rows(seed: int) -> None:
     random, tables = np.random.default_rng(seed), Tables()
     rows = Rows(MemoryHome(), tables)
     rows.reserve(ROWS)
-    ids = rows.take(ROWS)
+    ids = np.asarray(rows.take(ROWS))
     column(rows.where)[ids] = words(ROWS, seed)
     column(rows.digest)[ids] = random.integers(0, 1 << 64, ROWS, dtype=np.uint64)
     column(rows.reference)[ids] = random.choice(

@@ -45,7 +45,7 @@ def store() -> Store:
     put(store, volume, volume.size_bytes, b"".join(near(text(seed), seed, 60) for seed in range(PATCHES)))
     put(store, volume, volume.size_bytes, b"".join(map(noise, range(50))))
     put(store, volume, volume.size_bytes, b"".join(bytes([1 + seed]) * BLOCK_BYTES for seed in range(50)))
-    assert store.pool.full_segments().sum() >= 2
+    assert sum(store.pool.full_segments()) >= 2
     return store
 
 
@@ -56,14 +56,14 @@ def finish(store: Store) -> int:
 
 def test_everything_gets_dense_and_stays_what_it_is(store: Store) -> None:
     volume, before = store.volumes[1], encodings(store)
-    expected, live_bytes = contents(store, volume), int(store.pool.segments.live_bytes.sum())
+    expected, live_bytes = contents(store, volume), store.pool.live_bytes
     assert before.keys() == {RAW, COMPRESSED, PATCHED} and before[PATCHED] > PATCHES / 2
     densify(store)
     after = encodings(store)
     assert after[DENSE] > TEXTS / 2 and after[DENSE_PATCHED] > before[PATCHED] / 2
     assert after[RAW] == 50 and after[COMPRESSED] == 50, "noise, and what is small already"
     assert after.get(PATCHED, 0) + after[DENSE_PATCHED] >= before[PATCHED]
-    assert int(store.pool.segments.live_bytes.sum()) == live_bytes - store.densify.saved_bytes < 0.85 * live_bytes
+    assert store.pool.live_bytes == live_bytes - store.densify.saved_bytes < 0.85 * live_bytes
     assert store.densify.replaced == after[DENSE] + after[DENSE_PATCHED]
     assert contents(store, volume) == expected
     check_store(store, decode=True)
@@ -102,11 +102,11 @@ def test_what_stays_cold_is_encoded_once_more() -> None:
         if store.densify.begin(now_s, COLD_AFTER_S):
             assert not store.densify.is_hard and finish(store)
     later_s += 2 * COLD_AFTER_S  # what became dense has filled segments of its own
-    before, tried = int(store.pool.segments.live_bytes.sum()), store.densify.tried
+    before, tried = store.pool.live_bytes, store.densify.tried
     while store.densify.begin(later_s, COLD_AFTER_S):
         assert store.densify.is_hard and finish(store)
     assert store.densify.hard_tried > 100 and store.densify.tried == tried
-    assert int(store.pool.segments.live_bytes.sum()) < 0.99 * before and contents(store, store.volumes[1]) == expected
+    assert store.pool.live_bytes < 0.99 * before and contents(store, store.volumes[1]) == expected
     check_store(store, decode=True)
 
 
@@ -231,12 +231,12 @@ def test_a_reference_that_one_patch_keeps_is_given_up(late: bool) -> None:
         densify(store)
     put(store, volume, 0, bytes(40 * BLOCK_BYTES))
     kept = kept_for_patches(store)
-    expected, live_bytes = contents(store, volume), int(store.pool.segments.live_bytes.sum())
+    expected, live_bytes = contents(store, volume), store.pool.live_bytes
     assert kept[1] > 4 and kept[2] > 2
     store.densify.saved_bytes = 0
     densify(store)
     assert kept_for_patches(store) == {1: 0, 2: kept[2]}
-    assert int(store.pool.segments.live_bytes.sum()) == live_bytes - store.densify.saved_bytes < live_bytes
+    assert store.pool.live_bytes == live_bytes - store.densify.saved_bytes < live_bytes
     assert contents(store, volume) == expected
     check_store(store, decode=True)
 

@@ -50,7 +50,7 @@ def test_sparse_segments_go_back_to_the_host(store: Store, keep: int) -> None:
     garbage_bytes = store.pool.garbage_bytes
     steps = compact(store)
     assert steps and not store.upkeep.due() and store.pool.garbage_bytes < garbage_bytes / 4
-    dense = -(-int(store.pool.segments.live_bytes.sum()) // int(WORTH_MOVING * SEGMENT_BYTES))
+    dense = -(-store.pool.live_bytes // int(WORTH_MOVING * SEGMENT_BYTES))
     assert store.pool.allocated_segments <= dense + 2
     assert contents(store, volume) == expected
     check_store(store, decode=True)

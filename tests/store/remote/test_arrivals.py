@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import sys
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FrameType
-from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blockstore.errors import CorruptBlock, InputError, OutOfRoom
+from blockstore.plane.tables.arrivals import call_at_points, due_blocks
 from blockstore.store.checks import verify
 from blockstore.store.checks.verify import Verification
 from blockstore.store.remote import fetch, pushed
-from blockstore.store.remote.arrivals import Arrivals, are_due, entry_of, place_of
+from blockstore.store.remote.arrivals import Arrivals, entry_of, place_of
 from blockstore.store.remote.pushed import Head, Index, Packer
-from blockstore.store.state.geometry import BLOCK_BYTES, MAXIMUM_DUE
+from blockstore.store.state.geometry import BLOCK_BYTES, DENSE, MAXIMUM_DUE, RAW, SEGMENT_BYTES
 from blockstore.store.state.home import DirectoryHome, MemoryHome
+from blockstore.store.state.location import pack
 from blockstore.store.steps import Blocks, NotHere, run
 from blockstore.store.store import Store
 from blockstore.store.tiers import PieceMissing, Tier
@@ -68,8 +67,7 @@ def index_of(tier: Tier) -> Index:
 def pull(store: Store, volume: Volume, tier: Tier) -> None:
     index = index_of(tier)
     first = store.remote.add(SOURCE, index.where, index.digests)
-    places = index.places.astype(np.int64)
-    store.remote.make_due(volume, 0, np.where(places, places - 1 + first, -1))
+    store.remote.make_due(volume, 0, index.places, first)
 
 
 def fetch_to(store: Store, tier: Tier, blocks: Blocks) -> None:
@@ -97,15 +95,46 @@ def test_no_changed_bit_makes_it_another(place: int, bit: int) -> None:
     entry = entry_of(place)
     assert place_of(entry) == place
     assert place_of(entry ^ 1 << bit) is None
-    assert are_due(np.array([entry, entry ^ 1 << bit], dtype=np.uint64), MAXIMUM_DUE).tolist() == [True, False]
+    assert due_blocks(array("Q", [entry, entry ^ 1 << bit]), MAXIMUM_DUE, 7) == [7]
 
 
 def test_what_is_pushed_is_there_once(source: Tier) -> None:
     index = index_of(source)
-    assert len(index.where) == 30 and index.places.max() == 30
-    assert index.places[15:18].tolist() == [0, 0, 0] and index.places[18:25].tolist() == index.places[:7].tolist()
+    places = list(index.places)
+    assert len(index.where) == 30 and max(places) == 30
+    assert places[15:18] == [0, 0, 0] and places[18:25] == places[:7]
     head = pushed.read_head(source, "base")
     assert pushed.read_part(source, head, head.device) == b"devices"
+
+
+def test_an_index_that_cannot_be(tmp_path: Path) -> None:
+    """Another host has made it, and its digest is right."""
+
+    def index(places: list[int], sizes: list[int]) -> bytes:
+        return array("I", places).tobytes() + array("H", sizes).tobytes() + bytes(16 * len(sizes))
+
+    tier = FileTier(str(tmp_path / "tier"), pushed.id_of("base"))
+    tier.check()
+    for data, is_sound in (
+        (index([0, 2, 1], [1, BLOCK_BYTES]), True),
+        (index([0, 3, 1], [1, BLOCK_BYTES]), False),
+        (index([0, (1 << 32) - 1, 1], [1, BLOCK_BYTES]), False),
+        (index([0, 2, 1], [0, BLOCK_BYTES]), False),
+        (index([0, 2, 1], [1, BLOCK_BYTES + 1]), False),
+        (index([0, 2, 1], [1, BLOCK_BYTES]) + b"x", False),
+        (index([0, 2, 1], [1]), False),
+    ):
+        layout, pieces = Packer(BLOCK_BYTES).part(data)
+        for piece in pieces:
+            tier.put(*piece)
+        head = Head("base", 3 * BLOCK_BYTES, 2, layout, layout, {})
+        if is_sound:
+            found = pushed.read_index(tier, head)
+            assert list(found.where) == [pack(SEGMENT_BYTES, 1, DENSE), pack(SEGMENT_BYTES + 1, BLOCK_BYTES, RAW)]
+        else:
+            with pytest.raises(InputError, match="not whole"):
+                pushed.read_index(tier, head)
+    tier.close()
 
 
 def test_a_read_changes_nothing(source: Tier) -> None:
@@ -211,25 +240,25 @@ def test_forgotten_at_the_end(source: Tier) -> None:
 
 
 def test_killed_while_arrivals_are_entered(source: Tier, tmp_path: Path) -> None:
-    index, found = index_of(source), set()
+    index, counts, sources = index_of(source), list[int](), set[int]()
     home = DirectoryHome(tmp_path)
     arrivals = Arrivals(home)
 
-    def look(frame: FrameType, event: str, argument: Any) -> Any:
-        if frame.f_code is Arrivals.add.__code__:
-            left = Arrivals(home)
-            found.add(left.count)
-            assert left.sources <= {SOURCE}, "the next daemon would look for a source that nobody has named"
-            left.close()
-        return look
+    def look() -> None:
+        left = Arrivals(home)
+        counts.append(left.count)
+        sources.update(left.sources)
+        left.close()
 
-    sys.settrace(look)
+    call_at_points(look)
     try:
         arrivals.add(SOURCE, index.where, index.digests)
     finally:
-        sys.settrace(None)
-        home.close()
-    assert found == {0, 30}
+        call_at_points(None)
+    look()
+    home.close()
+    assert counts == [0, *(place for place in range(1, 31) for _ in range(4))]
+    assert sources == {SOURCE}, "the next daemon would look for a source that nobody has named"
 
 
 def test_no_more_than_map_entries_can_name(source: Tier, monkeypatch: pytest.MonkeyPatch) -> None:

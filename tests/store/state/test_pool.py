@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +31,12 @@ def host_bytes(pool: Pool) -> int:
 
 def append(pool: Pool, *records: bytes, reserved_segments: int = COMPACTION_RESERVE_SEGMENTS) -> list[int]:
     """Store them together; their `where` words."""
-    sizes = np.array([len(record) for record in records], dtype=np.int64)
-    offsets = pool.append(records, sizes, reserved_segments).tolist()
+    offsets = pool.append(records, [len(record) for record in records], reserved_segments)
     return [pack(offset, len(record), RAW) for offset, record in zip(offsets, records, strict=True)]
 
 
 def forget(pool: Pool, words: list[int]) -> None:
-    pool.forget(np.array(words, dtype=np.uint64))
+    pool.forget(array("Q", words))
 
 
 def fill(pool: Pool) -> list[int]:
@@ -114,7 +114,7 @@ def test_records_stay_as_they_are_and_memory_comes_back() -> None:
     assert before - SEGMENT_BYTES <= host_bytes(pool) < before - 0.99 * SEGMENT_BYTES
     forget(pool, words[len(in_first) :])
     assert host_bytes(pool) <= pool.allocated_bytes == SEGMENT_BYTES, "all but the head should be back at the host"
-    assert not pool.segments.live_bytes.any()
+    assert not any(pool.segments.live_bytes)
     assert not any(pool.view[words[0] >> 16 : (words[0] >> 16) + len(RECORD)])
 
 
@@ -125,7 +125,7 @@ def test_the_head_that_holds_nothing_is_released_when_it_is_left() -> None:
     for _ in range(100):
         forget(pool, append(pool, *[RECORD] * 60))
     assert pool.allocated_segments <= 2 and host_bytes(pool) <= pool.allocated_bytes
-    assert not pool.segments.live_bytes.any()
+    assert not any(pool.segments.live_bytes)
 
 
 def test_records_appended_together_are_split_between_segments_not_within() -> None:
@@ -140,7 +140,7 @@ def test_records_appended_together_are_split_between_segments_not_within() -> No
         assert pool.view[offset : offset + len(record)] == record
         assert offset // SEGMENT_BYTES == (offset + len(record) - 1) // SEGMENT_BYTES
         assert pool.is_allocated(offset // SEGMENT_BYTES)
-    assert int(pool.segments.live_bytes.sum()) == sum(map(len, expected))
+    assert pool.live_bytes == sum(map(len, expected))
 
 
 def test_adopt_learns_what_is_used_and_frees_the_rest(state_path: Path) -> None:
@@ -150,10 +150,10 @@ def test_adopt_learns_what_is_used_and_frees_the_rest(state_path: Path) -> None:
     kept = words[:5] + words[-3:]
     pool.close()
     pool = Pool(home, 32 << 20)
-    pool.adopt(np.array([*kept, 0, 0, 0], dtype=np.uint64))
+    pool.adopt(array("Q", [*kept, 0, 0, 0]))
     assert pool.segments.count == 32
     assert pool.allocated_segments == 2 and host_bytes(pool) <= 2 * SEGMENT_BYTES
-    assert int(pool.segments.live_bytes.sum()) == 8 * len(RECORD)
+    assert pool.live_bytes == 8 * len(RECORD)
     more = fill(pool)
     assert not {word >> 36 for word in more} & {word >> 36 for word in kept}, "appended to a used segment"
     for word in kept:
@@ -185,7 +185,7 @@ def test_full_segments_are_full() -> None:
     store = Store(MemoryHome(), 64 << 20, patching=False)
     volume = store.create_volume(1, 1)
     put(store, volume, 0, b"".join(half(seed) for seed in range(8000)))
-    live = store.pool.segments.live_bytes.copy()
+    live = np.array(store.pool.segments.live_bytes)
     live[store.pool.head] = 0
     full = live[live > 0]
     assert len(full) >= 8
@@ -251,7 +251,7 @@ def test_a_damaged_word_that_names_no_place_can_be_let_go(place: int, compiled: 
     store = Store(MemoryHome(), 16 << 20)
     volume = store.create_volume(1, 1)
     put(store, volume, 0, noise(1) + noise(2))
-    row, live_bytes = volume.lookup(0) & ID_MASK, int(store.pool.segments.live_bytes.sum())
+    row, live_bytes = volume.lookup(0) & ID_MASK, store.pool.live_bytes
     store.rows.where.items[row] |= place << WHERE_SEGMENT_SHIFT
     with pytest.raises(CorruptBlock):
         store.read(volume, 0, BLOCK_BYTES)
@@ -262,5 +262,5 @@ def test_a_damaged_word_that_names_no_place_can_be_let_go(place: int, compiled: 
         volume.map[0] = ZERO_ENTRY
         free_rows(store.rows, store.pool, np.array([row]))
     assert not store.rows.where.items[row] and store.rows.live == (2 if compiled else 1)
-    assert int(store.pool.segments.live_bytes.sum()) == live_bytes
+    assert store.pool.live_bytes == live_bytes
     store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def test_take_give_back_reserve() -> None:
     for row in taken:
         rows.where.items[row] = pack(row, 1, COMPRESSED)
     assert rows.live == len(taken)
-    rows.give_back(np.array(taken[:10], dtype=np.uint32))
+    rows.give_back(taken[:10])
     assert rows.live == len(taken) - 10 and not column(rows.where)[taken[:10]].any()
     again = rows.take(12).tolist()
     assert set(again) == {*taken[:10], taken[-1] + 1, taken[-1] + 2}
@@ -84,7 +85,7 @@ def test_rebuild_frees_orphans_and_keeps_the_rest(encoding: int) -> None:
 def test_rebuild_of_nothing() -> None:
     rows = Rows(MemoryHome())
     rows.where.items[FIRST_ROW] = pack(0, 100, COMPRESSED)
-    rows.rebuild(np.zeros(rows.capacity, dtype=np.uint32))
+    rows.rebuild(array("I", [0]) * rows.capacity)
     assert rows.live == 0 and rows.next_row == FIRST_ROW and not rows.free
 
 
@@ -115,7 +116,7 @@ def test_every_reserved_row_can_be_used_after_reopening(state_path: Path) -> Non
         rows.reserve(wanted)
         rows.close()
         rows = Rows(home)
-        rows.rebuild(np.zeros(rows.capacity, dtype=np.uint32))
+        rows.rebuild(array("I", [0]) * rows.capacity)
         assert rows.capacity >= wanted
         for one in (rows.where, rows.digest, rows.reference, rows.domain, rows.count, rows.dependents):
             assert len(one.items) >= rows.capacity

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
+from array import array
 
 from blockstore.store.state.home import MemoryHome
 from blockstore.store.state.segments import Segments
@@ -10,20 +10,28 @@ from blockstore.store.store import Store
 from tests.store.material import contents, put, text
 
 
-def columns(segments: Segments) -> dict[str, np.ndarray]:
-    return {name: value for name, value in vars(segments).items() if isinstance(value, np.ndarray)}
+def columns(segments: Segments) -> dict[str, array[int] | array[float]]:
+    return {name: value for name, value in vars(segments).items() if isinstance(value, array)}
 
 
 def test_growing_keeps_what_was_there() -> None:
     segments, fresh = Segments(3), columns(Segments(1))
     assert len(fresh) == 9
     for column in columns(segments).values():
-        column[:] = 1
+        for segment in range(3):
+            column[segment] = 1
     segments.grow(5)
     assert segments.count == 5
     for name, column in columns(segments).items():
         assert column.tolist() == [1, 1, 1, *(2 * fresh[name].tolist())], name
-        assert column.dtype == fresh[name].dtype
+        assert column.typecode == fresh[name].typecode
+
+
+def test_growing_leaves_what_compiled_code_looks_at() -> None:
+    segments = Segments(3)
+    with memoryview(segments.live_bytes):
+        segments.grow(5)
+    assert len(segments.live_bytes) == 5
 
 
 def test_a_limit_that_is_raised_in_the_middle_of_a_pass() -> None:
