@@ -170,12 +170,12 @@ class Recovery:
         places = self._pool.places(found=True)
         repair = Repair(self._rows, self._pool, self._decoder, self._domains.seeds())
         sound = sound_entries(self._tables, places, volume.entries(first, end - first))
-        for block in (np.flatnonzero(~sound) + first).tolist():
+        for block in [first + place for place, is_sound in enumerate(sound) if not is_sound]:
             row = volume.lookup(block) & ID_MASK
             if FIRST_ROW <= row < self._rows.capacity:
                 with suppress(NotHere):  # then its record says nothing about what is wrong
                     run(repair.steps(row))
-            if not sound_entries(self._tables, places, volume.entries(block, 1)).all():
+            if not all(sound_entries(self._tables, places, volume.entries(block, 1))):
                 before = entry_before(self._tables, self._rows, places, volume.lookup(block), volume.domain.index)
                 volume.map[block] = LOST_ENTRY if before is None else before
 

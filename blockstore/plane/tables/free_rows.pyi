@@ -44,4 +44,4 @@ class ChangedRows:
 
     def __init__(self) -> None: ...
     def watch(self, marks: Bytes | None) -> None:
-        """Marks changed rows in this array, by row, from now on; nowhere if it is None."""
+        """Marks changed rows in these bytes, by row, from now on; nowhere if it is None."""

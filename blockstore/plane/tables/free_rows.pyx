@@ -67,8 +67,8 @@ cdef class ChangedRows:
     def __cinit__(self):
         self.state = Marks(NULL, 0)
 
-    def watch(self, marks):
+    def watch(self, uint8_t[::1] marks):
         self.state = Marks(NULL, 0)
-        self.view = None if marks is None else marks.view("u1")
+        self.view = marks
         if self.view is not None and self.view.shape[0]:
             self.state = Marks(&self.view[0], self.view.shape[0])

@@ -59,17 +59,17 @@ class Rows:
         self.capacity = 0
         self.free = FreeRows()
         self.changed_rows = ChangedRows()
-        self._changed: npt.NDArray[np.bool_] | None = None
+        self._changed: bytearray | None = None
         # A start after a growth that was killed half-way finds columns of unequal length.
         self._grow(max(column.capacity for column in self._columns))
 
     @property
-    def changed(self) -> npt.NDArray[np.bool_] | None:
+    def changed(self) -> bytearray | None:
         """While counts are compared with the maps (verify.py): the rows whose counts have changed meanwhile."""
         return self._changed
 
     @changed.setter
-    def changed(self, marks: npt.NDArray[np.bool_] | None) -> None:
+    def changed(self, marks: bytearray | None) -> None:
         self._changed = marks
         self.changed_rows.watch(marks)
 
@@ -101,7 +101,7 @@ class Rows:
     def mark_changed(self, rows: npt.NDArray[np.int64]) -> None:
         """The counts of these rows change."""
         if self.changed is not None:
-            self.changed[rows[rows < len(self.changed)]] = True
+            np.frombuffer(self.changed, dtype=np.bool_)[rows[rows < len(self.changed)]] = True
 
     def give_back(self, rows: npt.NDArray[np.int64]) -> None:
         """Free these rows: their words become 0 first, so that nothing can find them."""
