@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from blockstore.errors import CorruptBlock, StateError
 from blockstore.plane.tables.content_index import ContentIndex
 from blockstore.plane.tables.recount import count_entries
-from blockstore.plane.tables.soundness import Places, judge_entries
+from blockstore.plane.tables.soundness import Places
 from blockstore.plane.tables.tables import Tables
 from blockstore.store.checks.repair import Repair
-from blockstore.store.checks.soundness import entry_before
+from blockstore.store.checks.soundness import entry_before, sound_entries
 from blockstore.store.decode import Decoder
 from blockstore.store.domains import Domains
 from blockstore.store.ingest import Extent, Ingest
@@ -183,8 +183,7 @@ class Recovery:
 
     def _unsound(self, places: Places, volume: Volume, first: int, end: int) -> list[int]:
         """Returns the blocks of [first, end) whose map entries are damaged, or point at rows that are."""
-        sound = bytearray(end - first)
-        judge_entries(self._tables, places, volume.entries(first, end - first), sound)
+        sound = sound_entries(self._tables, places, volume.entries(first, end - first))
         return [block for block, is_sound in enumerate(sound, first) if not is_sound]
 
     def _damaged(self, problem: str) -> StateError:

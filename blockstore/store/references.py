@@ -6,6 +6,8 @@ caller *before* `release`, so that a process killed in between leaves a row too 
 
 from __future__ import annotations
 
+from array import array
+
 import numpy as np
 import numpy.typing as npt
 
@@ -62,10 +64,11 @@ def may_be_reference(rows: Rows, row: int, domain: int) -> bool:
     )
 
 
-def free_rows(rows: Rows, pool: Pool, dead: npt.NDArray[np.int64]) -> None:
+def free_rows(rows: Rows, pool: Pool, dead: npt.NDArray[np.int64] | array[int]) -> None:
     """Nothing points at these rows any more."""
     if not len(dead):
         return
+    dead = np.asarray(dead)
     where = rows.where.array[dead]
     rows.give_back(dead)
     pool.forget(where)

@@ -33,3 +33,11 @@ class Reader:
 
     def row(self, row: int) -> bytes | None:
         """Returns the block of a row, *not* checked against its digest: for comparing, and for references."""
+
+    def sum_alone(self, first: int, end: int, step_bytes: int, raw_from_bytes: int) -> tuple[int, int, int]:
+        """Returns three sums in bytes over rows [first, end), which are all in use, were their blocks compressed with
+        LZ4 and none a patch: what all map entries would take that point at them, each for itself; what the contents
+        would take, each once; and what their records would take here. The first two are in steps of `step_bytes`, and
+        no more than a block for each; in the last a record of `raw_from_bytes` or more is a block. Works without the
+        interpreter's lock. Raises CorruptBlock for a block that cannot be read, ValueError for rows that there are
+        not."""

@@ -5,12 +5,21 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 
+from blockstore.errors import CorruptBlock
 from blockstore.plane.sync.atomics cimport acquire_fence, load_32, load_64, load_pointer
 from blockstore.plane.tables.block_map cimport BlockMap, MapView, entry_of
-from blockstore.plane.codec.codec cimport Codec, Contexts, decode_record, digest_of
+from blockstore.plane.codec.codec cimport (
+    RECORD_LIMIT_BYTES,
+    Codec,
+    Contexts,
+    decode_record,
+    digest_of,
+    encode_hot,
+)
 from blockstore.plane.codec.layout cimport (
     BLOCK_BYTES,
     CHECK_SHIFT,
+    COMPRESSED,
     DUE,
     HOLE,
     ID_MASK,
@@ -22,6 +31,11 @@ from blockstore.plane.codec.layout cimport (
     size_of,
 )
 from blockstore.plane.tables.tables cimport Columns, Tables
+
+cdef struct SizesAlone:
+    uint64_t each_bytes
+    uint64_t once_bytes
+    uint64_t stored_bytes
 
 
 cdef Status read_record(
@@ -151,6 +165,42 @@ cdef uint64_t read_unlocked(
     return count
 
 
+cdef int size_alone(Contexts* contexts, const Columns* columns, uint64_t row, uint8_t* reference) noexcept nogil:
+    """Returns the bytes of a row's block as an LZ4 record that is no patch; -1 when it cannot be read."""
+    cdef uint8_t[BLOCK_BYTES] block
+    cdef uint8_t[RECORD_LIMIT_BYTES] record
+    cdef uint64_t where = load_64(&columns.where[row])
+    if encoding_of(where) == COMPRESSED:
+        return size_of(where)
+    if read_row(contexts, columns, row, reference, block) != READ:
+        return -1
+    return encode_hot(contexts, block, NULL, record)
+
+
+cdef uint64_t add_sizes(
+    Contexts* contexts,
+    const Columns* columns,
+    uint64_t first,
+    uint64_t end,
+    int step_bytes,
+    int raw_from_bytes,
+    uint8_t* reference,
+    SizesAlone* sizes,
+) noexcept nogil:
+    """Returns the first row that cannot be read, `end` if all can."""
+    cdef uint64_t row
+    cdef int size_bytes, in_steps
+    for row in range(first, end):
+        size_bytes = size_alone(contexts, columns, row, reference)
+        if size_bytes < 0:
+            return row
+        in_steps = min((size_bytes + step_bytes - 1) // step_bytes * step_bytes, <int>BLOCK_BYTES)
+        sizes.each_bytes += <uint64_t>in_steps * load_32(&columns.count[row])
+        sizes.once_bytes += in_steps
+        sizes.stored_bytes += BLOCK_BYTES if size_bytes >= raw_from_bytes else size_bytes
+    return end
+
+
 cdef class Reader:
     def __cinit__(self, Tables tables not None):
         self.tables = tables
@@ -199,3 +249,17 @@ cdef class Reader:
         cdef uint8_t* target = <uint8_t*>PyBytes_AS_STRING(block)
         cdef Status status = read_row(&self.codec.contexts, &self.tables.columns, row, self.reference, target)
         return block if status == READ else None
+
+    def sum_alone(self, uint64_t first, uint64_t end, int step_bytes, int raw_from_bytes):
+        cdef SizesAlone sizes = SizesAlone(0, 0, 0)
+        cdef const Columns* columns = &self.tables.columns
+        cdef uint64_t reached
+        if end > columns.capacity or step_bytes < 1:
+            raise ValueError(f"rows {first} to {end} of {columns.capacity}, in steps of {step_bytes} bytes")
+        with nogil:
+            reached = add_sizes(
+                &self.codec.contexts, columns, first, end, step_bytes, raw_from_bytes, self.reference, &sizes
+            )
+        if reached < end:
+            raise CorruptBlock(reached, "its record cannot be decoded")
+        return sizes.each_bytes, sizes.once_bytes, sizes.stored_bytes

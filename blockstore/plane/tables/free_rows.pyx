@@ -84,12 +84,11 @@ cdef class ChangedRows:
     def __cinit__(self):
         self.state = Marks(NULL, 0)
 
-    def watch(self, marks):
-        cdef uint8_t[::1] view = None if marks is None else memoryview(marks).cast("B")
-        self.view = view
+    def watch(self, uint8_t[::1] marks):
         self.state = Marks(NULL, 0)
-        if view is not None and view.shape[0]:
-            self.state = Marks(&view[0], view.shape[0])
+        self.view = marks
+        if self.view is not None and self.view.shape[0]:
+            self.state = Marks(&self.view[0], self.view.shape[0])
 
     def mark(self, const uint32_t[::1] rows not None):
         cdef Py_ssize_t place

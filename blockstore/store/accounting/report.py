@@ -27,7 +27,7 @@ from blockstore.store.accounting.apportion import apportion
 from blockstore.store.accounting.classes import CLASSES
 from blockstore.store.state.geometry import BLOCK_BYTES
 
-if TYPE_CHECKING:  # numpy, which processes without a store can do without
+if TYPE_CHECKING:  # the compiled core, which processes without a store can do without
     from blockstore.store.accounting.census import Census, VolumeCensus
 
 Report = dict[str, Any]

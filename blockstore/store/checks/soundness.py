@@ -6,12 +6,10 @@ reads them.
 
 from __future__ import annotations
 
-from typing import Final
+from array import array
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-import numpy.typing as npt
-
-from blockstore.plane.tables.soundness import Places, judge_entries, judge_words
+from blockstore.plane.tables.soundness import Places, judge_entries
 from blockstore.plane.tables.tables import Tables
 from blockstore.store.state.geometry import (
     BLOCK_BYTES,
@@ -20,6 +18,7 @@ from blockstore.store.state.geometry import (
     DENSE_PATCHED,
     ENCODING_MASK,
     FIRST_ROW,
+    ID_MASK,
     PATCHED,
     RAW,
     SEGMENT_BYTES,
@@ -27,22 +26,16 @@ from blockstore.store.state.geometry import (
 from blockstore.store.state.location import PAGED_PLACE, piece_of, place_of, size_of, start_of
 from blockstore.store.state.pool import Pool
 from blockstore.store.state.rows import Rows
-from blockstore.store.volume import ids_of
 
-Mask = npt.NDArray[np.bool_]
+if TYPE_CHECKING:
+    from blockstore.plane.buffers import U64s
 
 _KNOWN: Final = frozenset((RAW, COMPRESSED, PATCHED, DENSE, DENSE_PATCHED))
 
 
-def names_record(where: npt.NDArray[np.uint64], places: Places) -> Mask:
-    """For each `where` word: does it say a known encoding, and a record that lies in a segment or a piece?"""
-    sound = np.empty(len(where), dtype=np.bool_)
-    judge_words(places, where, sound.view(np.uint8))
-    return sound
-
-
 def names_one(where: int, pool: Pool) -> bool:
-    """`names_record` for one word, in a thirtieth of the time: verification asks for each record."""
+    """Does a `where` word say a known encoding, and a record that lies in a segment or a piece? As the plane judges,
+    but without a list of all pieces: repair asks for each record."""
     encoding, size, place = where & ENCODING_MASK, size_of(where), place_of(where)
     if place >= PAGED_PLACE:
         room = pool.pieces.length(piece_of(place))
@@ -53,20 +46,20 @@ def names_one(where: int, pool: Pool) -> bool:
     return encoding != RAW or size == BLOCK_BYTES
 
 
-def sound_entries(tables: Tables, places: Places, entries: npt.NDArray[np.uint64]) -> Mask:
-    """For each map entry: is it one that points at no row, or at a usable row whose content it was made for?"""
-    sound = np.empty(len(entries), dtype=np.bool_)
-    judge_entries(tables, places, entries, sound.view(np.uint8))
+def sound_entries(tables: Tables, places: Places, entries: U64s) -> bytearray:
+    """For each map entry 1 or 0: is it one that points at no row, or at a usable row whose content it was made for?"""
+    sound = bytearray(len(entries))
+    judge_entries(tables, places, entries, sound)
     return sound
 
 
 def entry_before(tables: Tables, rows: Rows, places: Places, entry: int, domain: int) -> int | None:
     """The entry that this one was before one of its bits was changed, if there is just one such."""
-    candidates = np.uint64(entry) ^ _SINGLE_BITS
-    sound = candidates[sound_entries(tables, places, candidates)]
-    ids = ids_of(sound)
-    sound = sound[(ids < FIRST_ROW) | (rows.domain.array[ids] == domain)]
-    return int(sound[0]) if len(sound) == 1 else None
-
-
-_SINGLE_BITS: Final = np.uint64(1) << np.arange(64, dtype=np.uint64)
+    candidates = array("Q", [entry ^ 1 << bit for bit in range(64)])
+    sound = sound_entries(tables, places, candidates)
+    found = [
+        candidate
+        for candidate, is_sound in zip(candidates, sound, strict=True)
+        if is_sound and ((row := candidate & ID_MASK) < FIRST_ROW or rows.domain.items[row] == domain)
+    ]
+    return found[0] if len(found) == 1 else None

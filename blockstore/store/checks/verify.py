@@ -8,30 +8,39 @@ In steps, beside whoever uses the store: what changes meanwhile is left out of t
 
 from __future__ import annotations
 
+import mmap
+from array import array
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
-
+from blockstore.plane.tables.cross_count import (
+    DAMAGED_ENTRY,
+    DAMAGED_ROW,
+    DUE_BLOCK,
+    LOST_BLOCK,
+    ORPHAN,
+    OTHER_COUNTS,
+    compare_counts,
+    count_patches,
+    count_pointers,
+    judge_blocks,
+)
 from blockstore.store.checks.repair import Repair
-from blockstore.store.checks.soundness import entry_before, sound_entries
-from blockstore.store.references import free_rows, rows_of
+from blockstore.store.checks.soundness import entry_before
+from blockstore.store.references import free_rows
 from blockstore.store.remote.arrivals import place_of
 from blockstore.store.state.geometry import (
     BLOCK_SHIFT,
-    DUE,
     FIRST_ROW,
-    LOST,
     LOST_ENTRY,
     PATCH_BITS,
 )
-from blockstore.store.state.location import are_patches, size_of
+from blockstore.store.state.location import size_of
 from blockstore.store.steps import NotHere, Outcome, Steps
 from blockstore.store.store import Store
-from blockstore.store.volume import Volume, ids_of
+from blockstore.store.volume import Volume
 
 RECORDS_A_STEP: Final = 128
 """About a millisecond of decoding."""
@@ -102,10 +111,11 @@ class _Check:
         self._rows = store.rows
         self._result = result
         self._repair = repair
-        self._damaged = np.zeros(store.rows.capacity, dtype=np.bool_)
-        self._damaged[[row for row, where in unreadable.items() if store.rows.where.items[row] == where]] = True
-        self._counts = np.zeros(store.rows.capacity, dtype=np.int64)
-        self._dependents = np.zeros(store.rows.capacity, dtype=np.int64)
+        self._damaged = bytearray(store.rows.capacity)
+        for row, where in unreadable.items():
+            self._damaged[row] = store.rows.where.items[row] == where
+        self._counts = _zeros(store.rows.capacity)
+        self._dependents = _zeros(store.rows.capacity)
         self._seeds = store.domains.seeds()
         self._repairer = Repair(store.rows, store.pool, store.decoder, self._seeds)
 
@@ -115,9 +125,12 @@ class _Check:
         for first in range(FIRST_ROW, len(self._counts), RECORDS_A_STEP):
             end = min(first + RECORDS_A_STEP, len(self._counts))
             self._seeds.update(self._store.domains.seeds())
-            for row in (np.flatnonzero(rows.where.array[first:end]) + first).tolist():
+            for row in range(first, end):
+                where = rows.where.items[row]
+                if not where:
+                    continue
                 self._result.rows += 1
-                self._result.record_bytes += size_of(rows.where.items[row])
+                self._result.record_bytes += size_of(where)
                 with suppress(NotHere):  # verify_pieces.py has seen it
                     if not self._damaged[row] and not self._repairer.is_whole(row):
                         yield from self._damaged_row(row)
@@ -148,28 +161,27 @@ class _Check:
         position = 0
         while not volume.deleted and position < volume.blocks:
             end = min(position + ENTRIES_A_STEP, volume.blocks)
-            for start, stop in volume.prepared(position, end):
-                self._window(volume, start, stop)
+            self._window(volume, position, end)
             self._result.blocks += end - position
             self._result.done += end - position
             position = end
             yield Outcome.WENT_ON
 
-    def _window(self, volume: Volume, start: int, stop: int) -> None:
-        entries = volume.map_array[start:stop]
-        ids = ids_of(entries)
-        sound = sound_entries(self._store.tables, self._store.pool.places(), entries)
-        for place in np.flatnonzero(~sound).tolist():
-            self._damaged_entry(volume, start + place)
-        known = np.where(ids < len(self._damaged), ids, 0)
-        for place in np.flatnonzero(sound & (self._damaged[known] | (ids == LOST))).tolist():
-            self._unreadable(volume, start + place, "is lost" if ids[place] == LOST else "cannot be read")
-        lost = self._store.pool.arrivals.lost
-        for place in np.flatnonzero(ids == DUE).tolist() if lost else ():
-            if place_of(int(entries[place])) in lost:
-                self._unreadable(volume, start + place, "was to come from another host, which has not got it")
-        good = rows_of(self._rows, volume.map_array[start:stop])
-        np.add.at(self._counts, good[good < len(self._counts)], 1)
+    def _window(self, volume: Volume, first: int, end: int) -> None:
+        tables, lost = self._store.tables, self._store.pool.arrivals.lost
+        verdicts = bytearray(end - first)
+        found = judge_blocks(tables, self._store.pool.places(), volume.block_map, first, self._damaged, verdicts)
+        if found or lost:
+            for block, verdict in enumerate(verdicts, first):
+                if verdict == DAMAGED_ENTRY:
+                    self._damaged_entry(volume, block)
+                elif verdict == DAMAGED_ROW:
+                    self._unreadable(volume, block, "cannot be read")
+                elif verdict == LOST_BLOCK:
+                    self._unreadable(volume, block, "is lost")
+                elif verdict == DUE_BLOCK and place_of(volume.lookup(block)) in lost:
+                    self._unreadable(volume, block, "was to come from another host, which has not got it")
+        count_pointers(tables, volume.block_map, first, end, self._counts)  # with those that were repaired just now
 
     def _damaged_entry(self, volume: Volume, block: int) -> None:
         entry, text = volume.lookup(block), "cannot be found: its map entry, or the row that it points at, is damaged"
@@ -186,12 +198,9 @@ class _Check:
 
     def counts(self) -> Steps:
         """Compare the counts of all rows that did not change meanwhile with what the maps and the patches say."""
-        rows = self._rows
         for first in range(FIRST_ROW, len(self._counts), ROWS_A_STEP):
             end = min(first + ROWS_A_STEP, len(self._counts))
-            patched = np.flatnonzero(are_patches(rows.where.array[first:end])) + first
-            base = rows.reference.array[patched].astype(np.int64)
-            np.add.at(self._dependents, base[base < len(self._dependents)], 1)
+            count_patches(self._store.tables, first, end, self._dependents)
             yield Outcome.WENT_ON
         for first in range(FIRST_ROW, len(self._counts), ROWS_A_STEP):
             end = min(first + ROWS_A_STEP, len(self._counts))
@@ -200,33 +209,43 @@ class _Check:
             yield Outcome.WENT_ON
 
     def _compare(self, first: int, end: int) -> None:
-        rows = self._rows
-        assert rows.changed is not None
-        still = ~np.frombuffer(rows.changed, dtype=np.bool_)[first:end]
-        live = rows.where.array[first:end] != 0
-        counts, dependents = self._counts[first:end], self._dependents[first:end]
-        off = still & (rows.count.array[first:end] != counts)
-        off |= still & (rows.dependents.array[first:end] != dependents)
-        for row in (np.flatnonzero(off) + first).tolist():
-            text = (
-                f"row {row} counts {rows.count.items[row]} map entries and {rows.dependents.items[row]} patches; "
-                f"there are {self._counts[row]} and {self._dependents[row]}"
-            )
-            if self._repair:
-                rows.count.items[row], rows.dependents.items[row] = int(self._counts[row]), int(self._dependents[row])
-            self._result.add(Finding("count", text, row=row, repaired=self._repair))
-        orphans = np.flatnonzero(still & live & (counts == 0) & (dependents == 0)) + first
-        for row in orphans.tolist():
-            text = f"row {row} is stored, and nothing points at it"
-            self._result.add(Finding("orphan", text, row=row, repaired=self._repair))
-        if self._repair and self._store.is_adopted:  # else they end when the state is opened to be used
+        changed = self._rows.changed
+        assert changed is not None
+        verdicts, orphans = bytearray(end - first), array("q")
+        if not compare_counts(self._store.tables, first, self._counts, self._dependents, changed, verdicts):
+            return
+        for row, verdict in enumerate(verdicts, first):
+            if verdict & OTHER_COUNTS:
+                self._other_counts(row)
+            if verdict & ORPHAN:
+                text = f"row {row} is stored, and nothing points at it"
+                self._result.add(Finding("orphan", text, row=row, repaired=self._repair))
+                orphans.append(row)
+        if orphans and self._repair and self._store.is_adopted:  # else they end when the state is opened to be used
             self._free(orphans)
 
-    def _free(self, orphans: npt.NDArray[np.int64]) -> None:
+    def _other_counts(self, row: int) -> None:
         rows = self._rows
-        patched = orphans[are_patches(rows.where.array[orphans])]
-        base = rows.reference.array[patched].astype(np.int64)
+        text = (
+            f"row {row} counts {rows.count.items[row]} map entries and {rows.dependents.items[row]} patches; "
+            f"there are {self._counts[row]} and {self._dependents[row]}"
+        )
+        if self._repair:
+            rows.count.items[row], rows.dependents.items[row] = self._counts[row], self._dependents[row]
+        self._result.add(Finding("count", text, row=row, repaired=self._repair))
+
+    def _free(self, orphans: array[int]) -> None:
+        rows, changed = self._rows, self._rows.changed
+        assert changed is not None
+        bases = [rows.reference.items[row] for row in orphans if rows.where.items[row] & PATCH_BITS == PATCH_BITS]
         free_rows(rows, self._store.pool, orphans)
-        base = base[(base >= FIRST_ROW) & (base < rows.capacity)]
-        np.subtract.at(rows.dependents.array, base, 1)
-        rows.mark_changed(base)
+        for base in bases:
+            if FIRST_ROW <= base < len(changed) and rows.dependents.items[base]:
+                rows.dependents.items[base] -= 1
+                changed[base] = True
+
+
+def _zeros(count: int) -> memoryview:
+    """So many numbers of 32 bits, which take memory page by page as they are used, and give it back at the end."""
+    size_bytes = max(4 * count, mmap.PAGESIZE)
+    return memoryview(mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)).cast("I")[:count]

@@ -5,19 +5,19 @@ Before verify.py looks at all the rest, for which it needs to know what of the t
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-
+from blockstore.plane.tables.cross_count import rows_that_need
 from blockstore.store.checks.repair import Repair
-from blockstore.store.checks.verify import RECORDS_A_STEP, Finding, Verification
+from blockstore.store.checks.verify import RECORDS_A_STEP, ROWS_A_STEP, Finding, Verification
 from blockstore.store.decode import Decoder
 from blockstore.store.remote import fetch
 from blockstore.store.remote.record_cache import RecordCache
 from blockstore.store.remote.wants import missing_of_rows
-from blockstore.store.state.location import PAGED_PLACE, are_patches, places_of, unpack_paged
+from blockstore.store.state.location import PAGED_PLACE, place_of, unpack_paged
 from blockstore.store.steps import NotHere
 from blockstore.store.store import Store
 from blockstore.store.tiers import PieceMissing, Tier
@@ -60,23 +60,33 @@ class PieceCheck:
     def _look(self, piece: int, generation: int, data: bytes | None) -> Steps:
         """The tier has this, or nothing, as the piece: decode what is in it, and the patches against that."""
         store, rows = self._store, self._store.rows
-        where = rows.where.array
-        is_inside = places_of(where) == PAGED_PLACE + piece
-        # By a table, for faults wait meanwhile: isin would double the time. A damaged reference is clipped.
-        is_against = np.append(is_inside, False).take(rows.reference.array, mode="clip") & are_patches(where)
-        inside = np.flatnonzero(is_inside)
-        affected: list[int] = np.flatnonzero(is_inside | is_against).tolist()
+        affected = yield from self._needing(piece)
+        if generation != store.pool.pieces.generation[piece]:  # meanwhile
+            return
+        words = [where for row in affected if place_of(where := rows.where.items[row]) == PAGED_PLACE + piece]
         if data is None or not store.pool.pieces.is_whole(piece, data):
             what = "is missing" if data is None else "is not what was put there"
-            self._result.add(Finding("piece", f"piece {piece} of the tier, with {len(inside)} records, {what}"))
+            self._result.add(Finding("piece", f"piece {piece} of the tier, with {len(words)} records, {what}"))
         if data is None:
-            self.unreadable.update((row, rows.where.items[row]) for row in affected)
+            one = array("I", [0])  # some may have been freed meanwhile, and be rows of other contents
+            still = [row for row in affected if rows_that_need(store.tables, piece, row, one)]
+            self.unreadable.update((row, rows.where.items[row]) for row in still)
             return
-        cache = RecordCache(store.pool.pieces, most_records=len(inside))
-        for word in where[inside].tolist():
+        cache = RecordCache(store.pool.pieces, most_records=len(words))
+        for word in words:
             _, offset, size_bytes = unpack_paged(word)
             cache.enter(word, generation, data[offset : offset + size_bytes])
         yield from self._decode(affected, cache)
+
+    def _needing(self, piece: int) -> Generator[Ask | None, Any, array[int]]:
+        """Rows that have their records in the piece, and patches against such. No row comes to need it meanwhile."""
+        found, places = array("I"), array("I", bytes(4 * ROWS_A_STEP))
+        capacity = self._store.rows.capacity
+        for first in range(0, capacity, ROWS_A_STEP):
+            part = memoryview(places)[: capacity - first]
+            found.extend(places[: rows_that_need(self._store.tables, piece, first, part)])
+            yield None
+        return found
 
     def _decode(self, affected: Sequence[int], cache: RecordCache) -> Steps:
         """Those that need another piece as well are for later."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from blockstore.store.checks.soundness import names_one, names_record
+from blockstore.plane.tables.soundness import judge_words
+from blockstore.store.checks.soundness import names_one
 from blockstore.store.moves.mover import Mover
 from blockstore.store.state.home import MemoryHome
 from blockstore.store.store import Store
@@ -25,7 +26,8 @@ def test_one_word_is_judged_as_many_are(tmp_path: Path) -> None:
     words = column(store.rows.where)[column(store.rows.where) != 0][::7]
     flipped = words[:, None] ^ (np.uint64(1) << np.arange(64, dtype=np.uint64))
     judged = np.concatenate((words, flipped.ravel(), np.random.default_rng(1).integers(0, 1 << 63, 5000, np.uint64)))
-    many = names_record(judged, store.pool.places())
+    many = np.empty(len(judged), dtype=np.bool_)
+    judge_words(store.pool.places(), judged, many.view(np.uint8))
     assert [names_one(word, store.pool) for word in judged.tolist()] == many.tolist()
     assert many[: len(words)].all() and 0.1 < many.mean() < 0.9
     tier.close()
