@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    Bytes: TypeAlias = bytes | bytearray | memoryview | npt.NDArray[np.bool_] | npt.NDArray[np.uint8]
+    Bytes: TypeAlias = bytes | bytearray | memoryview | array[int] | npt.NDArray[np.bool_] | npt.NDArray[np.uint8]
     U16s: TypeAlias = array[int] | memoryview | npt.NDArray[np.uint16]
     U32s: TypeAlias = array[int] | memoryview | npt.NDArray[np.uint32]
     U64s: TypeAlias = array[int] | memoryview | npt.NDArray[np.uint64]
