@@ -106,7 +106,7 @@ class Store:
             self._ingest = Ingest(
                 self.rows, self.pool, self.content, self.similarity, self.tables, self._commit, patching=patching
             )
-            self.upkeep = Upkeep(self.rows, self.pool)
+            self.upkeep = Upkeep(self.rows, self.pool, self.tables)
             self.densify = Densify(self.rows, self.pool, self.decoder, self.domains, self.similarity)
             self.paging = Paging(self.rows, self.pool)
             self.recompression = Recompression(self.densify, self.upkeep)
