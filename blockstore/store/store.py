@@ -106,9 +106,9 @@ class Store:
             self._ingest = Ingest(
                 self.rows, self.pool, self.content, self.similarity, self.tables, self._commit, patching=patching
             )
-            self.upkeep = Upkeep(self.rows, self.pool)
+            self.upkeep = Upkeep(self.rows, self.pool, self.tables)
             self.densify = Densify(self.rows, self.pool, self.decoder, self.domains, self.similarity)
-            self.paging = Paging(self.rows, self.pool)
+            self.paging = Paging(self.rows, self.pool, self.tables)
             self.recompression = Recompression(self.densify, self.upkeep)
             self.remote = Remote(self.volumes, self.tables, self.rows, self.pool, self.decoder, self._ingest)
             self.read_blocks, self.read_range = self.decoder.read_blocks, self.decoder.read_range

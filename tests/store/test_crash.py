@@ -11,14 +11,16 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 import pytest
 
 import blockstore.store
 from blockstore.errors import OutOfRoom
+from blockstore.plane.blocks import commit
 from blockstore.plane.blocks.commit import call_at_points
+from blockstore.plane.moves import publish
 from blockstore.store import domains
 from blockstore.store.checks.verify import Verification, steps
 from blockstore.store.moves.mover import Mover
@@ -505,15 +507,23 @@ def die_at_lines(state_path: Path, life: Life, step: int, monkeypatch: pytest.Mo
 
 
 POINTS = {False: 25, True: 400}
-"""Stores of compiled code before which a life ends, of the thousands that it comes by: ordinarily, and nightly."""
+"""Stores of compiled code before which a life ends, ordinarily and nightly."""
+
+MODULES = pytest.mark.parametrize(
+    ("module", "life", "least"),
+    [(commit, SHORT_LIFE, 2000), (publish, SHORT_LIFE, 100), (publish, LIFE_WITH_TIER, 500)],
+    ids=["commit", "compaction", "tier"],
+)
+"""What stores, and how often at least in that life."""
 
 
+@MODULES
 @pytest.mark.parametrize("nightly", [False, pytest.param(True, marks=pytest.mark.nightly)], ids=["", "nightly"])
 def test_killed_before_stores_of_compiled_code(
-    state_path: Path, nightly: bool, monkeypatch: pytest.MonkeyPatch
+    state_path: Path, nightly: bool, module: ModuleType, life: Life, least: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lines of Python are too coarse there: commit.pyx changes many words of the tables in one."""
-    seeds, states = Seeds(), models(SHORT_LIFE)
+    seeds, states = Seeds(), models(life)
     monkeypatch.setattr(domains, "secrets", seeds)
     copy, wrong = state_path.with_name("left"), []
     number = due = 0
@@ -530,16 +540,16 @@ def test_killed_before_stores_of_compiled_code(
             reached(begun, done)
 
         arrivals.append(arrive)
-        call_at_points(arrive)
+        module.call_at_points(arrive)
         try:
             store = open_store(state_path)
-            for operation, _ in SHORT_LIFE:
+            for operation, _ in life:
                 begun += 1
                 operation(store)
                 done += 1
             store.close()
         finally:
-            call_at_points(None)
+            module.call_at_points(None)
 
     def die(begun: int, done: int) -> None:
         nonlocal due
@@ -548,16 +558,16 @@ def test_killed_before_stores_of_compiled_code(
         due += 1
         copy_state(state_path, copy)
         drawn = seeds.drawn
-        call_at_points(None)
-        wrong.append(survive(copy, ("commit.pyx", number), begun, done, states))
-        call_at_points(arrivals[-1])
+        module.call_at_points(None)
+        wrong.append(survive(copy, (f"{module.__name__}.pyx", number), begun, done, states))
+        module.call_at_points(arrivals[-1])
         seeds.drawn = drawn
         shutil.rmtree(copy)
 
     live(lambda begun, done: None)
     shutil.rmtree(state_path)
-    assert number > 2000
-    numbers = sorted(random.Random(2).sample(range(1, number), POINTS[nightly]))
+    assert number > least
+    numbers = sorted(random.Random(2).sample(range(1, number), min(POINTS[nightly], least // 5)))
     live(die)
     assert due == len(numbers), "the second life has not come by as many stores"
     assert not any(wrong), "\n" + "\n".join(filter(None, wrong))

@@ -23,12 +23,12 @@ from hypothesis.stateful import (
 )
 from suitelab.identity import WORKSPACE_PREFIX
 
+from blockstore.plane.moves.record_batch import RecordBatch
 from blockstore.store.checks import verify_pieces
 from blockstore.store.checks.verify import Verification, steps
 from blockstore.store.checks.verify_pieces import PieceCheck
 from blockstore.store.moves.densify import Gain
 from blockstore.store.moves.mover import Mover
-from blockstore.store.moves.paging import Batch
 from blockstore.store.state.geometry import BLOCK_BYTES
 from blockstore.store.state.home import DirectoryHome, Home, MemoryHome
 from blockstore.store.steps import Blocks, Outcome, Steps, blocks_of, run
@@ -405,7 +405,7 @@ class PagingMachine(DirectoryMachine):
         super().__init__()
         self.tier = FaultyTier(FileTier(f"{self.folder}/spill", self.store.id))
         self.tier.check()
-        self.half: Batch | None = None
+        self.half: RecordBatch | None = None
 
     @property
     def mover(self) -> Mover:
@@ -463,8 +463,10 @@ class PagingMachine(DirectoryMachine):
         paging.begin(paging.coldest(2))
         while paging.scan():
             pass
-        batch = paging.pick({})
-        if len(batch.rows):
+        paging.sort()
+        batch = paging.pick()
+        batch.gather({})
+        if len(batch):
             piece = self.store.pool.pieces.reserve()
             self.tier.inner.put(piece, batch.data)
             self.half, self.half_piece = batch, piece

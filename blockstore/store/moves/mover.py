@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Final, NamedTuple
 
-import numpy as np
-
 from blockstore.errors import OutOfRoom
-from blockstore.store.moves.paging import BACK_RECORDS, Batch, Paging
+from blockstore.plane.moves.choice import warmest
+from blockstore.plane.moves.record_batch import RecordBatch
+from blockstore.store.moves.paging import BACK_RECORDS, Paging
 from blockstore.store.state.location import PAGED_PLACE, piece_of
 from blockstore.store.state.pool import Pool
 from blockstore.store.tiers import PieceMissing, Tier, TierAway
@@ -81,11 +81,7 @@ class Mover:
     def warm(self, most: int, from_records: int) -> list[int]:
         """The pieces of which most was read since this was asked before, at least so many records of each."""
         with self._store_lock:
-            heat = np.asarray(self._pieces.heat)
-            warm = np.argsort(-heat, kind="stable")[:most]
-            warm = warm[heat[warm] >= from_records]
-            heat //= 2
-        return warm.tolist()  # type: ignore[no-any-return]
+            return warmest(self._pieces.heat, from_records, most)
 
     def out(self, segments: int = VICTIMS) -> bool:
         """So many of the coldest segments go out, a piece at a time; False when there was none."""
@@ -107,13 +103,13 @@ class Mover:
             return False
         place = PAGED_PLACE + piece
         self._look_for([place])
-        while True:
+        while self._paging.has_more:
             with self._store_lock:
-                batch = self._paging.pick({place: data}, most_records=BACK_RECORDS)
-                if not len(batch.rows):
-                    return True
+                batch = self._paging.pick(BACK_RECORDS)
+                batch.gather({place: data})
                 if not self._paging.publish_back(batch):
                     return False
+        return True
 
     def sweep(self, most: int | None = None) -> None:
         """Delete what nobody needs from the tier."""
@@ -141,13 +137,14 @@ class Mover:
             return False
         self._look_for(places)
         moved = False
-        while True:
+        while self._paging.has_more:
             with self._store_lock:
-                batch = self._paging.pick(contents)
-            if not len(batch.rows):
-                return moved
-            self._put(batch)
-            moved = True
+                batch = self._paging.pick()
+            batch.gather(contents)  # without the lock: up to a MiB is copied
+            if len(batch):
+                self._put(batch)
+                moved = True
+        return moved
 
     def _look_for(self, places: Sequence[int]) -> None:
         with self._store_lock:
@@ -156,8 +153,9 @@ class Mover:
         while more:
             with self._store_lock:
                 more = self._paging.scan()
+        self._paging.sort()
 
-    def _put(self, batch: Batch) -> None:
+    def _put(self, batch: RecordBatch) -> None:
         with self._store_lock:
             try:
                 piece = self._pieces.reserve()

@@ -218,7 +218,9 @@ def half_way(store: Store) -> Callable[[], None]:
     paging.begin(paging.coldest(1))
     while paging.scan():
         pass
-    batch = paging.pick({})
+    paging.sort()
+    batch = paging.pick()
+    batch.gather({})
     piece = store.pool.pieces.reserve()
     return lambda: paging.publish(batch, piece)
 
