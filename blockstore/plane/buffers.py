@@ -20,3 +20,4 @@ if TYPE_CHECKING:
     U32s: TypeAlias = array[int] | memoryview | npt.NDArray[np.uint32]
     U64s: TypeAlias = array[int] | memoryview | npt.NDArray[np.uint64]
     I64s: TypeAlias = array[int] | memoryview | npt.NDArray[np.int64]
+    F64s: TypeAlias = array[float] | memoryview | npt.NDArray[np.float64]

@@ -1,0 +1,1 @@
+"""Records that move: what of them is cold, and is encoded anew."""

@@ -1,0 +1,127 @@
+"""The segments that a pass of re-encoding looks at. See cold_segments.pyi.
+
+With the interpreter's lock, though a large pool takes some 50 us: the caller has the store lock, for which lanes and
+encoders wait, and would keep it while he waits for the other one.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memset
+
+cdef enum:
+    NOT_FULL = -1
+
+
+cdef class ColdSegments:
+    def __cinit__(self):
+        self.count = 0
+        self.generation = NULL
+        self.cold = NULL
+
+    def __dealloc__(self):
+        free(self.generation)
+        free(self.cold)
+
+    def look(
+        self,
+        const int64_t[::1] generation not None,
+        const uint8_t[::1] has_memory not None,
+        const uint8_t[::1] is_retired not None,
+        int64_t head,
+        int64_t spare,
+    ):
+        cdef Py_ssize_t segment
+        if not generation.shape[0] == has_memory.shape[0] == is_retired.shape[0]:
+            raise ValueError(
+                f"columns of {generation.shape[0]}, {has_memory.shape[0]} and {is_retired.shape[0]} segments"
+            )
+        self.make_room(generation.shape[0])
+        for segment in range(generation.shape[0]):
+            if has_memory[segment] and not is_retired[segment] and segment != head and segment != spare:
+                self.generation[segment] = generation[segment]
+            else:
+                self.generation[segment] = NOT_FULL
+        memset(self.cold, 0, self.count)
+
+    def note_full(self, int64_t[::1] full_generation not None, double[::1] full_since_s not None, double now_s):
+        cdef uint64_t segment
+        self.refuse_shorter(full_generation.shape[0])
+        self.refuse_shorter(full_since_s.shape[0])
+        for segment in range(self.count):
+            if self.generation[segment] != NOT_FULL and full_generation[segment] != self.generation[segment]:
+                full_generation[segment], full_since_s[segment] = self.generation[segment], now_s
+
+    def choose_first(
+        self, const int64_t[::1] first_look not None, const double[::1] full_since_s not None, double latest_s
+    ):
+        cdef uint64_t segment
+        cdef int64_t generation
+        cdef uint64_t chosen = 0
+        self.refuse_shorter(first_look.shape[0])
+        self.refuse_shorter(full_since_s.shape[0])
+        for segment in range(self.count):
+            generation = self.generation[segment]
+            self.cold[segment] = (
+                generation != NOT_FULL and first_look[segment] != generation and full_since_s[segment] <= latest_s
+            )
+            chosen += self.cold[segment]
+        return chosen
+
+    def choose_second(
+        self,
+        const int64_t[::1] first_look not None,
+        const int64_t[::1] second_look not None,
+        const double[::1] full_since_s not None,
+        double latest_s,
+        uint64_t most,
+    ):
+        cdef uint64_t segment
+        cdef int64_t generation
+        cdef uint64_t chosen = 0
+        self.refuse_shorter(first_look.shape[0])
+        self.refuse_shorter(second_look.shape[0])
+        self.refuse_shorter(full_since_s.shape[0])
+        for segment in range(self.count):
+            generation = self.generation[segment]
+            self.cold[segment] = (
+                chosen < most
+                and generation != NOT_FULL
+                and first_look[segment] == generation
+                and second_look[segment] != generation
+                and full_since_s[segment] <= latest_s
+            )
+            chosen += self.cold[segment]
+        return chosen
+
+    def choose_all(self):
+        memset(self.cold, 1, self.count)
+
+    def finish(self, int64_t[::1] looked not None):
+        cdef uint64_t segment
+        self.refuse_shorter(looked.shape[0])
+        for segment in range(self.count):
+            if self.cold[segment]:
+                looked[segment] = self.generation[segment]
+
+    def numbers(self):
+        return [segment for segment in range(self.count) if self.cold[segment]]
+
+    cdef int make_room(self, uint64_t count) except -1:
+        cdef int64_t* generation
+        cdef uint8_t* cold
+        if count > self.count:
+            generation = <int64_t*>realloc(self.generation, count * sizeof(int64_t))
+            if generation == NULL:
+                raise MemoryError(f"no memory to look at {count} segments")
+            self.generation = generation
+            cold = <uint8_t*>realloc(self.cold, count)
+            if cold == NULL:
+                raise MemoryError(f"no memory to look at {count} segments")
+            self.cold = cold
+        self.count = count
+        return 0
+
+    cdef int refuse_shorter(self, Py_ssize_t length) except -1:
+        if length < 0 or <uint64_t>length < self.count:
+            raise ValueError(f"a column of {length} segments, of which {self.count} were looked at")
+        return 0
