@@ -6,6 +6,7 @@ cdef class ColdSegments:
     cdef readonly uint64_t count
     cdef int64_t* generation  # of each that is full; NOT_FULL of the others
     cdef uint8_t* cold
+    cdef void choose(self, bint is_cold) noexcept nogil
     cdef int make_room(self, uint64_t count) except -1
     cdef int refuse_shorter(self, Py_ssize_t length) except -1
 

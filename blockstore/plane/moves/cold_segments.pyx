@@ -30,26 +30,30 @@ cdef class ColdSegments:
         int64_t head,
         int64_t spare,
     ):
-        cdef Py_ssize_t segment
+        cdef int64_t segment
         if not generation.shape[0] == has_memory.shape[0] == is_retired.shape[0]:
             raise ValueError(
                 f"columns of {generation.shape[0]}, {has_memory.shape[0]} and {is_retired.shape[0]} segments"
             )
         self.make_room(generation.shape[0])
         for segment in range(generation.shape[0]):
-            if has_memory[segment] and not is_retired[segment] and segment != head and segment != spare:
-                self.generation[segment] = generation[segment]
-            else:
+            self.generation[segment] = generation[segment] if (has_memory[segment] != 0) & (
+                is_retired[segment] == 0
+            ) else NOT_FULL
+        for segment in (head, spare):
+            if 0 <= segment < generation.shape[0]:
                 self.generation[segment] = NOT_FULL
-        memset(self.cold, 0, self.count)
+        self.choose(False)
 
     def note_full(self, int64_t[::1] full_generation not None, double[::1] full_since_s not None, double now_s):
         cdef uint64_t segment
+        cdef int64_t generation
         self.refuse_shorter(full_generation.shape[0])
         self.refuse_shorter(full_since_s.shape[0])
         for segment in range(self.count):
-            if self.generation[segment] != NOT_FULL and full_generation[segment] != self.generation[segment]:
-                full_generation[segment], full_since_s[segment] = self.generation[segment], now_s
+            generation = self.generation[segment]
+            if full_generation[segment] != generation and generation != NOT_FULL:
+                full_generation[segment], full_since_s[segment] = generation, now_s
 
     def choose_first(
         self, const int64_t[::1] first_look not None, const double[::1] full_since_s not None, double latest_s
@@ -62,7 +66,7 @@ cdef class ColdSegments:
         for segment in range(self.count):
             generation = self.generation[segment]
             self.cold[segment] = (
-                generation != NOT_FULL and first_look[segment] != generation and full_since_s[segment] <= latest_s
+                first_look[segment] != generation and generation != NOT_FULL and full_since_s[segment] <= latest_s
             )
             chosen += self.cold[segment]
         return chosen
@@ -84,17 +88,17 @@ cdef class ColdSegments:
         for segment in range(self.count):
             generation = self.generation[segment]
             self.cold[segment] = (
-                chosen < most
-                and generation != NOT_FULL
+                second_look[segment] != generation
                 and first_look[segment] == generation
-                and second_look[segment] != generation
+                and generation != NOT_FULL
                 and full_since_s[segment] <= latest_s
+                and chosen < most
             )
             chosen += self.cold[segment]
         return chosen
 
     def choose_all(self):
-        memset(self.cold, 1, self.count)
+        self.choose(True)
 
     def finish(self, int64_t[::1] looked not None):
         cdef uint64_t segment
@@ -105,6 +109,11 @@ cdef class ColdSegments:
 
     def numbers(self):
         return [segment for segment in range(self.count) if self.cold[segment]]
+
+    cdef void choose(self, bint is_cold) noexcept nogil:
+        """Lets all segments be chosen, or none."""
+        if self.count:
+            memset(self.cold, is_cold, self.count)
 
     cdef int make_room(self, uint64_t count) except -1:
         cdef int64_t* generation
