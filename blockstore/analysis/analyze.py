@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -76,7 +76,7 @@ def _stored_cold(store: Store, progress: Progress) -> int:
     recompression, blocks = store.recompression, store.live_contents
     for hard in (False, True):
         recompression.begin_all(hard=hard)
-        while (went_on := recompression.step(nullcontext())) is not None:
+        while (went_on := recompression.step(store.lock)) is not None:
             if not went_on:
                 raise _no_room(store)
             progress("encoding anew", recompression.looks * BLOCK_BYTES, 2 * blocks * BLOCK_BYTES)

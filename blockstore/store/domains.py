@@ -47,6 +47,12 @@ class Domains:
         """The seed of each domain that has volumes, or had some when the state was opened, by its index."""
         return {domain.index: domain.seed for domain in self._by_key.values()}
 
+    def at(self, index: int) -> Domain | None:
+        """The domain with this index, which a damaged row may have taken from nowhere; any thread may ask."""
+        if _WORDS * index >= self._triples.capacity:
+            return None
+        return self._by_key.get(self._triples.items[_WORDS * index])
+
     def knows(self, key: int) -> bool:
         """Is there a domain with this key?"""
         return key in self._by_key

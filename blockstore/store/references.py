@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from blockstore.plane.blocks.commit import Commit
-from blockstore.store.state.distinct import distinct
-from blockstore.store.state.geometry import CHECK_SHIFT, ENCODING_MASK, FIRST_ROW, FREE, PAGED, PATCH_BITS
+from blockstore.store.state.geometry import CHECK_SHIFT, FIRST_ROW
 from blockstore.store.state.pool import Pool
-from blockstore.store.state.rows import MAXIMUM_DEPENDENTS, Rows
+from blockstore.store.state.rows import Rows
 from blockstore.store.volume import ids_of
 
 _CHECK_FLOOR = np.uint64(1 << CHECK_SHIFT)
@@ -39,29 +38,6 @@ def release(commit: Commit, pool: Pool, entries: npt.NDArray[np.uint64]) -> None
     were the last patches against them, their references."""
     commit.release(entries)
     pool.take_back()
-
-
-def release_references(rows: Rows, pool: Pool, references: npt.NDArray[np.int64]) -> None:
-    """One patch less is against each of these rows (a row may be given many times)."""
-    references = references[references < rows.capacity]  # of a damaged row it may be anything
-    rows.mark_changed(references)
-    np.subtract.at(rows.dependents.array, references, 1)
-    references = distinct(references)
-    unused = (rows.count.array[references] == 0) & (rows.dependents.array[references] == 0)
-    free_rows(rows, pool, references[unused])  # a reference is never a patch itself: it ends here
-
-
-def may_be_reference(rows: Rows, row: int, domain: int) -> bool:
-    """May new patches of the domain be against this row? plane/tables/similarity_index.pxd asks the same."""
-    where = rows.where.items[row]
-    return bool(
-        where & ENCODING_MASK != FREE
-        and where & PATCH_BITS != PATCH_BITS
-        and not where & PAGED  # no write waits for a tier
-        and rows.domain.items[row] == domain
-        and rows.dependents.items[row] < MAXIMUM_DEPENDENTS
-        and rows.count.items[row]  # nothing new may keep a row that only patches need
-    )
 
 
 def free_rows(rows: Rows, pool: Pool, dead: npt.NDArray[np.int64] | array[int]) -> None:

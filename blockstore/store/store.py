@@ -107,7 +107,7 @@ class Store:
                 self.rows, self.pool, self.content, self.similarity, self.tables, self._commit, patching=patching
             )
             self.upkeep = Upkeep(self.rows, self.pool, self.tables)
-            self.densify = Densify(self.rows, self.pool, self.decoder, self.domains, self.similarity)
+            self.densify = Densify(self.pool, self.domains, self.similarity, self.tables, self._commit)
             self.paging = Paging(self.rows, self.pool, self.tables)
             self.recompression = Recompression(self.densify, self.upkeep)
             self.remote = Remote(self.volumes, self.tables, self.rows, self.pool, self.decoder, self._ingest)

@@ -100,7 +100,7 @@ def densify(store: Store) -> None:
         pass
 
 
-def steps_to_the_end(step: Callable[[], bool]) -> int:
+def steps_to_the_end(step: Callable[[], bool | None]) -> int:
     """Take steps until there is nothing more to do; how many."""
     count = 0
     while step():

@@ -20,7 +20,7 @@ import blockstore.store
 from blockstore.errors import OutOfRoom
 from blockstore.plane.blocks import commit
 from blockstore.plane.blocks.commit import call_at_points
-from blockstore.plane.moves import publish
+from blockstore.plane.moves import publish, reencode
 from blockstore.store import domains
 from blockstore.store.checks.verify import Verification, steps
 from blockstore.store.moves.mover import Mover
@@ -511,8 +511,13 @@ POINTS = {False: 25, True: 400}
 
 MODULES = pytest.mark.parametrize(
     ("module", "life", "least"),
-    [(commit, SHORT_LIFE, 2000), (publish, SHORT_LIFE, 100), (publish, LIFE_WITH_TIER, 500)],
-    ids=["commit", "compaction", "tier"],
+    [
+        (commit, SHORT_LIFE, 2000),
+        (publish, SHORT_LIFE, 100),
+        (publish, LIFE_WITH_TIER, 500),
+        (reencode, SHORT_LIFE, 30),
+    ],
+    ids=["commit", "compaction", "tier", "re-encoding"],
 )
 """What stores, and how often at least in that life."""
 
@@ -567,7 +572,7 @@ def test_killed_before_stores_of_compiled_code(
     live(lambda begun, done: None)
     shutil.rmtree(state_path)
     assert number > least
-    numbers = sorted(random.Random(2).sample(range(1, number), min(POINTS[nightly], least // 5)))
+    numbers = sorted(random.Random(2).sample(range(1, number), min(POINTS[nightly], number - 1)))
     live(die)
     assert due == len(numbers), "the second life has not come by as many stores"
     assert not any(wrong), "\n" + "\n".join(filter(None, wrong))

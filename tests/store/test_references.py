@@ -8,19 +8,20 @@ import pytest
 from blockstore.errors import CorruptBlock
 from blockstore.plane.codec.features import FEATURES
 from blockstore.store.checks.verify import Verification, steps
-from blockstore.store.references import may_be_reference
 from blockstore.store.state.geometry import (
     BLOCK_BYTES,
     COMPRESSED,
     ENCODING_MASK,
     FIRST_ROW,
+    FREE,
     HINT,
     ID_MASK,
     PAGED,
+    PATCH_BITS,
     PATCHED,
 )
 from blockstore.store.state.home import MemoryHome
-from blockstore.store.state.rows import MAXIMUM_DEPENDENTS
+from blockstore.store.state.rows import MAXIMUM_DEPENDENTS, Rows
 from blockstore.store.store import Store
 from tests.store.columns import column
 from tests.store.invariants import check_store
@@ -50,7 +51,20 @@ def test_damage_does_not_make_a_patch_of_a_row_with_a_hint() -> None:
     check_store(store, decode=True)
 
 
-def test_compiled_code_takes_the_same_rows_for_references() -> None:
+def may_be_reference(rows: Rows, row: int, domain: int) -> bool:
+    """A model: may new patches of the domain be against this row?"""
+    where = rows.where.items[row]
+    return bool(
+        where & ENCODING_MASK != FREE
+        and where & PATCH_BITS != PATCH_BITS
+        and not where & PAGED
+        and rows.domain.items[row] == domain
+        and rows.dependents.items[row] < MAXIMUM_DEPENDENTS
+        and rows.count.items[row]
+    )
+
+
+def test_rows_that_may_be_references() -> None:
     store = Store(MemoryHome(), 64 << 20)
     volume, rows = store.create_volume(1, 1), store.rows
     put(store, volume, 0, b"".join(text(seed) for seed in range(20)) + noise(1))

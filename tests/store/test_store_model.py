@@ -27,7 +27,7 @@ from blockstore.plane.moves.record_batch import RecordBatch
 from blockstore.store.checks import verify_pieces
 from blockstore.store.checks.verify import Verification, steps
 from blockstore.store.checks.verify_pieces import PieceCheck
-from blockstore.store.moves.densify import Gain
+from blockstore.store.moves.densify import Densify
 from blockstore.store.moves.mover import Mover
 from blockstore.store.state.geometry import BLOCK_BYTES
 from blockstore.store.state.home import DirectoryHome, Home, MemoryHome
@@ -168,7 +168,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.models: dict[int, Model] = {}
         self.numbers = iter(range(1, 1000))
         self.now_s = 0.0
-        self.held: list[Gain] | None = None
+        self.held: Densify | None = None
         self.store = Store(self.home(), POOL_LIMIT_BYTES)
 
     def home(self) -> Home:
@@ -307,17 +307,20 @@ class StoreMachine(RuleBasedStateMachine):
                 self.store.densify.step()
 
     @precondition(lambda self: self.held is None)
-    @rule()
-    def densify_half(self) -> None:
+    @rule(batches=st.integers(1, 10))
+    def densify_half(self, batches: int) -> None:
         """Pick records, and let all kinds of things happen to them before they are replaced."""
-        picked = self.store.densify.pick() or []
-        self.store.densify.look_around(picked, self.store.densify.describe(picked))
-        self.held = self.store.densify.encode(picked)
+        store = self.store
+        self.held = Densify(store.pool, store.domains, store.similarity, store.tables, store._commit)
+        self.held.begin_all()
+        while batches and self.held.pick():
+            batches -= 1
+        self.held.encode()
 
     @precondition(lambda self: self.held is not None)
     @rule()
     def densify_other_half(self) -> None:
-        assert self.held is not None and self.store.densify.replace(self.held)
+        assert self.held is not None and self.held.replace()
         self.held = None
 
     @rule(which=WHICH, offset=OFFSETS, length=LENGTHS)

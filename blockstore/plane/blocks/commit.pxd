@@ -1,6 +1,6 @@
 # What changes tables that are shared with the next process, for compiled code. What it promises stands in commit.pyi.
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from blockstore.plane.tables.block_map cimport MapView
 from blockstore.plane.blocks.encode cimport Batch
@@ -55,3 +55,7 @@ cdef Outcome commit_write(
 
 # Stores the size of a volume, of which the blocks beyond it are holes; with the store lock. It must be bound.
 cdef void publish_size(MapView* view, uint64_t size_bytes) noexcept nogil
+
+# One patch less is against this row, which is freed if nothing needs it any more; with the store lock. There must be room
+# to let go of its record (`can_let_go`).
+cdef void release_reference(Books* books, uint32_t reference) noexcept nogil

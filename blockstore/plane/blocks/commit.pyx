@@ -303,16 +303,22 @@ cdef void drop_entry(Books* books, uint64_t entry) noexcept nogil:
 
 
 cdef void free_with_reference(Books* books, uint32_t row) noexcept nogil:
-    """Frees the row, and its reference if this was the last patch against it, which is never a patch itself."""
-    cdef Columns* columns = books.columns
-    cdef uint64_t where = columns.where[row]
-    cdef uint32_t reference = columns.reference[row]
+    """Frees the row, and its reference if this was the last patch against it."""
+    cdef uint64_t where = books.columns.where[row]
+    cdef uint32_t reference = books.columns.reference[row]
     free_one(books, row)
-    if is_patch(where) and reference < columns.capacity and columns.dependents[reference]:
-        mark(books.changed, reference)
-        publish_16(&columns.dependents[reference], columns.dependents[reference] - 1)
-        if not columns.dependents[reference] and not columns.count[reference]:
-            free_one(books, reference)
+    if is_patch(where):
+        release_reference(books, reference)
+
+
+cdef void release_reference(Books* books, uint32_t reference) noexcept nogil:
+    cdef Columns* columns = books.columns
+    if reference >= columns.capacity or not columns.dependents[reference]:
+        return
+    mark(books.changed, reference)
+    publish_16(&columns.dependents[reference], columns.dependents[reference] - 1)
+    if not columns.dependents[reference] and not columns.count[reference]:
+        free_one(books, reference)  # it is never a patch itself: it ends here
 
 
 cdef void free_one(Books* books, uint32_t row) noexcept nogil:

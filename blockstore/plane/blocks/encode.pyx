@@ -258,7 +258,6 @@ cdef class Batch:
         content.is_featured = False  # a patch is no reference
 
     cdef bint may_be_reference(self, uint32_t row) noexcept nogil:
-        """The same as store/references.py has."""
         return may_be_reference(&self.tables.columns, row, self.domain, self.policy.most_dependents)
 
     cdef bint is_current(self) noexcept nogil:

@@ -1,11 +1,11 @@
-# Encoding cold blocks anew. What it does stands in recompress.pyi.
+# Encoding cold blocks anew, for compiled code. What is chosen stands in recompress.pyi.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from blockstore.plane.codec.codec cimport RECORD_LIMIT_BYTES, Codec
+from blockstore.plane.codec.codec cimport Codec
 
 cdef struct Job:
-    # Of one block. The pointers are into the Python objects that the caller of `encode` holds; `reference` may be NULL.
+    # Of one block of 4096 bytes. `reference`, as many, may be NULL.
     const uint8_t* block
     const uint8_t* reference
     uint64_t digest
@@ -23,13 +23,12 @@ cdef struct Limits:
     # What a record has to save to be taken.
     uint32_t gain_bytes
     uint32_t patch_gain_bytes
-    double gain_share
     double enough_share
 
 cdef class Recompressor:
-    cdef Codec codec
-    cdef Job* jobs
-    cdef readonly int capacity
+    cdef readonly Codec codec
     cdef Limits limits
-    cdef bint is_busy
     cdef uint8_t other[4192]
+
+    # Leaves the record that stores least in the job, and none if it is not worth it.
+    cdef void encode_job(self, Job* job, bint hard, double gain_share) noexcept nogil

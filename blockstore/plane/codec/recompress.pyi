@@ -1,51 +1,37 @@
-"""Encodes cold blocks anew with zstd, alone and against a reference, and keeps what is worth it (moves/densify.py)."""
+"""Encodes a cold block anew with zstd, alone and against a reference, and keeps what is worth it.
 
-from collections.abc import Sequence
-from typing import Protocol, type_check_only
+Compiled code calls it for batches of blocks, without the interpreter's lock (plane/moves/reencode.pyi).
+"""
 
-@type_check_only
-class ColdBlock(Protocol):
-    """A block, its record as it is, and what it may become a patch against."""
-
-    @property
-    def where(self) -> int:
-        """The location word of its record: encoding and size."""
-
-    @property
-    def digest(self) -> int: ...
-    @property
-    def seed(self) -> int:
-        """Of the digests of its domain."""
-
-    @property
-    def block(self) -> bytes:
-        """Its 4096 bytes."""
-
-    @property
-    def reference(self) -> bytes:
-        """As many, of the reference of a patch or of what may become one; b"" without."""
-
-    @property
-    def base_digest(self) -> int:
-        """Of the reference."""
-
-    @property
-    def spared_bytes(self) -> int:
-        """What its reference takes if this patch alone keeps it, else 0."""
+from blockstore.plane.codec.codec import Codec
 
 class Recompressor:
-    """Contexts of its own, and room for the records of a batch. For one thread at a time."""
+    """Contexts of its own. For one thread at a time."""
 
-    def __init__(self, batch_blocks: int, *, gain_bytes: int, patch_gain_bytes: int, enough_share: float) -> None:
+    codec: Codec
+
+    def __init__(self, *, gain_bytes: int, patch_gain_bytes: int, enough_share: float) -> None:
         """`gain_bytes` is what a record must save to take the old one's place, `patch_gain_bytes` what a block's first
         patch must save over the block alone. A patch that leaves at most `enough_share` of the old record is taken
-        without trying the block alone. Raises MemoryError, and ValueError for a batch of less than one block."""
+        without trying the block alone. Raises MemoryError."""
 
-    def encode(self, batch: Sequence[ColdBlock], *, hard: bool, gain_share: float) -> list[tuple[bytes, bool] | None]:
-        """Returns for each block its smaller record and whether that is a patch; None for one that would save less than
-        `gain_bytes` or `gain_share` of what it takes now, or whose content does not match its digest: damaged, it may
-        be repaired only as it is. A reference that does not match its digest is not used. Works without the
-        interpreter's lock.
+    def encode(
+        self,
+        block: bytes,
+        where: int,
+        digest: int,
+        seed: int,
+        reference: bytes | None = None,
+        reference_digest: int = 0,
+        *,
+        spared_bytes: int = 0,
+        hard: bool,
+        gain_share: float,
+    ) -> tuple[bytes, bool] | None:
+        """Returns the smaller record of a block of 4096 bytes, and whether that is a patch; None if it would save less
+        than `gain_bytes` or `gain_share` of what the block takes now, or if its content does not match its digest:
+        damaged, it may be repaired only as it is. `where` tells the encoding and the size of its record. `reference`
+        has as many bytes: that of a patch, or of what may become one; if it does not match its digest it is not used.
+        `spared_bytes` is what it takes if this patch alone keeps it.
 
-        Raises ValueError for a batch that is too long and a block or reference that is not 4096 bytes long, and
-        RuntimeError when another thread is in here."""
+        Raises ValueError for a block or a reference of another length."""

@@ -1,1 +1,1 @@
-"""Records that move: found by where they are, copied to the head of the log or gathered for the tier, and published."""
+"""Records that move: to the head of the log or to the tier as they are, and cold ones encoded anew."""

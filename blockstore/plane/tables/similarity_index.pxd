@@ -63,7 +63,9 @@ cdef inline uint8_t tag_of(uint32_t feature, uint64_t digest) noexcept nogil:
 cdef inline bint may_be_reference(
     const Columns* columns, uint32_t row, uint32_t domain, uint32_t most_dependents
 ) noexcept nogil:
-    """Returns whether a new patch of the domain may be against this row, as store/references.py says."""
+    """Returns whether a new patch of the domain may be against this row: it is there, no patch itself, and not in the
+    tier, for which no write waits; and map entries point at it, because nothing new may keep a row that only patches
+    need."""
     cdef uint64_t where
     if row >= load_64(&columns.capacity):
         return False

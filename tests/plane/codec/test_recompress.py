@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 from typing import NamedTuple
 
 import pytest
@@ -16,32 +14,47 @@ from blockstore.store.state.geometry import BLOCK_BYTES, COMPRESSED, DENSE, DENS
 from tests.plane.sample_blocks import BLOCKS
 from tests.store.material import near, noise, text
 
-BATCH_BLOCKS, GAIN_BYTES, GAIN_SHARE, PATCH_GAIN_BYTES, ENOUGH_SHARE = 3, 32, 0.05, 40, 0.5
+GAIN_BYTES, GAIN_SHARE, PATCH_GAIN_BYTES, ENOUGH_SHARE = 32, 0.05, 40, 0.5
 CODEC = Codec()
+SEED = 7
 
 
 class Cold(NamedTuple):
-    """One to encode, as store/moves/densify.py has them."""
+    """A block, its record as it is, and what it may become a patch against."""
 
     block: bytes
     where: int
     digest: int
-    reference: bytes = b""
-    base_digest: int = 0
+    reference: bytes | None = None
+    reference_digest: int = 0
     spared_bytes: int = 0
-    seed: int = 7
+
+    def encode(
+        self, recompressor: Recompressor, *, hard: bool, gain_share: float = GAIN_SHARE
+    ) -> tuple[bytes, bool] | None:
+        """With the recompressor."""
+        return recompressor.encode(
+            self.block,
+            self.where,
+            self.digest,
+            SEED,
+            self.reference,
+            self.reference_digest,
+            spared_bytes=self.spared_bytes,
+            hard=hard,
+            gain_share=gain_share,
+        )
 
 
-def cold(block: bytes, size: int, encoding: int, reference: bytes = b"", spared_bytes: int = 0) -> Cold:
+def cold(block: bytes, size: int, encoding: int, reference: bytes | None = None, spared_bytes: int = 0) -> Cold:
     """With digests that match."""
-    return Cold(block, size << 3 | encoding, digest(block, 7), reference, digest(reference, 7), spared_bytes)
+    reference_digest = digest(reference, SEED) if reference is not None else 0
+    return Cold(block, size << 3 | encoding, digest(block, SEED), reference, reference_digest, spared_bytes)
 
 
 @pytest.fixture(scope="module")
 def recompressor() -> Recompressor:
-    return Recompressor(
-        BATCH_BLOCKS, gain_bytes=GAIN_BYTES, patch_gain_bytes=PATCH_GAIN_BYTES, enough_share=ENOUGH_SHARE
-    )
+    return Recompressor(gain_bytes=GAIN_BYTES, patch_gain_bytes=PATCH_GAIN_BYTES, enough_share=ENOUGH_SHARE)
 
 
 def model(cold: Cold, *, hard: bool) -> tuple[bytes, bool] | None:
@@ -83,69 +96,28 @@ COLD = st.builds(
 )
 
 
-@given(st.lists(COLD, max_size=BATCH_BLOCKS), st.booleans())
-def test_the_record_that_stores_least_is_kept(recompressor: Recompressor, batch: list[Cold], hard: bool) -> None:
-    found = recompressor.encode(batch, hard=hard, gain_share=GAIN_SHARE)
-    assert found == [model(cold, hard=hard) for cold in batch]
+@given(COLD, st.booleans())
+def test_the_record_that_stores_least_is_kept(recompressor: Recompressor, cold: Cold, hard: bool) -> None:
+    assert cold.encode(recompressor, hard=hard) == model(cold, hard=hard)
 
 
 @pytest.mark.parametrize("hard", (False, True))
 def test_what_is_damaged_is_left_alone(recompressor: Recompressor, hard: bool) -> None:
     whole = cold(text(1), BLOCK_BYTES, RAW, near(text(1), 1))
-    damaged = whole._replace(digest=whole.digest ^ 1)
-    other_reference = whole._replace(base_digest=whole.base_digest ^ 1)
-    patch, nothing, alone = recompressor.encode([whole, damaged, other_reference], hard=hard, gain_share=GAIN_SHARE)
+    patch = whole.encode(recompressor, hard=hard)
     assert patch is not None and patch[1] and len(patch[0]) < 256
-    assert nothing is None
+    assert whole._replace(digest=whole.digest ^ 1).encode(recompressor, hard=hard) is None
+    alone = whole._replace(reference_digest=whole.reference_digest ^ 1).encode(recompressor, hard=hard)
     assert alone == (CODEC.encode_cold(text(1), hard=hard), False)
 
 
 def test_noise_is_left_alone(recompressor: Recompressor) -> None:
-    assert recompressor.encode([cold(noise(1), BLOCK_BYTES, RAW)], hard=True, gain_share=0.0) == [None]
+    assert cold(noise(1), BLOCK_BYTES, RAW).encode(recompressor, hard=True, gain_share=0.0) is None
 
 
-def test_batches_and_blocks_of_other_sizes_are_refused(recompressor: Recompressor) -> None:
+def test_blocks_of_other_sizes_are_refused(recompressor: Recompressor) -> None:
     block = cold(text(1), BLOCK_BYTES, RAW)
-    with pytest.raises(ValueError, match="a batch of 4 blocks; there is room for 3"):
-        recompressor.encode([block] * 4, hard=False, gain_share=0.0)
     for wrong in (block._replace(block=text(1)[1:]), block._replace(reference=text(1) + b"\0")):
         with pytest.raises(ValueError, match=r"a block of \d+ bytes; it must be 4096"):
-            recompressor.encode([block, wrong], hard=False, gain_share=0.0)
-    with pytest.raises(ValueError, match="must have one"):
-        Recompressor(0, gain_bytes=0, patch_gain_bytes=0, enough_share=0.5)
-    assert recompressor.encode([block], hard=False, gain_share=0.0) != [None], "it is free again"
-
-
-def test_nobody_else_gets_in(recompressor: Recompressor) -> None:
-    class Nosy:
-        """What reads this block is asked for another one meanwhile, as by another thread."""
-
-        @property
-        def where(self) -> int:
-            with pytest.raises(RuntimeError, match="one thread at a time"):
-                recompressor.encode([], hard=False, gain_share=0.0)
-            raise KeyError("asked")
-
-    with pytest.raises(KeyError, match="asked"):
-        recompressor.encode([Nosy()], hard=False, gain_share=0.0)  # type: ignore[list-item]
-
-
-def test_it_works_without_the_interpreters_lock(recompressor: Recompressor) -> None:
-    """Another thread gets on, though nobody is made to give the lock up."""
-    begun, went_on = threading.Event(), threading.Event()
-
-    def other() -> None:
-        begun.wait()
-        went_on.set()
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    interval_s = sys.getswitchinterval()
-    sys.setswitchinterval(1e6)
-    try:
-        begun.set()
-        while not went_on.is_set():
-            recompressor.encode([cold(text(1), BLOCK_BYTES, RAW)] * BATCH_BLOCKS, hard=True, gain_share=0.0)
-    finally:
-        sys.setswitchinterval(interval_s)
-        thread.join()
+            wrong.encode(recompressor, hard=False)
+    assert block.encode(recompressor, hard=False) is not None

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import zstandard
 
 from blockstore.plane.codec.codec import digest
+from blockstore.plane.codec.recompress import Recompressor
 from blockstore.store.codec import CODEC
-from blockstore.store.moves.densify import HARD_AGE, Cold, Gain
+from blockstore.store.moves import densify as policy
+from blockstore.store.moves.densify import HARD_AGE, Densify
 from blockstore.store.state.geometry import (
     BLOCK_BYTES,
     COMPRESSED,
@@ -24,6 +29,7 @@ from blockstore.store.state.geometry import (
     SEGMENT_BYTES,
 )
 from blockstore.store.state.home import DirectoryHome, MemoryHome
+from blockstore.store.state.location import pack, place_of, size_of
 from blockstore.store.steps import Outcome, run
 from blockstore.store.store import Store
 from tests.store.columns import column
@@ -45,7 +51,7 @@ def store() -> Store:
     put(store, volume, volume.size_bytes, b"".join(near(text(seed), seed, 60) for seed in range(PATCHES)))
     put(store, volume, volume.size_bytes, b"".join(map(noise, range(50))))
     put(store, volume, volume.size_bytes, b"".join(bytes([1 + seed]) * BLOCK_BYTES for seed in range(50)))
-    assert sum(store.pool.full_segments()) >= 2
+    assert sum(map(store.pool.is_full, range(store.pool.segments.count))) >= 2
     return store
 
 
@@ -54,16 +60,51 @@ def finish(store: Store) -> int:
     return steps_to_the_end(store.densify.step)
 
 
+class Gain(NamedTuple):
+    """A row's smaller record, which `replace` is to publish; `base` is the reference that it has, or may get."""
+
+    row: int
+    base: int
+    record: bytes
+    is_patch: bool
+    was_patch: bool
+
+
+def gains(store: Store, densify: Densify) -> Iterator[Gain]:
+    """Of all batches of a pass, of which the last one is ready to be replaced."""
+    while densify.pick():
+        assert densify.encode()
+        yield from gains_of_batch(store, densify)
+
+
+def gains_of_batch(store: Store, densify: Densify) -> Iterator[Gain]:
+    """Of the batch that was encoded last."""
+    for row, base, record, is_patch in densify._batch.gains():
+        yield Gain(row, base, record, is_patch, store.rows.where.items[row] & PATCH_BITS == PATCH_BITS)
+
+
+def make_patch(store: Store, row: int, base: int) -> None:
+    """Let a row that is none be a patch against another one."""
+    rows, old = store.rows, store.rows.where.items[row]
+    record = CODEC.encode_cold(store.decoder.content(row), store.decoder.content(base))
+    placed = store.pool.log.append(record, array("Q", [len(record)]))
+    assert placed is not None
+    rows.reference.items[row] = base
+    rows.dependents.items[base] += 1
+    rows.where.items[row] = pack(placed[1], len(record), DENSE_PATCHED)
+    store.pool.segments.live_bytes[place_of(old)] -= size_of(old)
+
+
 def test_everything_gets_dense_and_stays_what_it_is(store: Store) -> None:
     volume, before = store.volumes[1], encodings(store)
-    expected, live_bytes = contents(store, volume), store.pool.live_bytes
+    expected, live_bytes = contents(store, volume), store.record_bytes
     assert before.keys() == {RAW, COMPRESSED, PATCHED} and before[PATCHED] > PATCHES / 2
     densify(store)
     after = encodings(store)
     assert after[DENSE] > TEXTS / 2 and after[DENSE_PATCHED] > before[PATCHED] / 2
     assert after[RAW] == 50 and after[COMPRESSED] == 50, "noise, and what is small already"
     assert after.get(PATCHED, 0) + after[DENSE_PATCHED] >= before[PATCHED]
-    assert store.pool.live_bytes == live_bytes - store.densify.saved_bytes < 0.85 * live_bytes
+    assert store.record_bytes == live_bytes - store.densify.saved_bytes < 0.85 * live_bytes
     assert store.densify.replaced == after[DENSE] + after[DENSE_PATCHED]
     assert contents(store, volume) == expected
     check_store(store, decode=True)
@@ -102,11 +143,11 @@ def test_what_stays_cold_is_encoded_once_more() -> None:
         if store.densify.begin(now_s, COLD_AFTER_S):
             assert not store.densify.is_hard and finish(store)
     later_s += 2 * COLD_AFTER_S  # what became dense has filled segments of its own
-    before, tried = store.pool.live_bytes, store.densify.tried
+    before, tried = store.record_bytes, store.densify.tried
     while store.densify.begin(later_s, COLD_AFTER_S):
         assert store.densify.is_hard and finish(store)
     assert store.densify.hard_tried > 100 and store.densify.tried == tried
-    assert store.pool.live_bytes < 0.99 * before and contents(store, store.volumes[1]) == expected
+    assert store.record_bytes < 0.99 * before and contents(store, store.volumes[1]) == expected
     check_store(store, decode=True)
 
 
@@ -180,31 +221,29 @@ def test_a_reference_that_is_none_any_more_is_not_used(kindred: Store, what: str
     kindred.densify.begin_all()
     gain = next(
         gain
-        for gain in (gain for picked in iter(kindred.densify.pick, None) for gain in kindred.densify.encode(picked))
-        if gain.is_patch and not gain.cold.is_patch and not rows.dependents.items[gain.cold.base]
+        for gain in gains(kindred, kindred.densify)
+        if gain.is_patch and not gain.was_patch and not rows.dependents.items[gain.base]
     )
+    where, block = rows.where.items[gain.row], kindred.decoder.content(gain.row)
     if what == "written anew":
-        block = next(block for block in range(volume.blocks) if volume.lookup(block) & ID_MASK == gain.cold.base)
-        put(kindred, volume, block * BLOCK_BYTES, noise(1) + noise(2))
+        number = next(number for number in range(volume.blocks) if volume.lookup(number) & ID_MASK == gain.base)
+        put(kindred, volume, number * BLOCK_BYTES, noise(1) + noise(2))
     elif what == "a patch":
-        base = next(row for block in range(KINDRED) if (row := volume.lookup(block) & ID_MASK) != gain.cold.base)
-        whole = gain.cold._replace(row=gain.cold.base, where=rows.where.items[gain.cold.base], base=base)
-        whole = whole._replace(digest=rows.digest.items[whole.row], base_digest=rows.digest.items[base])
-        record = CODEC.encode_cold(kindred.decoder.content(whole.row), kindred.decoder.content(base))
-        assert kindred.densify.replace([Gain(whole, record, True)])
+        others = (row for number in range(KINDRED) if (row := volume.lookup(number) & ID_MASK) != gain.base)
+        make_patch(kindred, gain.base, next(others))
     else:
         for seed in range(20):  # until one of them is seen to be alike this one, and not one of its kin
-            put(kindred, volume, volume.size_bytes, near(gain.cold.block, seed, 3))
-            if rows.dependents.items[gain.cold.row]:
+            put(kindred, volume, volume.size_bytes, near(block, seed, 3))
+            if rows.dependents.items[gain.row]:
                 break
-        assert rows.dependents.items[gain.cold.row]
+        assert rows.dependents.items[gain.row]
     expected = contents(kindred, volume)
-    assert kindred.densify.replace([gain])
-    assert rows.where.items[gain.cold.row] == gain.cold.where and contents(kindred, volume) == expected
+    assert kindred.densify.replace()
+    assert rows.where.items[gain.row] == where and contents(kindred, volume) == expected
     check_store(kindred, decode=True)
     finish(kindred)
     allowed = {DENSE} if what == "a reference" else {DENSE, DENSE_PATCHED}  # against another one
-    assert rows.where.items[gain.cold.row] & ENCODING_MASK in allowed, "it was picked again"
+    assert rows.where.items[gain.row] & ENCODING_MASK in allowed, "it was picked again"
     assert contents(kindred, volume) == expected
     check_store(kindred, decode=True)
 
@@ -231,12 +270,12 @@ def test_a_reference_that_one_patch_keeps_is_given_up(late: bool) -> None:
         densify(store)
     put(store, volume, 0, bytes(40 * BLOCK_BYTES))
     kept = kept_for_patches(store)
-    expected, live_bytes = contents(store, volume), store.pool.live_bytes
+    expected, live_bytes = contents(store, volume), store.record_bytes
     assert kept[1] > 4 and kept[2] > 2
-    store.densify.saved_bytes = 0
+    saved_bytes = store.densify.saved_bytes
     densify(store)
     assert kept_for_patches(store) == {1: 0, 2: kept[2]}
-    assert store.pool.live_bytes == live_bytes - store.densify.saved_bytes < live_bytes
+    assert store.record_bytes == live_bytes - (store.densify.saved_bytes - saved_bytes) < live_bytes
     assert contents(store, volume) == expected
     check_store(store, decode=True)
 
@@ -248,35 +287,34 @@ def test_a_reference_that_is_in_use_again_is_kept() -> None:
     put(store, volume, 40 * BLOCK_BYTES, b"".join(changed(seed, seed) for seed in range(40)))
     put(store, volume, 0, bytes(40 * BLOCK_BYTES))
     store.densify.begin_all()
-    gain = next(
-        gain
-        for gain in (gain for picked in iter(store.densify.pick, None) for gain in store.densify.encode(picked))
-        if gain.cold.is_patch and not gain.is_patch
-    )
-    put(store, volume, 0, gain.cold.reference)
-    assert store.densify.replace([gain])
-    assert store.rows.where.items[gain.cold.row] == gain.cold.where, "it is as it was"
+    gain = next(gain for gain in gains(store, store.densify) if gain.was_patch and not gain.is_patch)
+    where = store.rows.where.items[gain.row]
+    put(store, volume, 0, store.decoder.content(gain.base))
+    assert store.densify.replace()
+    assert store.rows.where.items[gain.row] == where, "it is as it was"
     finish(store)
-    assert store.rows.where.items[gain.cold.row] & PATCH_BITS == PATCH_BITS
+    assert store.rows.where.items[gain.row] & PATCH_BITS == PATCH_BITS
     check_store(store, decode=True)
 
 
-def test_what_changed_since_it_was_picked_is_left_alone(store: Store) -> None:
-    volume = store.volumes[1]
-    store.densify.begin_all()
-    gains = []
-    while picked := store.densify.pick():
-        gains += store.densify.encode(picked)
-    gone = [gain for gain in gains if not store.rows.dependents.items[gain.cold.row]][::2]
-    blocks = {volume.lookup(block) & ID_MASK: block for block in range(volume.blocks)}
-    for gain in gone:
-        put(store, volume, blocks[gain.cold.row] * BLOCK_BYTES, half(gain.cold.row))
-    expected = contents(store, volume)
-    assert store.densify.replace(gains)
-    of_new_references = {gain.cold.row for gain in gains if gain.is_patch and not gain.cold.is_patch}
-    left = len(gains) - len(gone) - store.densify.replaced
-    assert gone and 0 <= left <= len(of_new_references), "only what has lost its reference is left, too"
-    assert contents(store, volume) == expected
+def test_what_changed_since_it_was_picked_is_left_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume, rows = store.volumes[1], store.rows
+    monkeypatch.setattr(policy, "BATCH_BLOCKS", 256)
+    densify = Densify(store.pool, store.domains, store.similarity, store.tables, store._commit)
+    densify.begin_all()
+    while densify.pick() and densify.encode():
+        gained = list(gains_of_batch(store, densify))
+        gone = [gain for gain in gained if not rows.dependents.items[gain.row]][::2]
+        blocks = {volume.lookup(block) & ID_MASK: block for block in range(volume.blocks)}
+        for gain in gone:
+            put(store, volume, blocks[gain.row] * BLOCK_BYTES, half(gain.row))
+        expected, before = contents(store, volume), densify.replaced
+        assert densify.replace()
+        of_new_references = {gain.row for gain in gained if gain.is_patch and not gain.was_patch}
+        left = len(gained) - len(gone) - (densify.replaced - before)
+        assert 0 <= left <= len(of_new_references), "only what has lost its reference is left, too"
+        assert contents(store, volume) == expected
+    assert densify.replaced > 100
     check_store(store, decode=True)
 
 
@@ -290,11 +328,18 @@ def test_a_damaged_record_stays_as_it_is() -> None:
     assert store.rows.where.items[row] == where and not store.densify.replaced
 
 
-def test_too_small_a_gain_is_none(store: Store) -> None:
-    def encoded(size: int) -> list[Gain]:
-        return store.densify.encode([Cold(3, size << 3 | COMPRESSED, digest(text(1), 7), 7, text(1))])
+def test_too_small_a_gain_is_none() -> None:
+    recompressor = Recompressor(
+        gain_bytes=policy.GAIN_BYTES, patch_gain_bytes=policy.PATCH_GAIN_BYTES, enough_share=policy.ENOUGH_SHARE
+    )
 
-    size = len(encoded(BLOCK_BYTES)[0].record)
+    def encoded(size: int) -> tuple[bytes, bool] | None:
+        where = size << 3 | COMPRESSED
+        return recompressor.encode(text(1), where, digest(text(1), 7), 7, hard=False, gain_share=policy.GAIN_SHARE)
+
+    record = encoded(BLOCK_BYTES)
+    assert record is not None
+    size = len(record[0])
     assert not encoded(size) and not encoded(size + size // 25)
     assert encoded(size + size // 15)
 
@@ -310,12 +355,12 @@ def test_without_room_it_waits() -> None:
     store.densify.begin_all()
     while store.densify.step():
         pass
-    assert store.densify.pick() is not None, "the pass is not at its end"
+    assert store.densify.pick(), "the pass is not at its end"
     assert store.pool.allocated_segments <= 16 and contents(store, volume) == expected
     check_store(store, decode=True)
     run(store.delete_steps(filler))
     finish(store)
-    assert store.densify.pick() is None and store.densify.replaced > 1900
+    assert not store.densify.pick() and store.densify.replaced > 1900
     assert contents(store, volume) == expected
     check_store(store, decode=True)
 
