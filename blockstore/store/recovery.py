@@ -169,13 +169,13 @@ class Recovery:
         """Mends map entries that are damaged, or point at rows that are."""
         places = self._pool.places(found=True)
         repair = Repair(self._rows, self._pool, self._decoder, self._domains.seeds())
-        sound = sound_entries(self._tables, places, volume.entries(first, end - first))
+        sound = sound_entries(self._tables, places, np.asarray(volume.entries(first, end - first)))
         for block in (np.flatnonzero(~sound) + first).tolist():
             row = volume.lookup(block) & ID_MASK
             if FIRST_ROW <= row < self._rows.capacity:
                 with suppress(NotHere):  # then its record says nothing about what is wrong
                     run(repair.steps(row))
-            if not sound_entries(self._tables, places, volume.entries(block, 1)).all():
+            if not sound_entries(self._tables, places, np.asarray(volume.entries(block, 1))).all():
                 before = entry_before(self._tables, self._rows, places, volume.lookup(block), volume.domain.index)
                 volume.map[block] = LOST_ENTRY if before is None else before
 

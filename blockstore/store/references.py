@@ -1,16 +1,19 @@
-"""Who points at a row, and what happens when nobody does: the only place where counts change in bulk.
+"""Who points at a row, and what happens when nobody does.
 
-A row lives while a map entry (`count`) or a patch (`dependents`) points at it. Map entries are changed by the
-caller *before* `release`, so that a process killed in between leaves a row too many, never one too few.
+A row lives while a map entry (`count`) or a patch (`dependents`) points at it. Counts change in the plane alone
+(commit.pyx, ranges.pyx): map entries change *before* those of their old rows go down, so that a process killed in
+between leaves a row too many, never one too few.
 """
 
 from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 
 from blockstore.plane.blocks.commit import Commit
-from blockstore.store.state.distinct import distinct
 from blockstore.store.state.geometry import CHECK_SHIFT, ENCODING_MASK, FIRST_ROW, FREE, PAGED, PATCH_BITS
 from blockstore.store.state.pool import Pool
 from blockstore.store.state.rows import MAXIMUM_DEPENDENTS, Rows
@@ -32,21 +35,20 @@ def rows_of(rows: Rows, entries: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64
     return ids if matches.all() else ids[matches]
 
 
-def release(commit: Commit, pool: Pool, entries: npt.NDArray[np.uint64]) -> None:
-    """One map entry less points at the row of each of these. Rows that nothing points at are freed, and then, if these
-    were the last patches against them, their references."""
-    commit.release(entries)
+def release_references(rows: Rows, pool: Pool, references: Iterable[int]) -> None:
+    """One patch less is against each of these rows (a row may be given many times)."""
+    _commit(rows, pool).release_references(array("I", references))
     pool.take_back()
 
 
-def release_references(rows: Rows, pool: Pool, references: npt.NDArray[np.int64]) -> None:
-    """One patch less is against each of these rows (a row may be given many times)."""
-    references = references[references < rows.capacity]  # of a damaged row it may be anything
-    rows.mark_changed(references)
-    np.subtract.at(rows.dependents.array, references, 1)
-    references = distinct(references)
-    unused = (rows.count.array[references] == 0) & (rows.dependents.array[references] == 0)
-    free_rows(rows, pool, references[unused])  # a reference is never a patch itself: it ends here
+def free_rows(rows: Rows, pool: Pool, dead: Iterable[int]) -> None:
+    """Nothing points at these rows any more."""
+    _commit(rows, pool).free(array("I", dead))
+    pool.take_back()
+
+
+def _commit(rows: Rows, pool: Pool) -> Commit:
+    return Commit(rows._tables, rows.free, rows.changed_rows, pool.log)
 
 
 def may_be_reference(rows: Rows, row: int, domain: int) -> bool:
@@ -60,12 +62,3 @@ def may_be_reference(rows: Rows, row: int, domain: int) -> bool:
         and rows.dependents.items[row] < MAXIMUM_DEPENDENTS
         and rows.count.items[row]  # nothing new may keep a row that only patches need
     )
-
-
-def free_rows(rows: Rows, pool: Pool, dead: npt.NDArray[np.int64]) -> None:
-    """Nothing points at these rows any more."""
-    if not len(dead):
-        return
-    where = rows.where.array[dead]
-    rows.give_back(dead)
-    pool.forget(where)

@@ -14,9 +14,8 @@ from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from typing import Any, Final
 
-import numpy as np
-
 from blockstore.errors import InputError, OutOfRoom
+from blockstore.plane.blocks import ranges
 from blockstore.plane.blocks.commit import Commit
 from blockstore.plane.blocks.encode import Batch
 from blockstore.plane.serve.encoders import Encoders
@@ -37,7 +36,6 @@ from blockstore.store.moves.paging import Paging
 from blockstore.store.moves.recompression import Recompression
 from blockstore.store.moves.upkeep import Upkeep
 from blockstore.store.recovery import Recovery
-from blockstore.store.references import release
 from blockstore.store.remote.fetch import Fetched, Wants
 from blockstore.store.remote.remote import Remote
 from blockstore.store.remote.wants import keep, keep_again, missing
@@ -54,16 +52,16 @@ from blockstore.store.volume import MAXIMUM_SIZE_BYTES, Volume, file_name
 
 __all__ = ["SLICE_BLOCKS", "Extent", "Store", "check_size"]
 
-DISCARD_STEP_BLOCKS: Final = 4096
-"""Blocks made holes in one step: numpy does them at once, in about half a millisecond."""
+DISCARD_STEP_BLOCKS: Final = 2048
+"""Blocks made holes in one step: 0.2 ms where each of them frees its row, 0.06 ms where others have these, too. The
+rows of 600,000 blocks lay in no order when that was measured, as do those of a VM that shares much."""
 
 RESERVED_FROM_FREEING_SEGMENTS: Final = COMPACTION_RESERVE_SEGMENTS - 1
 """What frees memory may write the rest of a block that it cuts into compaction's reserve, so that it need not wait for
 the room that it makes. One segment is left to compact with."""
 
-CLONE_STEP_BLOCKS: Final = 8192
-"""Map entries copied in one step: about a quarter of a millisecond. Twice as many would be arrays of 128 KiB, for which
-malloc(3) asks the kernel each time."""
+CLONE_STEP_BLOCKS: Final = 2048
+"""Blocks cloned in one step: 0.07 ms into a new file, 0.27 ms in the place of blocks whose rows are freed."""
 
 
 _NO_LOCK: Final[AbstractContextManager[object]] = nullcontext()
@@ -403,7 +401,7 @@ class Store:
     @property
     def record_bytes(self) -> int:
         """Bytes of live records in the pool."""
-        return int(self.pool.segments.live_bytes.sum())
+        return int(sum(self.pool.segments.live_bytes))
 
     @property
     def filled_segments(self) -> int:
@@ -487,7 +485,9 @@ class Store:
             while start < stop:
                 # Up to the end of a page of the map, whose memory goes in the same step: after it somebody may write.
                 following = min((start // DISCARD_STEP_BLOCKS + 1) * DISCARD_STEP_BLOCKS, stop)
-                release(self._commit, self.pool, volume.replace(start, np.zeros(following - start, dtype=np.uint64)))
+                self.pool.take_back()
+                ranges.discard(self._commit, volume.block_map, start, following - start)
+                self.pool.take_back()
                 volume.give_back_pages(start, following, self._lane_volumes.settle)
                 start = following
                 yield Outcome.WENT_ON
@@ -495,14 +495,14 @@ class Store:
     def _clone_blocks(self, source: Volume, first: int, target: Volume, to: int, count: int) -> Steps:
         """Let blocks of the target be those of the source, which lie before its end; the target grows with them."""
         target.cover(to + count)
-        if not source.entries(first, count).any():
+        if not source.has_data(first, count):
             yield from self._discard_blocks(target, to, to + count)
         else:
             while not _prepared(target, to, count):
                 yield Outcome.NO_ROOM
-            entries = source.entries(first, count)  # they may have changed while there was no room
-            self._commit.acquire(entries)
-            release(self._commit, self.pool, target.replace(to, entries))
+            self.pool.take_back()
+            ranges.clone(self._commit, source.block_map, first, target.block_map, to, count)
+            self.pool.take_back()
         if (to + count) << BLOCK_SHIFT > target.size_bytes:
             target.set_size((to + count) << BLOCK_SHIFT)
         yield Outcome.WENT_ON

@@ -18,7 +18,7 @@ import pytest
 
 import blockstore.store
 from blockstore.errors import OutOfRoom
-from blockstore.plane.blocks.commit import call_at_points
+from blockstore.plane.blocks import commit, ranges
 from blockstore.store import domains
 from blockstore.store.checks.verify import Verification, steps
 from blockstore.store.moves.mover import Mover
@@ -508,32 +508,63 @@ POINTS = {False: 25, True: 400}
 """Stores of compiled code before which a life ends, of the thousands that it comes by: ordinarily, and nightly."""
 
 
-@pytest.mark.parametrize("nightly", [False, pytest.param(True, marks=pytest.mark.nightly)], ids=["", "nightly"])
-def test_killed_before_stores_of_compiled_code(
-    state_path: Path, nightly: bool, monkeypatch: pytest.MonkeyPatch
+LIFE_OF_RANGES: Life = []
+_SOURCE = text(0) + near(text(1), 1) + bytes(BLOCK_BYTES) + noise(1) * 2 + text(2)
+_TARGET = text(3) + near(text(3), 3) + noise(2) + noise(1) + noise(3)
+for operation, effect in (
+    (create(1, 1), lambda model: {**model, 1: b""}),
+    (create(2, 1), lambda model: {**model, 2: b""}),
+    (write(1, 1, _SOURCE), written(1, 1, _SOURCE)),
+    (write(2, 508, _TARGET + text(1)), written(2, 508, _TARGET + text(1))),
+    (
+        lambda store: run(
+            store,
+            store.clone_steps(store.volumes[1], 0, store.volumes[2], 507 * BLOCK_BYTES, 7 * BLOCK_BYTES),
+        ),
+        written(2, 507, bytes(BLOCK_BYTES) + _SOURCE),
+    ),
+    (
+        lambda store: run(store, store.discard_steps(store.volumes[2], 509 * BLOCK_BYTES, 20 * BLOCK_BYTES)),
+        written(2, 509, bytes(5 * BLOCK_BYTES)),
+    ),
+    (
+        lambda store: run(store, store.delete_steps(store.volumes[1])),
+        lambda model: {2: model[2]},
+    ),
+):
+    then(operation, effect, LIFE_OF_RANGES)
+
+
+def call_at_points(function: Callable[[], None] | None) -> None:
+    for module in (commit, ranges):
+        module.call_at_points(function)
+
+
+def die_before_stores(
+    state_path: Path, life: Life, pick: Callable[[list[int]], list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lines of Python are too coarse there: commit.pyx changes many words of the tables in one."""
-    seeds, states = Seeds(), models(SHORT_LIFE)
+    """Lives and dies before some stores of compiled code: `pick` gets the operation in which each of them comes, the
+    first is 1, and returns which they are, counted from 0."""
+    seeds, states = Seeds(), models(life)
     monkeypatch.setattr(domains, "secrets", seeds)
     copy, wrong = state_path.with_name("left"), []
-    number = due = 0
     numbers: list[int] = []
+    came: list[int] = []
     arrivals: list[Callable[[], None]] = []
 
     def live(reached: Callable[[int, int], None]) -> None:
-        nonlocal number
-        begun = done = number = seeds.drawn = 0
+        begun = done = seeds.drawn = 0
+        came.clear()
 
         def arrive() -> None:
-            nonlocal number
-            number += 1
+            came.append(begun)
             reached(begun, done)
 
         arrivals.append(arrive)
         call_at_points(arrive)
         try:
             store = open_store(state_path)
-            for operation, _ in SHORT_LIFE:
+            for operation, _ in life:
                 begun += 1
                 operation(store)
                 done += 1
@@ -542,25 +573,47 @@ def test_killed_before_stores_of_compiled_code(
             call_at_points(None)
 
     def die(begun: int, done: int) -> None:
-        nonlocal due
-        if due >= len(numbers) or number != numbers[due]:
+        if not numbers or numbers[0] != len(came) - 1:
             return
-        due += 1
+        number = numbers.pop(0)
         copy_state(state_path, copy)
         drawn = seeds.drawn
         call_at_points(None)
-        wrong.append(survive(copy, ("commit.pyx", number), begun, done, states))
+        wrong.append(survive(copy, ("store of compiled code", number), begun, done, states))
         call_at_points(arrivals[-1])
         seeds.drawn = drawn
         shutil.rmtree(copy)
 
     live(lambda begun, done: None)
     shutil.rmtree(state_path)
-    assert number > 2000
-    numbers = sorted(random.Random(2).sample(range(1, number), POINTS[nightly]))
+    numbers += sorted(pick(came))
     live(die)
-    assert due == len(numbers), "the second life has not come by as many stores"
+    assert not numbers, "the second life has not come by as many stores"
     assert not any(wrong), "\n" + "\n".join(filter(None, wrong))
+
+
+@pytest.mark.parametrize("nightly", [False, pytest.param(True, marks=pytest.mark.nightly)], ids=["", "nightly"])
+def test_killed_before_stores_of_compiled_code(
+    state_path: Path, nightly: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines of Python are too coarse there: commit.pyx changes many words of the tables in one."""
+
+    def pick(operations: list[int]) -> list[int]:
+        assert len(operations) > 2000
+        return random.Random(2).sample(range(len(operations)), POINTS[nightly])
+
+    die_before_stores(state_path, SHORT_LIFE, pick, monkeypatch)
+
+
+def test_killed_before_each_store_of_a_clone_and_of_discards(state_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Across a border of pages of the map, over blocks that are freed, patches among them, and over one that stays."""
+
+    def pick(operations: list[int]) -> list[int]:
+        last = [number for number, operation in enumerate(operations) if operation > 4]
+        assert 40 < len(last) < 150
+        return last
+
+    die_before_stores(state_path, LIFE_OF_RANGES, pick, monkeypatch)
 
 
 @pytest.mark.parametrize("column", ("where", "digest", "reference", "domain", "count"))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from blockstore.plane.blocks.encode import Batch
-from blockstore.plane.buffers import U64s
+from blockstore.plane.buffers import U32s
 from blockstore.plane.sync.lock import StoreLock
 from blockstore.plane.tables.block_map import BlockMap
 from blockstore.plane.tables.free_rows import ChangedRows, FreeRows
@@ -58,13 +58,14 @@ class Commit:
 
         Returns COMMITTED, or NEEDS_PYTHON or DROPPED, and then nothing has changed."""
 
-    def acquire(self, entries: U64s) -> None:
-        """One more map entry points at the row of each of these."""
+    def release_references(self, references: U32s) -> None:
+        """One patch less is against each of these rows, of which one may be given many times. What nothing points at is
+        freed. Rows that there cannot be are left out: of a damaged row the reference may be anything. Raises ValueError
+        for too many at once, and then nothing has changed."""
 
-    def release(self, entries: U64s) -> None:
-        """One map entry less points at the row of each of these. What nothing points at is freed, and then, if these
-        were the last patches against them, their references. Raises ValueError for too many at once, and then nothing
-        has changed."""
+    def free(self, rows: U32s) -> None:
+        """Frees rows that nothing points at: their words become 0. Their references are left alone. Raises ValueError
+        for a row that was never taken, and for too many at once, and then nothing has changed."""
 
 def call_at_points(function: Callable[[], None] | None) -> None:
     """For the test of death at any instruction: calls this before each store to shared memory in this module."""

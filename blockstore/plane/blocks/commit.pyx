@@ -35,6 +35,7 @@ from blockstore.plane.codec.layout cimport (
 from blockstore.plane.sync.lock cimport StoreLock
 from blockstore.plane.tables.log cimport (
     APPENDED,
+    LET_GO,
     Log,
     Placed,
     append_records,
@@ -121,20 +122,27 @@ cdef class Commit:
             outcome = write_blocks(&self.books, batch, &block_map.view, first, end_bytes, reserved_segments, lock)
         return outcome
 
-    def acquire(self, const uint64_t[::1] entries not None):
+    def release_references(self, const uint32_t[::1] references not None):
         cdef Py_ssize_t number
-        cdef uint32_t row
-        for number in range(entries.shape[0]):
-            row = row_of_entry(self.books.columns, entries[number])
-            if row:
-                count_entry(&self.books, row, 1)
+        self.check_room(references.shape[0])
+        with nogil:
+            for number in range(references.shape[0]):
+                release_reference(&self.books, references[number])
 
-    def release(self, const uint64_t[::1] entries not None):
+    def free(self, const uint32_t[::1] rows not None):
         cdef Py_ssize_t number
-        if not can_let_go(self.books.log, entries.shape[0]):
-            raise ValueError(f"{entries.shape[0]} entries at once, or nobody has taken back what was let go")
-        for number in range(entries.shape[0]):
-            drop_entry(&self.books, entries[number])
+        self.check_room(rows.shape[0])
+        for number in range(rows.shape[0]):
+            if not FIRST_ROW <= rows[number] < self.books.free_rows.next_row:
+                raise ValueError(f"row {rows[number]} was never taken")
+        with nogil:
+            for number in range(rows.shape[0]):
+                free_one(&self.books, rows[number])
+
+    cdef int check_room(self, uint64_t rows) except -1:
+        if rows > LET_GO or not can_let_go(self.books.log, rows):
+            raise ValueError(f"{rows} of them at once, or nobody has taken back what was let go")
+        return 0
 
 
 cdef Target target_of(MapView* view, uint64_t first, uint64_t count) noexcept nogil:
@@ -162,8 +170,7 @@ cdef Outcome commit_batch(
     batch.published = 0
     for number in range(count):
         publish_entries(books, batch, &targets[number])
-    for number in range(batch.published):
-        drop_entry(books, batch.old_entries[number])
+    drop_entries(books, batch.old_entries, batch.published)
     return OUTCOME_COMMITTED
 
 
@@ -208,7 +215,6 @@ cdef void publish_size(MapView* view, uint64_t size_bytes) noexcept nogil:
 
 
 cdef bint has_memory(const Target* target) noexcept nogil:
-    """Returns whether the map has these blocks, and memory for all of their entries."""
     cdef uint64_t page
     if not target.count or target.first > target.capacity or target.count > target.capacity - target.first:
         return False
@@ -295,6 +301,21 @@ cdef inline uint32_t row_of(Batch batch, int number) noexcept nogil:
     return batch.block[number].row or batch.rows[batch.block[number].content]
 
 
+cdef void acquire_entries(Books* books, const uint64_t* entries, uint64_t count) noexcept nogil:
+    cdef uint64_t number
+    cdef uint32_t row
+    for number in range(count):
+        row = row_of_entry(books.columns, entries[number])
+        if row:
+            count_entry(books, row, 1)
+
+
+cdef void drop_entries(Books* books, const uint64_t* entries, uint64_t count) noexcept nogil:
+    cdef uint64_t number
+    for number in range(count):
+        drop_entry(books, entries[number])
+
+
 cdef uint32_t row_of_entry(const Columns* columns, uint64_t entry) noexcept nogil:
     """Returns the row of a map entry; 0 where it has none, or is damaged: its check is not that of the row."""
     cdef uint64_t row = entry & ID_MASK
@@ -320,16 +341,23 @@ cdef void drop_entry(Books* books, uint64_t entry) noexcept nogil:
 
 
 cdef void free_with_reference(Books* books, uint32_t row) noexcept nogil:
-    """Frees the row, and its reference if this was the last patch against it, which is never a patch itself."""
-    cdef Columns* columns = books.columns
-    cdef uint64_t where = columns.where[row]
-    cdef uint32_t reference = columns.reference[row]
+    """Frees the row, and its reference if this was the last patch against it."""
+    cdef uint64_t where = books.columns.where[row]
+    cdef uint32_t reference = books.columns.reference[row]
     free_one(books, row)
-    if is_patch(where) and reference < columns.capacity and columns.dependents[reference]:
-        mark(books.changed, reference)
-        publish_16(&columns.dependents[reference], columns.dependents[reference] - 1)
-        if not columns.dependents[reference] and not columns.count[reference]:
-            free_one(books, reference)
+    if is_patch(where):
+        release_reference(books, reference)
+
+
+cdef void release_reference(Books* books, uint32_t reference) noexcept nogil:
+    """One patch less is against this row, which is freed if nothing needs it any more."""
+    cdef Columns* columns = books.columns
+    if reference >= columns.capacity or not columns.dependents[reference]:
+        return
+    mark(books.changed, reference)
+    publish_16(&columns.dependents[reference], columns.dependents[reference] - 1)
+    if not columns.dependents[reference] and not columns.count[reference]:
+        free_one(books, reference)  # it is never a patch itself: it ends here
 
 
 cdef void free_one(Books* books, uint32_t row) noexcept nogil:

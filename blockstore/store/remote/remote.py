@@ -67,7 +67,7 @@ class Remote:
         entries = entries_of(places)
         entries[places < 0] = HOLE
         volume.cover(first + len(entries))
-        if volume.entries(first, len(entries)).any():
+        if volume.has_data(first, len(entries)):
             raise InputError("the file is in use already; pull into a new one")
         if entries.any():
             volume.prepare(first, len(entries))
@@ -111,7 +111,7 @@ class Remote:
 
     def due(self, volume: Volume, first: int, count: int) -> list[int]:
         """Returns the numbers of the blocks that are due, of at most `count` from block `first` on."""
-        entries = volume.entries(first, max(min(count, volume.blocks - first), 0))
+        entries = np.asarray(volume.entries(first, max(min(count, volume.blocks - first), 0)))
         due = np.flatnonzero(are_due(entries, self._arrivals.count)) + first
         return due.tolist()
 
