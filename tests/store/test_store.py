@@ -11,6 +11,7 @@ import pytest
 
 from blockstore.errors import CorruptBlock, OutOfRoom
 from blockstore.plane.blocks import ranges
+from blockstore.store.changes import DISCARD_STEP_BLOCKS
 from blockstore.store.state.geometry import (
     BLOCK_BYTES,
     COMPRESSED,
@@ -25,7 +26,7 @@ from blockstore.store.state.geometry import (
 from blockstore.store.state.home import DirectoryHome, MemoryHome
 from blockstore.store.state.location import offset_of, size_of
 from blockstore.store.steps import Outcome, run
-from blockstore.store.store import DISCARD_STEP_BLOCKS, Store
+from blockstore.store.store import Store
 from tests.store.columns import column
 from tests.store.invariants import check_nothing_twice, check_store
 from tests.store.material import contents, encodings, half, near, noise, put, text

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from blockstore.errors import InputError
+from blockstore.store.changes import CLONE_STEP_BLOCKS
 from blockstore.store.ingest import SLICE_BLOCKS
 from blockstore.store.state.geometry import BLOCK_BYTES
 from blockstore.store.state.home import DirectoryHome, MemoryHome
 from blockstore.store.steps import Outcome, Yielded, run
-from blockstore.store.store import CLONE_STEP_BLOCKS, Store
+from blockstore.store.store import Store
 from blockstore.store.volume import HEADER_BYTES, MAXIMUM_SIZE_BYTES, PAGE_ENTRIES, Volume, pack_size, unpack_size
 from tests.store.invariants import check_store
 from tests.store.material import contents, noise, put, text

@@ -1,7 +1,7 @@
 """What changes tables that are shared with the next process: commit of a batch, and counts of rows.
 
 All of it is called with the store lock, and none of it can fail once it has begun to store. Rows that nothing points at
-any more can be taken again at once; what else was let go, the caller has the pool take back (store/references.py).
+any more can be taken again at once; what else was let go, the caller has the pool take back (store/state/pool.py).
 """
 
 from collections.abc import Callable, Sequence
