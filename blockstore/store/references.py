@@ -10,29 +10,10 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 
-import numpy as np
-import numpy.typing as npt
-
 from blockstore.plane.blocks.commit import Commit
-from blockstore.store.state.geometry import CHECK_SHIFT, ENCODING_MASK, FIRST_ROW, FREE, PAGED, PATCH_BITS
+from blockstore.store.state.geometry import ENCODING_MASK, FREE, PAGED, PATCH_BITS
 from blockstore.store.state.pool import Pool
 from blockstore.store.state.rows import MAXIMUM_DEPENDENTS, Rows
-from blockstore.store.volume import ids_of
-
-_CHECK_FLOOR = np.uint64(1 << CHECK_SHIFT)
-
-
-def rows_of(rows: Rows, entries: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """The row of each map entry that is one of a row, and undamaged; the others (HOLE, ZERO, LOST) are left out.
-
-    An entry whose check is not that of its row does not count: it points nowhere, whatever its id says.
-    """
-    ids = ids_of(entries)
-    is_row = (ids >= FIRST_ROW) & (ids < rows.capacity)
-    if not is_row.all():
-        ids, entries = ids[is_row], entries[is_row]
-    matches = (entries ^ rows.digest.array[ids]) < _CHECK_FLOOR
-    return ids if matches.all() else ids[matches]
 
 
 def release_references(rows: Rows, pool: Pool, references: Iterable[int]) -> None:

@@ -19,16 +19,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-import numpy.typing as npt
-
 from blockstore.errors import StateError
 from blockstore.plane.blocks import ranges
 from blockstore.plane.codec.codec import digest
 from blockstore.plane.codec.features import multipliers
 from blockstore.plane.sync.region import Region
 from blockstore.plane.tables.block_map import BlockMap
-from blockstore.store.state.geometry import BLOCK_BYTES, BLOCK_SHIFT, ID_MASK, ZERO_BLOCK
+from blockstore.store.state.geometry import BLOCK_BYTES, BLOCK_SHIFT, ZERO_BLOCK
 from blockstore.store.state.home import Home, allocate, punch
 from blockstore.store.state.mapping import LARGEST_MAP_BYTES, MAP_BYTES, extend
 
@@ -61,8 +58,6 @@ _FEW_PAGES: Final = (MAP_BYTES - HEADER_BYTES) // mmap.PAGESIZE
 _WITH: Final = b"\1"
 _WITHOUT: Final = b"\0"
 
-_ID: Final = np.uint64(ID_MASK)
-
 
 @dataclass
 class Domain:
@@ -83,7 +78,6 @@ class Volume:
     all are holes."""
 
     map: memoryview
-    map_array: npt.NDArray[np.uint64]
 
     def __init__(self, home: Home, number: int, domain: Domain, *, create: bool) -> None:
         self.number = number
@@ -276,7 +270,6 @@ class Volume:
         """Let go of the memory; the file stays."""
         self.block_map.unbind()
         self.map = memoryview(b"")
-        self.map_array = np.empty(0, dtype=np.uint64)
         self._regions.clear()
         os.close(self._fd)
 
@@ -295,7 +288,6 @@ class Volume:
         self._header = view[:HEADER_BYTES].cast("Q")
         self._signed_header = view[:HEADER_BYTES].cast("q")
         self.map = view[HEADER_BYTES:].cast("Q")
-        self.map_array = np.frombuffer(view, dtype=np.uint64, offset=HEADER_BYTES)
         self._capacity = pages * PAGE_ENTRIES
         if pages > len(self._pages):
             self._outgrown.append(self._pages)
@@ -329,11 +321,6 @@ class Volume:
 def _untouched(size_bytes: int) -> mmap.mmap:
     """Zeros that take memory page by page as they are written."""
     return mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-
-
-def ids_of(entries: U64s) -> npt.NDArray[np.int64]:
-    """The block id in each map entry."""
-    return (np.asarray(entries) & _ID).astype(np.int64)
 
 
 def clamp_time_ns(time_ns: int) -> int:

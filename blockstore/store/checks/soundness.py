@@ -20,6 +20,7 @@ from blockstore.store.state.geometry import (
     DENSE_PATCHED,
     ENCODING_MASK,
     FIRST_ROW,
+    ID_MASK,
     PATCHED,
     RAW,
     SEGMENT_BYTES,
@@ -27,7 +28,6 @@ from blockstore.store.state.geometry import (
 from blockstore.store.state.location import PAGED_PLACE, piece_of, place_of, size_of, start_of
 from blockstore.store.state.pool import Pool
 from blockstore.store.state.rows import Rows
-from blockstore.store.volume import ids_of
 
 Mask = npt.NDArray[np.bool_]
 
@@ -64,7 +64,7 @@ def entry_before(tables: Tables, rows: Rows, places: Places, entry: int, domain:
     """The entry that this one was before one of its bits was changed, if there is just one such."""
     candidates = np.uint64(entry) ^ _SINGLE_BITS
     sound = candidates[sound_entries(tables, places, candidates)]
-    ids = ids_of(sound)
+    ids = sound & np.uint64(ID_MASK)
     sound = sound[(ids < FIRST_ROW) | (rows.domain.array[ids] == domain)]
     return int(sound[0]) if len(sound) == 1 else None
 

@@ -18,12 +18,14 @@ import numpy.typing as npt
 
 from blockstore.store.checks.repair import Repair
 from blockstore.store.checks.soundness import entry_before, sound_entries
-from blockstore.store.references import free_rows, rows_of
+from blockstore.store.references import free_rows
 from blockstore.store.remote.arrivals import place_of
 from blockstore.store.state.geometry import (
     BLOCK_SHIFT,
+    CHECK_SHIFT,
     DUE,
     FIRST_ROW,
+    ID_MASK,
     LOST,
     LOST_ENTRY,
     PATCH_BITS,
@@ -31,7 +33,7 @@ from blockstore.store.state.geometry import (
 from blockstore.store.state.location import are_patches, size_of
 from blockstore.store.steps import NotHere, Outcome, Steps
 from blockstore.store.store import Store
-from blockstore.store.volume import Volume, ids_of
+from blockstore.store.volume import Volume
 
 RECORDS_A_STEP: Final = 128
 """About a millisecond of decoding."""
@@ -156,8 +158,8 @@ class _Check:
             yield Outcome.WENT_ON
 
     def _window(self, volume: Volume, start: int, stop: int) -> None:
-        entries = volume.map_array[start:stop]
-        ids = ids_of(entries)
+        entries = np.asarray(volume.map[start:stop])
+        ids = entries & np.uint64(ID_MASK)
         sound = sound_entries(self._store.tables, self._store.pool.places(), entries)
         for place in np.flatnonzero(~sound).tolist():
             self._damaged_entry(volume, start + place)
@@ -168,8 +170,11 @@ class _Check:
         for place in np.flatnonzero(ids == DUE).tolist() if lost else ():
             if place_of(int(entries[place])) in lost:
                 self._unreadable(volume, start + place, "was to come from another host, which has not got it")
-        good = rows_of(self._rows, volume.map_array[start:stop])
-        np.add.at(self._counts, good[good < len(self._counts)], 1)
+        entries = np.asarray(volume.map[start:stop])  # with what was repaired just now
+        ids = (entries & np.uint64(ID_MASK)).astype(np.int64)
+        is_row = (ids >= FIRST_ROW) & (ids < len(self._counts))
+        matches = (entries[is_row] ^ self._rows.digest.array[ids[is_row]]) < np.uint64(1 << CHECK_SHIFT)
+        np.add.at(self._counts, ids[is_row][matches], 1)
 
     def _damaged_entry(self, volume: Volume, block: int) -> None:
         entry, text = volume.lookup(block), "cannot be found: its map entry, or the row that it points at, is damaged"

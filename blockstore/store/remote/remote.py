@@ -152,7 +152,7 @@ class Remote:
         """Gives the memory of the arrivals back, unless a block of any volume is due; returns whether it did."""
         for volume in self._volumes.values():
             for start, end in volume.prepared(0, volume.blocks):
-                if are_due(volume.map_array[start:end], self._arrivals.count).any():
+                if are_due(np.asarray(volume.map[start:end]), self._arrivals.count).any():
                     return False
         self._arrivals.forget_all()
         return True
