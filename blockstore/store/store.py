@@ -1,8 +1,9 @@
 """The Store: volumes of blocks, kept once for all that have the same content. The face of this package.
 
-Everything that changes a volume is a sequence of steps (steps.py). What is not for volumes stands in four objects:
-`remote` (blocks that are due from other hosts), `recompression`, a `mover` for each tier, and `fetch.read` for what is
-not here. The tables are for modules of this package; those above reach none of them (tests/test_wall.py).
+Everything that changes a volume is a sequence of steps (steps.py), which changes.py takes. What is not for volumes
+stands in four objects: `remote` (blocks that are due from other hosts), `recompression`, a `mover` for each tier, and
+`fetch.read` for what is not here. The tables are for modules of this package; those above reach none of them
+(tests/test_wall.py).
 
 One thread at a time may use a Store: the one that has its `lock`. Steps take the lock themselves, and encode what they
 write without it. Whoever calls anything else takes the lock around it. Lanes read without it (`lane`).
@@ -11,12 +12,10 @@ write without it. Whoever calls anything else takes the lock around it. Lanes re
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
-from typing import Any, Final
+from contextlib import AbstractContextManager, ExitStack, closing
+from typing import Any
 
-import numpy as np
-
-from blockstore.errors import InputError, OutOfRoom
+from blockstore.errors import OutOfRoom
 from blockstore.plane.blocks.commit import Commit
 from blockstore.plane.blocks.encode import Batch
 from blockstore.plane.serve.encoders import Encoders
@@ -28,6 +27,7 @@ from blockstore.plane.tables.content_index import FIRST_SLOTS, ContentIndex
 from blockstore.plane.tables.similarity_index import SimilarityIndex
 from blockstore.plane.tables.tables import Tables
 from blockstore.plane.tables.volumes import VolumeTable
+from blockstore.store.changes import Changes, check_size
 from blockstore.store.decode import Decoder
 from blockstore.store.domains import Domains
 from blockstore.store.ingest import SLICE_BLOCKS, Extent, Ingest
@@ -37,37 +37,21 @@ from blockstore.store.moves.paging import Paging
 from blockstore.store.moves.recompression import Recompression
 from blockstore.store.moves.upkeep import Upkeep
 from blockstore.store.recovery import Recovery
-from blockstore.store.references import release
 from blockstore.store.remote.fetch import Fetched, Wants
 from blockstore.store.remote.remote import Remote
 from blockstore.store.remote.wants import keep, keep_again, missing
 from blockstore.store.state import superblock
-from blockstore.store.state.geometry import BLOCK_BYTES, BLOCK_SHIFT, FIRST_ROW, HOLE, ID_MASK, ZERO_ENTRY
+from blockstore.store.state.geometry import BLOCK_SHIFT, FIRST_ROW, ID_MASK
 from blockstore.store.state.home import Home
 from blockstore.store.state.mapping import MAXIMUM_INDEX_SLOTS
 from blockstore.store.state.pool import COMPACTION_RESERVE_SEGMENTS, Pool, PoolFigures
 from blockstore.store.state.rows import MAXIMUM_DEPENDENTS, Rows
 from blockstore.store.state.shared_array import SharedArray
-from blockstore.store.steps import Blocks, NotHere, Outcome, Steps, Yielded, blocks_of
+from blockstore.store.steps import Blocks, Outcome, Steps, Yielded
 from blockstore.store.tiers import Tier
 from blockstore.store.volume import MAXIMUM_SIZE_BYTES, Volume, file_name
 
 __all__ = ["SLICE_BLOCKS", "Extent", "Store", "check_size"]
-
-DISCARD_STEP_BLOCKS: Final = 4096
-"""Blocks made holes in one step: numpy does them at once, in about half a millisecond."""
-
-RESERVED_FROM_FREEING_SEGMENTS: Final = COMPACTION_RESERVE_SEGMENTS - 1
-"""What frees memory may write the rest of a block that it cuts into compaction's reserve, so that it need not wait for
-the room that it makes. One segment is left to compact with."""
-
-CLONE_STEP_BLOCKS: Final = 8192
-"""Map entries copied in one step: about a quarter of a millisecond. Twice as many would be arrays of 128 KiB, for which
-malloc(3) asks the kernel each time."""
-
-
-_NO_LOCK: Final[AbstractContextManager[object]] = nullcontext()
-"""For steps that have the lock already."""
 
 
 class Store:
@@ -116,7 +100,7 @@ class Store:
             self.lost_blocks = 0
             self.is_adopted = not look
             """Are counts and the pool's books those of the tables? Not with `look`, which takes them as they are."""
-            self._recovery = Recovery(
+            recovery = Recovery(
                 home,
                 self.volumes,
                 self.tables,
@@ -127,10 +111,20 @@ class Store:
                 self.decoder,
                 self._ingest,
             )
+            self._changes = Changes(
+                self.rows,
+                self.pool,
+                self.decoder,
+                self._ingest,
+                self._commit,
+                self.upkeep,
+                recovery,
+                self._lane_volumes,
+            )
             if existed:
-                self._recovery.find_volumes()
+                recovery.find_volumes()
                 if not look:
-                    self.lost_blocks, self.remote.made_due = self._recovery.adopt(mend=mend)
+                    self.lost_blocks, self.remote.made_due = recovery.adopt(mend=mend)
                 for number, volume in self.volumes.items():
                     self._lane_volumes.enter(number, volume.block_map)
             self._files = ExitStack()
@@ -157,7 +151,7 @@ class Store:
 
     def _delete(self, volume: Volume) -> Steps:
         volume.block_map.is_deleted = True
-        yield from self._discard_blocks(volume, 0, volume.blocks)
+        yield from self._changes.discard_blocks(volume, 0, volume.blocks)
         del self.volumes[volume.number]
         self._lane_volumes.remove(volume.number)
         volume.close()
@@ -202,76 +196,16 @@ class Store:
     ) -> Steps:
         """Write at any offset; the volume grows as needed. `data` must stay as it is until the last step."""
         if volume.has_paged_tail:
-            yield from self.locked(self._cut_paged_tail(volume))
-        yield from self._write(volume, offset, data, reserved_segments, self.lock)
-
-    def _write(
-        self,
-        volume: Volume,
-        offset: int,
-        data: memoryview | bytes,
-        reserved_segments: int,
-        lock: StoreLock | None,
-    ) -> Steps:
-        """`write_steps` that takes this lock; those who have it give None."""
-        view, position, end = memoryview(data), offset, offset + len(data)
-        check_size(end)
-        while position < end:
-            block, skip = position >> BLOCK_SHIFT, position & (BLOCK_BYTES - 1)
-            if skip or end - position < BLOCK_BYTES:
-                stop = min((block + 1) << BLOCK_SHIFT, end)
-            else:
-                stop = position + min((end - position) >> BLOCK_SHIFT, SLICE_BLOCKS) * BLOCK_BYTES
-            piece = view[position - offset : stop - offset]
-            write = self._write_blocks if not (skip or len(piece) < BLOCK_BYTES) else self._write_part
-            while (outcome := write(volume, position, piece, reserved_segments, lock)) is not Outcome.WENT_ON:
-                if outcome is Outcome.NO_ROOM:
-                    with lock or _NO_LOCK:
-                        outcome = self.make_room()
-                yield outcome
-            position = stop
-            yield Outcome.WENT_ON
-        with lock or _NO_LOCK:
-            owed_steps = self.upkeep.owed_steps(len(data) >> BLOCK_SHIFT)
-        for _ in range(owed_steps):
-            with lock or _NO_LOCK:
-                outcome = self.make_room()
-            if outcome is Outcome.NO_ROOM:
-                break
-            yield outcome
-        if not volume.deleted:
-            volume.touch()
+            yield from self.locked(self._changes.cut_paged_tail(volume))
+        yield from self._changes.write(volume, offset, data, reserved_segments, self.lock)
 
     def discard_steps(self, volume: Volume, offset: int, length: int) -> Steps:
         """Make the range read as zeros and free its whole blocks. The size stays."""
-        return self.locked(self._discard(volume, offset, length))
-
-    def _discard(self, volume: Volume, offset: int, length: int) -> Steps:
-        end = min(offset + length, volume.size_bytes)
-        if offset >= end:
-            return
-        first = -(-offset // BLOCK_BYTES)
-        # What is behind the end reads as zeros anyway, so that a last block may go whole.
-        last = end >> BLOCK_SHIFT if end < volume.size_bytes else -(-end // BLOCK_BYTES)
-        if first > last:
-            yield from self._zero(volume, offset, end)
-        else:
-            yield from self._discard_blocks(volume, first, last)  # first, for it makes room for the others
-            yield from self._zero(volume, offset, min(first << BLOCK_SHIFT, end))
-            yield from self._zero(volume, last << BLOCK_SHIFT, end)
-        volume.touch()
+        return self.locked(self._changes.discard(volume, offset, length))
 
     def resize_steps(self, volume: Volume, size_bytes: int) -> Steps:
         """Truncate down, freeing what is cut off, or up, adding a hole."""
-        return self.locked(self._resize(volume, size_bytes))
-
-    def _resize(self, volume: Volume, size_bytes: int) -> Steps:
-        check_size(size_bytes)
-        yield from self._cut_paged_tail(volume)
-        if size_bytes < volume.size_bytes:
-            yield from self._discard(volume, size_bytes, volume.size_bytes - size_bytes)
-        volume.set_size(size_bytes)
-        volume.touch()
+        return self.locked(self._changes.resize(volume, size_bytes))
 
     def clone_steps(
         self, source: Volume, source_offset: int, target: Volume, target_offset: int, length: int
@@ -281,43 +215,7 @@ class Store:
         Parts that are not whole blocks on both sides are copied as bytes. Returns how many bytes were copied: fewer
         than `length` where the source ends before, or is cut off meanwhile.
         """
-        return self.locked(self._clone(source, source_offset, target, target_offset, length))
-
-    def _clone(
-        self, source: Volume, source_offset: int, target: Volume, target_offset: int, length: int
-    ) -> Generator[Yielded, None, int]:
-        assert source.domain is target.domain
-        check_size(target_offset + length)
-        yield from self._cut_paged_tail(source)
-        yield from self._cut_paged_tail(target)
-        aligned = not (source_offset | target_offset) & (BLOCK_BYTES - 1)
-        is_to_end = source_offset + length >= source.size_bytes  # now: a file that is cloned to its own end grows
-        done = 0
-        target.cover((target_offset + max(min(length, source.size_bytes - source_offset), 0)) >> BLOCK_SHIFT)
-        while (left := min(length, source.size_bytes - source_offset) - done) > 0:
-            position, to = source_offset + done, target_offset + done
-            if aligned and left >= BLOCK_BYTES:
-                blocks = min(left >> BLOCK_SHIFT, CLONE_STEP_BLOCKS)
-                yield from self._clone_blocks(source, position >> BLOCK_SHIFT, target, to >> BLOCK_SHIFT, blocks)
-                done += blocks << BLOCK_SHIFT
-            elif (
-                aligned and is_to_end and not source.lookup(position >> BLOCK_SHIFT) and to + left >= target.size_bytes
-            ):
-                target.set_size(to + left)
-                yield from self._discard_blocks(target, to >> BLOCK_SHIFT, (to >> BLOCK_SHIFT) + 1)
-                done += left
-            else:
-                size = min(left, SLICE_BLOCKS * BLOCK_BYTES)
-                try:
-                    data = self.read(source, position, size)
-                except NotHere:
-                    yield blocks_of(source, position, size)
-                    continue
-                yield from self._write(target, to, data, COMPACTION_RESERVE_SEGMENTS, None)
-                done += len(data)
-        if done:
-            target.touch()
-        return done
+        return self.locked(self._changes.clone(source, source_offset, target, target_offset, length))
 
     @property
     def table_bytes(self) -> int:
@@ -341,7 +239,7 @@ class Store:
     def make_room(self) -> Outcome:
         """Takes a step of compaction, however little garbage there is. Returns WENT_ON when it did some, and NO_ROOM
         when there is nothing to compact."""
-        return Outcome.WENT_ON if self.upkeep.step() else Outcome.NO_ROOM
+        return self._changes.make_room()
 
     def mover(self, tier: Tier, store_lock: AbstractContextManager[object]) -> Mover:
         """What moves records between the pool and the tier. One for a store."""
@@ -442,93 +340,3 @@ class Store:
         for number, volume in self.volumes.items():
             self._lane_volumes.remove(number)
             volume.close()
-
-    def _write_blocks(
-        self, volume: Volume, position: int, piece: memoryview, reserved_segments: int, lock: StoreLock | None
-    ) -> Outcome:
-        """Writes whole blocks, and takes the lock for no longer than to publish them. Returns NO_ROOM when there is
-        none, and then nothing has changed."""
-        try:
-            self._ingest.write_blocks(
-                volume, position >> BLOCK_SHIFT, piece, position + len(piece), reserved_segments, lock
-            )
-        except OutOfRoom:
-            return Outcome.NO_ROOM
-        return Outcome.WENT_ON
-
-    def _write_part(
-        self, volume: Volume, position: int, piece: memoryview, reserved_segments: int, lock: StoreLock | None
-    ) -> Yielded:
-        """Writes a part of one block, all of it with the lock: nobody may write its rest meanwhile. Returns NO_ROOM
-        when there is none, and Blocks when the rest is in the tier; then nothing has changed."""
-        block, skip, end = position >> BLOCK_SHIFT, position & (BLOCK_BYTES - 1), position + len(piece)
-        with lock or _NO_LOCK:
-            try:
-                old = self.decoder.read_block(volume, block)
-                whole = memoryview(b"".join((old[:skip], piece, old[skip + len(piece) :])))
-                volume.cover(block + 1)
-                self._ingest.write(volume.domain, [Extent(volume, block, whole)], reserved_segments)
-            except NotHere:
-                return Blocks(volume, block, block + 1)
-            except OutOfRoom:
-                return Outcome.NO_ROOM
-            if end > volume.size_bytes:
-                volume.set_size(end)
-        return Outcome.WENT_ON
-
-    def _zero(self, volume: Volume, start: int, end: int) -> Steps:
-        """Overwrite part of one block with zeros, unless it is zero anyway; an empty range is none."""
-        if start < end and volume.lookup(start >> BLOCK_SHIFT) not in (HOLE, ZERO_ENTRY):
-            yield from self._cut_paged_tail(volume)
-            yield from self._write(volume, start, bytes(end - start), RESERVED_FROM_FREEING_SEGMENTS, None)
-
-    def _discard_blocks(self, volume: Volume, first: int, end: int) -> Steps:
-        for start, stop in volume.prepared(first, end):
-            while start < stop:
-                # Up to the end of a page of the map, whose memory goes in the same step: after it somebody may write.
-                following = min((start // DISCARD_STEP_BLOCKS + 1) * DISCARD_STEP_BLOCKS, stop)
-                release(self._commit, self.pool, volume.replace(start, np.zeros(following - start, dtype=np.uint64)))
-                volume.give_back_pages(start, following, self._lane_volumes.settle)
-                start = following
-                yield Outcome.WENT_ON
-
-    def _clone_blocks(self, source: Volume, first: int, target: Volume, to: int, count: int) -> Steps:
-        """Let blocks of the target be those of the source, which lie before its end; the target grows with them."""
-        target.cover(to + count)
-        if not source.entries(first, count).any():
-            yield from self._discard_blocks(target, to, to + count)
-        else:
-            while not _prepared(target, to, count):
-                yield Outcome.NO_ROOM
-            entries = source.entries(first, count)  # they may have changed while there was no room
-            self._commit.acquire(entries)
-            release(self._commit, self.pool, target.replace(to, entries))
-        if (to + count) << BLOCK_SHIFT > target.size_bytes:
-            target.set_size((to + count) << BLOCK_SHIFT)
-        yield Outcome.WENT_ON
-
-    def _cut_paged_tail(self, volume: Volume) -> Steps:
-        """What could not be done at the start, before anything may grow the volume or take its last block."""
-        while volume.has_paged_tail:
-            tail = blocks_of(volume, volume.size_bytes, 1)
-            if self.missing(tail):
-                yield tail
-                continue
-            try:
-                volume.has_paged_tail = not self._recovery.cut_tail(volume)
-            except OutOfRoom:
-                yield self.make_room()
-
-
-def check_size(size_bytes: int) -> None:
-    """Raises InputError for a size that no volume can have."""
-    if size_bytes > MAXIMUM_SIZE_BYTES:
-        raise InputError(f"a volume of {size_bytes} bytes is too large; the most is {MAXIMUM_SIZE_BYTES} bytes (16T)")
-
-
-def _prepared(volume: Volume, first: int, count: int) -> bool:
-    try:
-        volume.prepare(first, count)
-    except OutOfRoom:
-        return False
-    return True

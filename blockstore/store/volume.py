@@ -14,19 +14,18 @@ from __future__ import annotations
 import mmap
 import os
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-import numpy.typing as npt
-
 from blockstore.errors import StateError
+from blockstore.plane.blocks import ranges
 from blockstore.plane.codec.codec import digest
 from blockstore.plane.codec.features import multipliers
 from blockstore.plane.sync.region import Region
 from blockstore.plane.tables.block_map import BlockMap
-from blockstore.store.state.geometry import BLOCK_BYTES, BLOCK_SHIFT, HOLE, ID_MASK, ZERO_BLOCK
+from blockstore.store.state.geometry import BLOCK_BYTES, BLOCK_SHIFT, ZERO_BLOCK
 from blockstore.store.state.home import Home, allocate, lack_of_room, punch
 from blockstore.store.state.mapping import LARGEST_MAP_BYTES, MAP_BYTES, extend
 
@@ -52,19 +51,12 @@ _ENTRY_BYTES: Final = 8
 PAGE_ENTRIES: Final = mmap.PAGESIZE // _ENTRY_BYTES
 """Entries on one page of the map; the unit in which the map is given memory. 512 entries stand for 2 MiB."""
 
-SEEK_WINDOW_BLOCKS: Final = 8192
-"""Map entries compared at once when data or a hole is looked for: arrays of 128 KiB or more would be asked of
-the kernel by malloc(3) each time."""
-
 _PAGE_SHIFT: Final = PAGE_ENTRIES.bit_length() - 1
 _FEW_PAGES: Final = (MAP_BYTES - HEADER_BYTES) // mmap.PAGESIZE
 """Of a map that needs no more than MAP_BYTES (mapping.py). A larger one may have as many as there can be."""
 
 _WITH: Final = b"\1"
 _WITHOUT: Final = b"\0"
-
-_NOTHING: Final = np.uint64(0)
-_ID: Final = np.uint64(ID_MASK)
 
 
 @dataclass
@@ -82,11 +74,10 @@ class Domain:
 
 
 class Volume:
-    """`map` (a memoryview) is for single entries, `map_array` for ranges, `block_map` for compiled code; on unprepared
-    pages all are holes."""
+    """`map` (a memoryview, "Q") is for entries of prepared pages, `block_map` for compiled code; on unprepared pages
+    all are holes."""
 
     map: memoryview
-    map_array: npt.NDArray[np.uint64]
 
     def __init__(self, home: Home, number: int, domain: Domain, *, create: bool) -> None:
         self.number = number
@@ -193,20 +184,15 @@ class Volume:
         if error := self.block_map.give_memory(first, count):
             raise lack_of_room(OSError(error, os.strerror(error)), self._place)
 
-    def replace(self, first: int, entries: U64s) -> npt.NDArray[np.uint64]:
-        """Let the blocks from `first` on have these entries (their pages are prepared); the ones that they had."""
-        target = self.map_array[first : first + len(entries)]
-        old = target.copy()
-        # Not an assignment: that is memcpy(3), which may be killed in the middle of an entry (`rep movsb`).
-        np.bitwise_or(entries, _NOTHING, out=target)
-        self.block_map.touched_blocks += int(np.count_nonzero(entries)) - int(np.count_nonzero(old))
-        return old
+    def replace(self, first: int, entries: U64s) -> None:
+        """Let the blocks from `first` on have these entries (their pages are prepared). No count changes: neither that
+        of a row that they had, nor of one that they get."""
+        ranges.replace(self.block_map, first, entries)
 
     def adopt(self, touched_blocks: int) -> None:
         """At start on existing state: take back entries behind the end, which a killed process did not get to publish
         with a size. `touched_blocks` of the others have been counted."""
-        for start, end in self.prepared(self.blocks, self._capacity):
-            self.replace(start, np.zeros(end - start, dtype=np.uint64))
+        ranges.clear(self.block_map, self.blocks, self._capacity)
         self.block_map.touched_blocks = touched_blocks
 
     def lookup(self, block: int) -> int:
@@ -215,30 +201,18 @@ class Volume:
             return 0
         return self.map[block]
 
-    def entries(self, first: int, count: int) -> npt.NDArray[np.uint64]:
-        """A copy of the map entries of `count` blocks from `first`; HOLE beyond the end."""
-        result = np.zeros(count, dtype=np.uint64)
-        for start, end in self.prepared(first, first + count):
-            result[start - first : end - first] = self.map_array[start:end]
-        return result
+    def entries(self, first: int, count: int) -> array[int]:
+        """A copy of the map entries ("Q") of `count` blocks from `first`; HOLE beyond the end."""
+        return self.block_map.copy(first, count)
+
+    def has_data(self, first: int, count: int) -> bool:
+        """Is any of `count` blocks from `first` no hole?"""
+        return self.block_map.next_data(first, first + count) < first + count
 
     def seek(self, offset: int, *, data: bool) -> int:
         """The next offset at or after `offset` inside data or a hole; the size if there is none (lseek(2))."""
-        end = self.blocks
-        position = offset >> BLOCK_SHIFT
-        for start, stop in self.prepared(position, end):
-            if not data and start > position:
-                break
-            for window in range(start, stop, SEEK_WINDOW_BLOCKS):
-                entries = self.map_array[window : min(window + SEEK_WINDOW_BLOCKS, stop)]
-                found = np.flatnonzero((entries != HOLE) == data)
-                if len(found):
-                    block = window + int(found[0])
-                    return min(max(block << BLOCK_SHIFT, offset), self.size_bytes)
-            position = stop
-        if data:
-            return self.size_bytes
-        return min(max(position << BLOCK_SHIFT, offset), self.size_bytes)
+        look = self.block_map.next_data if data else self.block_map.next_hole
+        return min(max(look(offset >> BLOCK_SHIFT, self.blocks) << BLOCK_SHIFT, offset), self.size_bytes)
 
     def count_fault(self, blocks: int) -> None:
         """A read of one block was answered, which is not a hole if `blocks` is 1."""
@@ -292,7 +266,6 @@ class Volume:
         """Let go of the memory; the file stays."""
         self.block_map.unbind()
         self.map = memoryview(b"")
-        self.map_array = np.empty(0, dtype=np.uint64)
         self._regions.clear()
         os.close(self._fd)
 
@@ -311,13 +284,12 @@ class Volume:
         self._header = view[:HEADER_BYTES].cast("Q")
         self._signed_header = view[:HEADER_BYTES].cast("q")
         self.map = view[HEADER_BYTES:].cast("Q")
-        self.map_array = np.frombuffer(view, dtype=np.uint64, offset=HEADER_BYTES)
         self._capacity = pages * PAGE_ENTRIES
         if pages > len(self._pages):
             self._outgrown.append(self._pages)
             self._pages = _untouched(MAXIMUM_SIZE_BYTES >> BLOCK_SHIFT >> _PAGE_SHIFT)
             self._pages[: len(self._outgrown[-1])] = self._outgrown[-1][:]
-        self.block_map.bind(self.map_array, self._pages, self._header[_SIZE_AT : _MTIME_AT + 1], self._fd)
+        self.block_map.bind(self.map, self._pages, self._header[_SIZE_AT : _MTIME_AT + 1], self._fd)
 
     def _stored_size(self, home: Home) -> int:
         """Raises StateError for a size that was damaged, or that the file has no map for."""
@@ -345,11 +317,6 @@ class Volume:
 def _untouched(size_bytes: int) -> mmap.mmap:
     """Zeros that take memory page by page as they are written."""
     return mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-
-
-def ids_of(entries: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """The block id in each map entry."""
-    return (entries & _ID).astype(np.int64)
 
 
 def clamp_time_ns(time_ns: int) -> int:
@@ -393,13 +360,14 @@ def read_header(home: Home, name: str) -> tuple[int, int] | None:
     """
     fd = home.open(name)
     try:
-        header = np.frombuffer(os.pread(fd, HEADER_BYTES, 0).ljust(HEADER_BYTES, b"\0"), dtype=np.uint64)
+        page = os.pread(fd, HEADER_BYTES, 0).ljust(HEADER_BYTES, b"\0")
     finally:
         os.close(fd)
-    if not header.any():
+    if not any(page):
         return None
-    number, key = int(header[_NUMBER_AT]), int(header[_DOMAIN_AT])
-    is_whole = name == file_name(number) and int(header[_DIGEST_AT]) == _header_digest(number, key)
+    header = memoryview(page).cast("Q")
+    number, key = header[_NUMBER_AT], header[_DOMAIN_AT]
+    is_whole = name == file_name(number) and header[_DIGEST_AT] == _header_digest(number, key)
     if not header[_MAGIC_AT] and (is_whole or not header[_DIGEST_AT]):  # it is stored last
         return None
     if header[_MAGIC_AT] != _MAGIC or not is_whole:

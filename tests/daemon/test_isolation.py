@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from blockstore.daemon.namespace.names_copy import copied_names
-from blockstore.store.state.geometry import ENCODING_MASK, PATCHED
+from blockstore.store.state.geometry import ENCODING_MASK, ID_MASK, PATCHED
 from blockstore.store.state.home import CopiedHome, DirectoryHome
 from blockstore.store.state.pool_limit import MINIMUM_LIMIT_BYTES
 from blockstore.store.store import Store
-from blockstore.store.volume import ids_of
 from tests.cli.runner import invoke
 from tests.daemon.lab import Lab, mixed_blocks, put
 from tests.store.columns import column
@@ -50,8 +49,8 @@ def check_nothing_crosses(lab: Lab) -> None:
         assert len(names.files()) == len(store.volumes) == 6
     rows, mapped = store.rows, dict[int, set[int]]()
     for volume in store.volumes.values():
-        for row in ids_of(volume.entries(0, volume.blocks)).tolist():
-            mapped.setdefault(volume.domain.index, set()).add(row)
+        for entry in volume.entries(0, volume.blocks):
+            mapped.setdefault(volume.domain.index, set()).add(entry & ID_MASK)
     domains = [found - {0, 1, 2} for found in mapped.values()]
     assert len(domains) == 3 and all(len(found) > 90 for found in domains)
     assert not domains[0] & domains[1] and not domains[1] & domains[2] and not domains[0] & domains[2]

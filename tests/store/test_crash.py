@@ -18,8 +18,7 @@ import pytest
 
 import blockstore.store
 from blockstore.errors import OutOfRoom
-from blockstore.plane.blocks import commit
-from blockstore.plane.blocks.commit import call_at_points
+from blockstore.plane.blocks import commit, ranges
 from blockstore.plane.moves import publish, reencode
 from blockstore.store import domains
 from blockstore.store.checks.verify import Verification, steps
@@ -509,6 +508,34 @@ def die_at_lines(state_path: Path, life: Life, step: int, monkeypatch: pytest.Mo
 POINTS = {False: 25, True: 400}
 """Stores of compiled code before which a life ends, ordinarily and nightly."""
 
+LIFE_OF_RANGES: Life = []
+_SOURCE = text(0) + near(text(1), 1) + bytes(BLOCK_BYTES) + noise(1) * 2 + text(2)
+_TARGET = text(3) + near(text(3), 3) + noise(2) + noise(1) + noise(3)
+for operation, effect in (
+    (create(1, 1), lambda model: {**model, 1: b""}),
+    (create(2, 1), lambda model: {**model, 2: b""}),
+    (write(1, 1, _SOURCE), written(1, 1, _SOURCE)),
+    (write(2, 508, _TARGET + text(1)), written(2, 508, _TARGET + text(1))),
+    (
+        lambda store: run(
+            store,
+            store.clone_steps(store.volumes[1], 0, store.volumes[2], 507 * BLOCK_BYTES, 7 * BLOCK_BYTES),
+        ),
+        written(2, 507, bytes(BLOCK_BYTES) + _SOURCE),
+    ),
+    (
+        lambda store: run(store, store.discard_steps(store.volumes[2], 509 * BLOCK_BYTES, 20 * BLOCK_BYTES)),
+        written(2, 509, bytes(5 * BLOCK_BYTES)),
+    ),
+    (
+        lambda store: run(store, store.delete_steps(store.volumes[1])),
+        lambda model: {2: model[2]},
+    ),
+):
+    then(operation, effect, LIFE_OF_RANGES)
+"""Clones and discards across a border of pages of the map: of blocks that are freed, patches among them, and of one
+that stays."""
+
 MODULES = pytest.mark.parametrize(
     ("module", "life", "least"),
     [
@@ -516,8 +543,10 @@ MODULES = pytest.mark.parametrize(
         (publish, SHORT_LIFE, 100),
         (publish, LIFE_WITH_TIER, 500),
         (reencode, SHORT_LIFE, 30),
+        (ranges, LIFE_OF_RANGES, 20),
+        (commit, LIFE_OF_RANGES, 100),
     ],
-    ids=["commit", "compaction", "tier", "re-encoding"],
+    ids=["commit", "compaction", "tier", "re-encoding", "ranges", "counts of ranges"],
 )
 """What stores, and how often at least in that life."""
 
@@ -621,7 +650,7 @@ def die_when_published(volume: Volume, block: int) -> None:
         if volume.lookup(block) != before:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    call_at_points(die_if_it_has)
+    commit.call_at_points(die_if_it_has)
     volume.set_size = die_if_it_has  # type: ignore[method-assign]
 
 

@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 
 from blockstore.errors import CorruptBlock, OutOfRoom
-from blockstore.store.state.geometry import BLOCK_BYTES, COMPRESSED, ID_MASK, PATCHED, RAW, SEGMENT_BYTES
+from blockstore.plane.blocks import ranges
+from blockstore.store.changes import DISCARD_STEP_BLOCKS
+from blockstore.store.state.geometry import (
+    BLOCK_BYTES,
+    COMPRESSED,
+    ID_MASK,
+    PAGED,
+    PATCHED,
+    PIECE_MASK,
+    RAW,
+    SEGMENT_BYTES,
+    WHERE_SEGMENT_SHIFT,
+)
 from blockstore.store.state.home import DirectoryHome, MemoryHome
 from blockstore.store.state.location import offset_of, size_of
 from blockstore.store.steps import Outcome, run
@@ -20,6 +32,9 @@ from tests.store.invariants import check_nothing_twice, check_store
 from tests.store.material import contents, encodings, half, near, noise, put, text
 
 LIMIT_BYTES = 16 << 20
+
+LET_GO = 1 << 16
+"""Words of records in the tier that the log notes at most (plane/tables/log.pxd)."""
 
 
 def test_each_mechanism_engages() -> None:
@@ -345,3 +360,22 @@ def test_deleting_everything_gives_everything_back(state_path: Path) -> None:
     store = Store(DirectoryHome(state_path), LIMIT_BYTES)
     assert not store.volumes and store.pool.allocated_bytes == 0
     store.close()
+
+
+def test_a_discard_finds_room_to_note_what_writes_have_let_go() -> None:
+    """Of records in the tier nobody need have taken anything back: encoders wake Python for segments alone."""
+    store = Store(MemoryHome(), 512 << 20, patching=False)
+    volume, blocks = store.create_volume(1, 1), LET_GO // 2 + 2 * DISCARD_STEP_BLOCKS
+    other = store.create_volume(2, 1)
+    for target in (volume, other):
+        data = b"".join((target.number << 32 | block).to_bytes(8) * 512 for block in range(blocks))
+        put(store, target, 0, data)
+    column(store.rows.where)[column(store.rows.where) != 0] |= np.uint64(PAGED | PIECE_MASK << WHERE_SEGMENT_SHIFT)
+    with pytest.raises(ValueError, match="at once"):
+        for target in (volume, other):
+            for first in range(0, blocks - blocks % DISCARD_STEP_BLOCKS, DISCARD_STEP_BLOCKS):
+                ranges.discard(store._commit, target.block_map, first, DISCARD_STEP_BLOCKS)
+    run(store.clone_steps(other, 0, volume, 0, other.size_bytes))
+    for target in (volume, other):
+        run(store.discard_steps(target, 0, target.size_bytes))
+    assert store.rows.live == 0 and not store.pool.log.has_let_go

@@ -1,1 +1,1 @@
-"""Blocks of a store: read, encoded, committed."""
+"""Blocks of a store: read, encoded, committed, discarded and cloned."""

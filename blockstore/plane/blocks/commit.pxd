@@ -35,6 +35,15 @@ cdef class Commit:
     cdef FreeRows free_rows
     cdef ChangedRows changed
     cdef Log log
+    # Raises ValueError unless there is room to note what so many rows let go.
+    cdef int check_room(self, uint64_t rows) except -1
+
+# One map entry more points at the row of each of these that has one, and is not damaged: its check is that of the row.
+cdef void acquire_entries(Books* books, const uint64_t* entries, uint64_t count) noexcept nogil
+
+# These map entries are gone, and with them the rows that nothing points at any more, and their references if these were
+# the last patches against them. There must be room to note that (log.pxd, `can_let_go`).
+cdef void drop_entries(Books* books, const uint64_t* entries, uint64_t count) noexcept nogil
 
 # Publishes a batch as the blocks of these targets, which have as many together; with the store lock. Unless it returns
 # OUTCOME_COMMITTED nothing has changed.

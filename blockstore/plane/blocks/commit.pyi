@@ -1,14 +1,13 @@
 """What changes tables that are shared with the next process: commit of a batch, and counts of rows.
 
 All of it is called with the store lock, and none of it can fail once it has begun to store. Rows that nothing points at
-any more can be taken again at once; what else was let go, the caller has the pool take back (store/references.py).
+any more can be taken again at once; what else was let go, the caller has the pool take back (store/state/pool.py).
 """
 
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from blockstore.plane.blocks.encode import Batch
-from blockstore.plane.buffers import U64s
 from blockstore.plane.sync.lock import StoreLock
 from blockstore.plane.tables.block_map import BlockMap
 from blockstore.plane.tables.free_rows import ChangedRows, FreeRows
@@ -57,14 +56,6 @@ class Commit:
         if it is less. Without the interpreter's lock. Waits for the store lock to commit; who has it gives None.
 
         Returns COMMITTED, or NEEDS_PYTHON or DROPPED, and then nothing has changed."""
-
-    def acquire(self, entries: U64s) -> None:
-        """One more map entry points at the row of each of these."""
-
-    def release(self, entries: U64s) -> None:
-        """One map entry less points at the row of each of these. What nothing points at is freed, and then, if these
-        were the last patches against them, their references. Raises ValueError for too many at once, and then nothing
-        has changed."""
 
 def call_at_points(function: Callable[[], None] | None) -> None:
     """For the test of death at any instruction: calls this before each store to shared memory in this module."""

@@ -35,6 +35,7 @@ from blockstore.plane.codec.layout cimport (
 from blockstore.plane.sync.lock cimport StoreLock
 from blockstore.plane.tables.log cimport (
     APPENDED,
+    LET_GO,
     Log,
     Placed,
     append_records,
@@ -121,20 +122,10 @@ cdef class Commit:
             outcome = write_blocks(&self.books, batch, &block_map.view, first, end_bytes, reserved_segments, lock)
         return outcome
 
-    def acquire(self, const uint64_t[::1] entries not None):
-        cdef Py_ssize_t number
-        cdef uint32_t row
-        for number in range(entries.shape[0]):
-            row = row_of_entry(self.books.columns, entries[number])
-            if row:
-                count_entry(&self.books, row, 1)
-
-    def release(self, const uint64_t[::1] entries not None):
-        cdef Py_ssize_t number
-        if not can_let_go(self.books.log, entries.shape[0]):
-            raise ValueError(f"{entries.shape[0]} entries at once, or nobody has taken back what was let go")
-        for number in range(entries.shape[0]):
-            drop_entry(&self.books, entries[number])
+    cdef int check_room(self, uint64_t rows) except -1:
+        if rows > LET_GO or not can_let_go(self.books.log, rows):
+            raise ValueError(f"{rows} of them at once, or nobody has taken back what was let go")
+        return 0
 
 
 cdef Outcome commit_batch(
@@ -158,8 +149,7 @@ cdef Outcome commit_batch(
     batch.published = 0
     for number in range(count):
         publish_entries(books, batch, &targets[number])
-    for number in range(batch.published):
-        drop_entry(books, batch.old_entries[number])
+    drop_entries(books, batch.old_entries, batch.published)
     return OUTCOME_COMMITTED
 
 
@@ -278,6 +268,21 @@ cdef inline uint32_t row_of(Batch batch, int number) noexcept nogil:
     return batch.block[number].row or batch.rows[batch.block[number].content]
 
 
+cdef void acquire_entries(Books* books, const uint64_t* entries, uint64_t count) noexcept nogil:
+    cdef uint64_t number
+    cdef uint32_t row
+    for number in range(count):
+        row = row_of_entry(books.columns, entries[number])
+        if row:
+            count_entry(books, row, 1)
+
+
+cdef void drop_entries(Books* books, const uint64_t* entries, uint64_t count) noexcept nogil:
+    cdef uint64_t number
+    for number in range(count):
+        drop_entry(books, entries[number])
+
+
 cdef uint32_t row_of_entry(const Columns* columns, uint64_t entry) noexcept nogil:
     """Returns the row of a map entry; 0 where it has none, or is damaged: its check is not that of the row."""
     cdef uint64_t row = entry & ID_MASK
@@ -312,6 +317,7 @@ cdef void free_with_reference(Books* books, uint32_t row) noexcept nogil:
 
 
 cdef void release_reference(Books* books, uint32_t reference) noexcept nogil:
+    """One patch less is against this row, which is freed if nothing needs it any more."""
     cdef Columns* columns = books.columns
     if reference >= columns.capacity or not columns.dependents[reference]:
         return

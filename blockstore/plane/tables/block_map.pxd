@@ -3,7 +3,8 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 cdef enum:
-    PAGE_ENTRIES_SHIFT = 9  # a page of the map has 512 entries
+    PAGE_ENTRIES_SHIFT = 9
+    PAGE_ENTRIES = 1 << PAGE_ENTRIES_SHIFT
 
 cdef struct MapView:
     # Read without a lock while the map grows: the pointers are published before the capacity that they are good for.
@@ -41,6 +42,19 @@ cdef uint64_t entry_of(const MapView* view, uint64_t block) noexcept nogil
 # Gives the pages of the map that these blocks are on memory, where they have none; with the store lock. Returns 0, or an
 # errno, and then some may have it: EINVAL when the map does not cover the blocks.
 cdef int give_memory(MapView* view, uint64_t first, uint64_t count) noexcept nogil
+
+# Writes the map entries of `count` blocks from `first` on.
+cdef void copy_entries(const MapView* view, uint64_t first, uint64_t count, uint64_t* entries) noexcept nogil
+
+# Return the first block from `first` on, before `end`, whose entry has memory, is no hole, is one; `end` if there is none.
+# With the store lock: memory may go without it.
+cdef uint64_t next_with_memory(const MapView* view, uint64_t first, uint64_t end) noexcept nogil
+cdef uint64_t next_data(const MapView* view, uint64_t first, uint64_t end) noexcept nogil
+cdef uint64_t next_hole(const MapView* view, uint64_t first, uint64_t end) noexcept nogil
+
+# Returns where the page of a block ends, or `end` if that comes before.
+cdef inline uint64_t page_end(uint64_t block, uint64_t end) noexcept nogil:
+    return min((block | (PAGE_ENTRIES - 1)) + 1, end)
 
 # Counts a READ that was answered with so many blocks that are not HOLE: of one block, and of a range.
 cdef void count_fault(MapView* view, uint64_t written) noexcept nogil

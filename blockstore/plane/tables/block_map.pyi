@@ -39,6 +39,16 @@ class BlockMap:
     def range_refaults(self) -> int: ...
     @property
     def range_requests(self) -> int: ...
+    def copy(self, first: int, count: int) -> array[int]:
+        """Returns the entries of `count` blocks from `first` on ("Q"): HOLE behind the end, and where the map has no
+        memory. Like the next two with the store lock, and without the interpreter's."""
+
+    def next_data(self, first: int, end: int) -> int:
+        """Returns the first block from `first` on, before `end`, that is no hole; `end` if there is none."""
+
+    def next_hole(self, first: int, end: int) -> int:
+        """Returns the first block from `first` on, before `end`, that is a hole; `end` if there is none."""
+
     def count_fault(self, written: int) -> None:
         """Counts a READ of one block, which is no hole if `written` is 1."""
 
@@ -51,9 +61,9 @@ class BlockMap:
     def bind(
         self, entries: U64s, pages: bytearray | mmap.mmap, size_word: memoryview | None = None, fd: int = -1
     ) -> None:
-        """Takes the map entries, for each page of 512 of them a byte that says whether it has memory, two words of the
-        header (the size, and when the content changed), and the descriptor of their file: a page with the header, then
-        the entries.
+        """Takes the map entries, for each page of 512 of them a byte, which is 1 if it has memory and else 0, two words
+        of the header (the size, and when the content changed), and the descriptor of their file: a page with the
+        header, then the entries.
 
         Those who look at the map meanwhile see all that it had, or what it has now. What was bound before must stay
         mapped, and show the same, until no lane can look at it. Raises ValueError for items of another type, and for

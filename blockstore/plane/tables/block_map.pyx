@@ -1,8 +1,10 @@
 """The map of a volume as typed pointers. See block_map.pyi."""
 
+from array import array
+
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.errno cimport EINTR, EINVAL
-from libc.string cimport memcpy, memset
+from libc.string cimport memchr, memcpy, memset
 
 from blockstore.plane.sync.atomics cimport count_64, load_64, load_8, load_pointer, store_64, store_8, store_pointer
 from blockstore.plane.codec.features cimport FEATURE_KEYS
@@ -58,6 +60,48 @@ cdef void mark_pages(MapView* view, uint64_t page, uint64_t stop) noexcept nogil
     while page < stop:
         store_8(&view.pages[page], 1)
         page += 1
+
+
+cdef void copy_entries(const MapView* view, uint64_t first, uint64_t count, uint64_t* entries) noexcept nogil:
+    cdef uint64_t number
+    for number in range(count):
+        entries[number] = entry_of(view, first + number)
+
+
+cdef uint64_t next_with_memory(const MapView* view, uint64_t first, uint64_t end) noexcept nogil:
+    cdef uint64_t limit = min(end, view.capacity)
+    cdef uint64_t page = first >> PAGE_ENTRIES_SHIFT
+    cdef const uint8_t* found = NULL
+    if first < limit:
+        found = <const uint8_t*>memchr(&view.pages[page], 1, (limit - 1 >> PAGE_ENTRIES_SHIFT) + 1 - page)
+    if found == NULL:
+        return end
+    return max(first, <uint64_t>(found - view.pages) << PAGE_ENTRIES_SHIFT)
+
+
+cdef uint64_t next_data(const MapView* view, uint64_t first, uint64_t end) noexcept nogil:
+    cdef uint64_t limit = min(end, view.capacity)
+    cdef uint64_t block, stop
+    first = next_with_memory(view, first, limit)
+    while first < limit:
+        stop = page_end(first, limit)
+        for block in range(first, stop):
+            if view.entries[block] != HOLE:
+                return block
+        first = next_with_memory(view, stop, limit)
+    return end
+
+
+cdef uint64_t next_hole(const MapView* view, uint64_t first, uint64_t end) noexcept nogil:
+    cdef uint64_t limit = min(end, view.capacity)
+    cdef uint64_t block, stop
+    while first < limit and view.pages[first >> PAGE_ENTRIES_SHIFT]:
+        stop = page_end(first, limit)
+        for block in range(first, stop):
+            if view.entries[block] == HOLE:
+                return block
+        first = stop
+    return min(first, end)
 
 
 cdef void count_fault(MapView* view, uint64_t written) noexcept nogil:
@@ -125,6 +169,28 @@ cdef class BlockMap:
     @property
     def range_requests(self):
         return load_64(&self.view.range_requests)
+
+    def copy(self, uint64_t first, uint64_t count):
+        cdef uint64_t[::1] entries
+        result = array("Q", bytes(count * sizeof(uint64_t)))
+        if not count:
+            return result
+        entries = result
+        with nogil:
+            copy_entries(&self.view, first, count, &entries[0])
+        return result
+
+    def next_data(self, uint64_t first, uint64_t end):
+        cdef uint64_t block
+        with nogil:
+            block = next_data(&self.view, first, end)
+        return block
+
+    def next_hole(self, uint64_t first, uint64_t end):
+        cdef uint64_t block
+        with nogil:
+            block = next_hole(&self.view, first, end)
+        return block
 
     def count_fault(self, uint64_t written):
         count_fault(&self.view, written)

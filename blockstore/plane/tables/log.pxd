@@ -3,8 +3,8 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 cdef enum:
-    # Words of paged records that were let go, and segments that became empty, until Python takes them back: as many as a
-    # clone of 8192 blocks lets go at most, each with its reference, and four times that.
+    # Words of paged records that were let go, and segments that became empty, until Python takes them back: sixteen times
+    # what a discard of 2048 blocks lets go at most, each with its reference.
     LET_GO = 65536
 
 cdef enum Append:

@@ -29,7 +29,6 @@ from blockstore.plane.tables.cross_count import (
 )
 from blockstore.store.checks.repair import Repair
 from blockstore.store.checks.soundness import entry_before
-from blockstore.store.references import free_rows
 from blockstore.store.remote.arrivals import place_of
 from blockstore.store.state.geometry import (
     BLOCK_SHIFT,
@@ -238,7 +237,9 @@ class _Check:
         rows, changed = self._rows, self._rows.changed
         assert changed is not None
         bases = [rows.reference.items[row] for row in orphans if rows.where.items[row] & PATCH_BITS == PATCH_BITS]
-        free_rows(rows, self._store.pool, orphans)
+        words = array("Q", [rows.where.items[row] for row in orphans])
+        rows.give_back(orphans)
+        self._store.pool.forget(words)
         for base in bases:
             if FIRST_ROW <= base < len(changed) and rows.dependents.items[base]:
                 rows.dependents.items[base] -= 1

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from blockstore.errors import CorruptBlock, InputError, OutOfRoom
-from blockstore.plane.tables.arrivals import due_blocks, due_entries, is_any_due, rows_of_domain, used_entries
+from blockstore.plane.tables.arrivals import due_blocks, due_entries, is_any_due, rows_of_domain
 from blockstore.plane.tables.digest_lookup import DigestLookup
 from blockstore.plane.tables.tables import Tables
 from blockstore.store.decode import Decoder
@@ -74,7 +74,7 @@ class Remote:
         written, OutOfRoom."""
         entries, due = due_entries(places, first_place)
         volume.cover(first + len(entries))
-        if used_entries(volume.entries(first, len(entries))):
+        if volume.has_data(first, len(entries)):
             raise InputError("the file is in use already; pull into a new one")
         if due:
             volume.prepare(first, len(entries))

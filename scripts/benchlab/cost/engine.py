@@ -26,6 +26,7 @@ from blockstore.store.state.geometry import (
     BLOCK_BYTES,
     ENCODING_MASK,
     FIRST_ROW,
+    ID_MASK,
     PATCHED,
 )
 from blockstore.store.state.home import MemoryHome
@@ -33,7 +34,7 @@ from blockstore.store.state.location import offset_of, size_of
 from blockstore.store.state.pool_limit import MINIMUM_LIMIT_BYTES
 from blockstore.store.steps import run
 from blockstore.store.store import Store
-from blockstore.store.volume import Volume, ids_of
+from blockstore.store.volume import Volume
 
 WRITE_BYTES: Final = 1 << 20
 READ_BYTES: Final = 128 << 10
@@ -214,7 +215,8 @@ def _records(store: Store, volume: Volume) -> list[bytes]:
     """The compressed record of each block, in the order in which they are read."""
     where_of, view = store.rows.where.items, store.pool.view
     records = []
-    for row in ids_of(volume.entries(0, volume.size_bytes // BLOCK_BYTES)).tolist():
+    for entry in volume.entries(0, volume.size_bytes // BLOCK_BYTES):
+        row = entry & ID_MASK
         where = where_of[row]
         assert row >= FIRST_ROW and where & ENCODING_MASK != PATCHED
         records.append(bytes(view[offset_of(where) : offset_of(where) + size_of(where)]))

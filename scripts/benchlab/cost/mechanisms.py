@@ -23,12 +23,12 @@ from benchlab.bench import Bench
 from benchlab.cost.engine import WRITE_BYTES
 from benchlab.errors import BenchError
 from benchlab.figures import Figure
-from blockstore.store.state.geometry import BLOCK_BYTES, ENCODING_MASK, FIRST_ROW, PATCHED
+from blockstore.store.state.geometry import BLOCK_BYTES, ENCODING_MASK, FIRST_ROW, ID_MASK, PATCHED
 from blockstore.store.state.home import MemoryHome
 from blockstore.store.state.pool_limit import MINIMUM_LIMIT_BYTES
 from blockstore.store.steps import run
 from blockstore.store.store import Store
-from blockstore.store.volume import Volume, ids_of
+from blockstore.store.volume import Volume
 
 _BLOCKS: Final = 16384
 _REPETITIONS: Final = 5
@@ -123,7 +123,7 @@ def _read(store: Store, volume: Volume, numbers: Sequence[int]) -> None:
 
 
 def _patched_blocks(store: Store, volume: Volume) -> list[int]:
-    rows = ids_of(volume.entries(0, volume.size_bytes // BLOCK_BYTES))
+    rows = np.asarray(volume.entries(0, volume.size_bytes // BLOCK_BYTES)) & np.uint64(ID_MASK)
     encodings = np.asarray(store.rows.where.items)[rows] & np.uint64(ENCODING_MASK)
     found: list[int] = np.flatnonzero((encodings == PATCHED) & (rows >= FIRST_ROW)).tolist()
     return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import threading
 
-import numpy as np
 import pytest
 
 from blockstore.plane.blocks.commit import COMMITTED, NEEDS_PYTHON, STALE
@@ -129,14 +128,4 @@ def test_other_counts_of_blocks_are_refused(counts: tuple[int, ...]) -> None:
     batch, before = encoded(store, volume, text(1) + text(2)), books(store)
     with pytest.raises(ValueError, match="blocks"):
         commit(store, batch, *((volume, 0, count) for count in counts))
-    assert books(store) == before
-
-
-def test_what_is_let_go_must_be_taken_back_before_there_is_more() -> None:
-    store = Store(MemoryHome(), LIMIT_BYTES)
-    volume = store.create_volume(1, 1)
-    put(store, volume, 0, text(1))
-    before = books(store)
-    with pytest.raises(ValueError, match="entries at once"):
-        store._commit.release(np.full(1 << 16, volume.lookup(0), dtype=np.uint64))
     assert books(store) == before

@@ -1,81 +1,58 @@
-"""Memory of the map's pages: given when it is needed, and noted only when it is there."""
+"""Looking through the map of a volume, some pages of which have memory: against a list of its entries."""
 
 from __future__ import annotations
 
-import errno
-import mmap
-import os
-from collections.abc import Iterator
+from array import array
 
-import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from blockstore.plane.tables.block_map import BlockMap
 
 PAGE_ENTRIES = 512
-PAGES = 6
+PAGES = 5
+BLOCKS = PAGES * PAGE_ENTRIES
+EDGES = sorted({edge for page in range(PAGES + 1) for edge in (page * 512 - 1, page * 512, page * 512 + 1)} - {-1})
+
+PLACES = st.one_of(st.integers(0, BLOCKS + 600), st.sampled_from(EDGES))
+RUNS = st.lists(st.tuples(PLACES, st.integers(1, 700), st.sampled_from((0, 1, 1 << 63, (1 << 64) - 1))), max_size=8)
+"""Entries that are alike: from which block, how many, and which."""
 
 
-@pytest.fixture
-def file() -> Iterator[int]:
-    fd = os.memfd_create("map")
-    os.ftruncate(fd, (1 + PAGES) * mmap.PAGESIZE)
-    yield fd
-    os.close(fd)
+def bound(runs: list[tuple[int, int, int]], pages: int) -> tuple[BlockMap, list[int]]:
+    """A map with these entries, and what is to be seen of it: what lies on a page without memory is a hole."""
+    entries, has_memory = [0] * BLOCKS, bytearray(pages >> page & 1 for page in range(PAGES))
+    for first, count, entry in runs:
+        entries[first : first + count] = [entry] * len(entries[first : first + count])
+    block_map = BlockMap()
+    block_map.bind(array("Q", entries), has_memory)
+    return block_map, [entry * has_memory[block // PAGE_ENTRIES] for block, entry in enumerate(entries)]
 
 
-def bound(fd: int) -> tuple[BlockMap, bytearray]:
-    pages, block_map = bytearray(PAGES), BlockMap()
-    view = memoryview(mmap.mmap(fd, 0))
-    block_map.bind(view[mmap.PAGESIZE :].cast("Q"), pages, None, fd)
-    return block_map, pages
+@settings(deadline=None)
+@given(runs=RUNS, pages=st.integers(0, (1 << PAGES) - 1), first=PLACES, second=PLACES)
+def test_data_and_holes_are_found(runs: list[tuple[int, int, int]], pages: int, first: int, second: int) -> None:
+    (block_map, seen), end = bound(runs, pages), max(first, second)
+    first = min(first, second)
+    seen += [0] * (end - len(seen))
+    blocks = range(first, end)
+    assert block_map.next_data(first, end) == next((block for block in blocks if seen[block]), end)
+    assert block_map.next_hole(first, end) == next((block for block in blocks if not seen[block]), end)
+    found = block_map.copy(first, end - first)
+    assert found.typecode == "Q" and found.tolist() == seen[first:end]
 
 
-def bytes_of(fd: int) -> int:
-    """What the file takes."""
-    return os.fstat(fd).st_blocks * 512
+def test_where_the_end_comes_first_nothing_is_found() -> None:
+    block_map, _ = bound([(0, BLOCKS, 1)], (1 << PAGES) - 1)
+    for first, end in ((10, 5), (BLOCKS + 10, 5), (BLOCKS, BLOCKS), ((1 << 64) - 1, 0)):
+        assert block_map.next_data(first, end) == block_map.next_hole(first, end) == end
 
 
-@pytest.mark.parametrize(
-    ("first", "count", "pages"),
-    [
-        (0, 1, [0]),
-        (PAGE_ENTRIES - 1, 2, [0, 1]),
-        (PAGE_ENTRIES, PAGE_ENTRIES, [1]),
-        (0, PAGES * PAGE_ENTRIES, list(range(PAGES))),
-        (PAGES * PAGE_ENTRIES - 1, 1, [PAGES - 1]),
-    ],
-)
-def test_pages_get_memory_for_these_blocks_alone(file: int, first: int, count: int, pages: list[int]) -> None:
-    block_map, marks = bound(file)
-    assert block_map.give_memory(first, count) == 0
-    assert [page for page in range(PAGES) if marks[page]] == pages
-    assert bytes_of(file) == len(pages) * mmap.PAGESIZE
-
-
-def test_pages_that_have_memory_are_left_alone(file: int) -> None:
-    block_map, marks = bound(file)
-    marks[1] = marks[3] = 1  # so says the table, and nobody asks the file
-    assert block_map.give_memory(0, PAGES * PAGE_ENTRIES) == 0
-    assert bytes_of(file) == 4 * mmap.PAGESIZE and all(marks)
-
-
-@pytest.mark.parametrize(
-    ("first", "count"),
-    [(0, 0), (0, PAGES * PAGE_ENTRIES + 1), (PAGES * PAGE_ENTRIES, 1), (2**64 - 1, 1), (1, 2**64 - 1)],
-)
-def test_blocks_beyond_the_map_are_refused(file: int, first: int, count: int) -> None:
-    block_map, marks = bound(file)
-    assert block_map.give_memory(first, count) == errno.EINVAL
-    assert not any(marks) and not bytes_of(file)
-
-
-def test_a_page_that_gets_no_memory_is_not_marked(file: int) -> None:
-    block_map, marks = bound(file)
-    unwritable = os.open(f"/proc/self/fd/{file}", os.O_RDONLY)
-    try:
-        view = memoryview(mmap.mmap(file, 0))
-        block_map.bind(view[mmap.PAGESIZE :].cast("Q"), marks, None, unwritable)
-        assert block_map.give_memory(0, 1) == errno.EBADF
-    finally:
-        os.close(unwritable)
-    assert not any(marks)
+def test_a_map_that_is_not_bound_is_a_hole_of_any_size() -> None:
+    block_map = BlockMap()
+    assert block_map.next_data(0, 1 << 40) == 1 << 40 and block_map.next_hole(7, 1 << 40) == 7
+    assert block_map.copy(1 << 40, 3) == array("Q", (0, 0, 0))
+    block_map.bind(array("Q", [1] * BLOCKS), bytearray(b"\1" * PAGES))
+    assert block_map.next_hole(0, 1 << 40) == BLOCKS
+    block_map.unbind()
+    assert block_map.next_data(0, BLOCKS) == BLOCKS and block_map.next_hole(0, BLOCKS) == 0

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from blockstore.errors import CorruptBlock, InputError, OutOfRoom
-from blockstore.store.references import free_rows
 from blockstore.store.state.geometry import BLOCK_BYTES, ID_MASK, RAW, SEGMENT_BYTES, WHERE_SEGMENT_SHIFT, ZERO_ENTRY
 from blockstore.store.state.home import DirectoryHome, MemoryHome
 from blockstore.store.state.location import LAST_PIECE, PAGED_PLACE, offset_of, pack
@@ -260,7 +259,9 @@ def test_a_damaged_word_that_names_no_place_can_be_let_go(place: int, compiled: 
         live_bytes += BLOCK_BYTES
     else:
         volume.map[0] = ZERO_ENTRY
-        free_rows(store.rows, store.pool, np.array([row]))
+        word = array("Q", [store.rows.where.items[row]])
+        store.rows.give_back([row])
+        store.pool.forget(word)
     assert not store.rows.where.items[row] and store.rows.live == (2 if compiled else 1)
     assert store.pool.live_bytes == live_bytes
     store.close()
