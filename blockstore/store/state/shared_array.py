@@ -1,17 +1,14 @@
 """A growable array of one integer type in a file that is mapped shared, and never moves.
 
-`items` (a memoryview) is for single elements on hot paths, `array` (numpy) for whole columns; both look at the same
-memory. Growing puts longer ones in their place; the old ones go on to show the elements that they had.
+`items` shows its elements. Growing puts a longer view in its place; the old ones go on to show the elements that they
+had.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-from typing import Any, Final, Literal
-
-import numpy as np
-import numpy.typing as npt
+from typing import Final, Literal
 
 from blockstore.errors import OutOfRoom
 from blockstore.store.state.home import Home, allocate
@@ -20,14 +17,12 @@ from blockstore.store.state.mapping import map_region
 Typecode = Literal["B", "H", "I", "Q"]
 
 _WIDTH_BYTES: Final = {"B": 1, "H": 2, "I": 4, "Q": 8}
-_DTYPES: Final = {"B": np.uint8, "H": np.uint16, "I": np.uint32, "Q": np.uint64}
 
 
 class SharedArray:
     """`capacity` elements of `typecode` (B, H, I or Q), at most `most`; zero where never written."""
 
     items: memoryview
-    array: npt.NDArray[Any]
 
     def __init__(self, home: Home, name: str, typecode: Typecode, capacity: int, *, most: int) -> None:
         """Maps the file with all that it holds, at least `capacity` elements. Raises OutOfRoom, OSError."""
@@ -65,13 +60,11 @@ class SharedArray:
         allocate(self._fd, old_bytes, size_bytes - old_bytes, self._place)
         self._region.extend(size_bytes)
         self.items = memoryview(self._region).cast(self._typecode)
-        self.array = np.frombuffer(memoryview(self._region), dtype=_DTYPES[self._typecode])
         self.capacity = size_bytes // self._width
 
     def close(self) -> None:
         """Let go of the memory; the file stays."""
         self.items = memoryview(b"")
-        self.array = np.empty(0, dtype=_DTYPES[self._typecode])
         del self._region
         self.capacity = 0
         os.close(self._fd)

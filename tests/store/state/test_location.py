@@ -1,11 +1,10 @@
-"""The location word: packing is the inverse of unpacking, for one word and for many; no other module does either."""
+"""The location word: packing is the inverse of unpacking, and no other module does either."""
 
 from __future__ import annotations
 
 import ast
 from pathlib import Path
 
-import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,28 +43,6 @@ def test_one_word(place: int, record: tuple[int, int, int]) -> None:
     assert location.place_of(where | PAGED) == location.PAGED_PLACE + place
     assert location.piece_of(location.PAGED_PLACE + place) == place
     assert location.moved(location.pack(0, size_bytes, encoding), offset) == where
-
-
-@given(PLACES, st.lists(RECORDS, max_size=5))
-def test_many_words_are_as_one(place: int, records: list[tuple[int, int, int]]) -> None:
-    starts, sizes, encodings = np.array(records, dtype=np.int64).reshape(-1, 3).T
-    words = location.packs(place * SEGMENT_BYTES + starts, sizes, encodings)
-    single = [location.pack(place * SEGMENT_BYTES + start, size, encoding) for start, size, encoding in records]
-    paged = location.all_paged(words, place, starts)
-    assert words.dtype == paged.dtype == np.uint64
-    assert words.tolist() == single and paged.tolist() == [word | PAGED for word in single]
-    assert location.all_moved(words, starts).tolist() == [
-        location.moved(word, start) for word, start in zip(single, starts.tolist(), strict=True)
-    ]
-    for each in (words, paged):
-        of_one = each.tolist()
-        assert location.sizes_of(each).tolist() == list(map(location.size_of, of_one))
-        assert location.starts_of(each).tolist() == list(map(location.start_of, of_one))
-        assert location.places_of(each).tolist() == list(map(location.place_of, of_one))
-        assert location.encodings_of(each).tolist() == encodings.tolist()
-        assert location.are_patches(each).tolist() == [code in (PATCHED, DENSE_PATCHED) for code in encodings]
-        assert location.are_paged(each).tolist() == [word >= PAGED for word in of_one]
-    assert location.pieces_of(location.places_of(paged)).tolist() == [place] * len(records)
 
 
 def test_a_free_row_is_all_zeros() -> None:
