@@ -29,7 +29,8 @@ from blockstore.errors import BlockstoreError
 
 GROUPS: dict[str, tuple[Group, ...]] = {
     "engine": (engine.measure,),
-    "fault": (faults.measure, clients.measure, busy.measure),
+    "fault": (faults.measure, clients.measure),
+    "busy": (busy.measure,),
     "placement": (placement.measure,),
     "dirty": (dirty.measure,),
     "memory": (memory.measure,),
@@ -84,7 +85,8 @@ def bench(
 
     \b
     engine   ingest and read of the store against bare xxh3 and LZ4
-    fault    4 KiB faults: the lane and a C server that does nothing; of four threads at once; then beside a writer
+    fault    4 KiB faults: the lane and a C server that does nothing; then of four threads at once
+    busy     the same beside a writer at full speed, and how fast that one is beside zram
     placement  faults by the cores of client and daemon: free, on one core, on two; with and without --lane-cpu follow
     dirty    the longest hold-up of a process that dirties its memory
     memory   processes of a mount without VMs; tables and heap after 1 GiB
