@@ -18,7 +18,7 @@ from suitelab.command_line import exit_code_of
 
 from benchlab import machine, mounts, results
 from benchlab.bench import Bench, Group
-from benchlab.cost import cold, engine, growth, mechanisms, memory, patch, start
+from benchlab.cost import cold, engine, growth, mechanisms, memory, patch, start, stored
 from benchlab.errors import BenchError
 from benchlab.figures import table
 from benchlab.latency import busy, clients, dirty, faults, paging, placement, standstill
@@ -35,6 +35,7 @@ GROUPS: dict[str, tuple[Group, ...]] = {
     "dirty": (dirty.measure,),
     "memory": (memory.measure,),
     "patch": (patch.measure,),
+    "stored": (stored.measure,),
     "paging": (paging.measure,),
     "beyond": (beyond.measure,),
     "cold": (cold.measure,),
@@ -91,6 +92,7 @@ def bench(
     dirty    the longest hold-up of a process that dirties its memory
     memory   processes of a mount without VMs; tables and heap after 1 GiB
     patch    what patches save on three guests
+    stored   bytes stored against what the commit before the compiled core stored of the same images
     paging   faults on blocks in a tier, beside reads of the same disk, and GETRANGE of the same server
     beyond   guests that use eight times what the pool holds, and look at every byte of it
     cold     how much smaller cold memory is, and what reads of it cost more
