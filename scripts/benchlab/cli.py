@@ -18,7 +18,7 @@ from suitelab.command_line import exit_code_of
 
 from benchlab import machine, mounts, results
 from benchlab.bench import Bench, Group
-from benchlab.cost import cold, engine, growth, mechanisms, memory, patch, start
+from benchlab.cost import cold, engine, growth, mechanisms, memory, patch, start, stored
 from benchlab.errors import BenchError
 from benchlab.figures import table
 from benchlab.latency import busy, clients, dirty, faults, paging, placement, standstill
@@ -29,11 +29,13 @@ from blockstore.errors import BlockstoreError
 
 GROUPS: dict[str, tuple[Group, ...]] = {
     "engine": (engine.measure,),
-    "fault": (faults.measure, clients.measure, busy.measure),
+    "fault": (faults.measure, clients.measure),
+    "busy": (busy.measure,),
     "placement": (placement.measure,),
     "dirty": (dirty.measure,),
     "memory": (memory.measure,),
     "patch": (patch.measure,),
+    "stored": (stored.measure,),
     "paging": (paging.measure,),
     "beyond": (beyond.measure,),
     "cold": (cold.measure,),
@@ -84,11 +86,13 @@ def bench(
 
     \b
     engine   ingest and read of the store against bare xxh3 and LZ4
-    fault    4 KiB faults: the lane and a C server that does nothing; of four threads at once; then beside a writer
+    fault    4 KiB faults: the lane and a C server that does nothing; then of four threads at once
+    busy     the same beside a writer at full speed, and how fast that one is beside zram
     placement  faults by the cores of client and daemon: free, on one core, on two; with and without --lane-cpu follow
     dirty    the longest hold-up of a process that dirties its memory
     memory   processes of a mount without VMs; tables and heap after 1 GiB
     patch    what patches save on three guests
+    stored   bytes stored against what the commit before the compiled core stored of the same images
     paging   faults on blocks in a tier, beside reads of the same disk, and GETRANGE of the same server
     beyond   guests that use eight times what the pool holds, and look at every byte of it
     cold     how much smaller cold memory is, and what reads of it cost more

@@ -543,8 +543,8 @@ MODULES = pytest.mark.parametrize(
         (publish, SHORT_LIFE, 100),
         (publish, LIFE_WITH_TIER, 500),
         (reencode, SHORT_LIFE, 30),
-        (ranges, LIFE_OF_RANGES, 20),
-        (commit, LIFE_OF_RANGES, 100),
+        (ranges, LIFE_OF_RANGES, 15),
+        (commit, LIFE_OF_RANGES, 90),
     ],
     ids=["commit", "compaction", "tier", "re-encoding", "ranges", "counts of ranges"],
 )

@@ -21,12 +21,13 @@ def clone(commit: Commit, source: BlockMap, first: int, target: BlockMap, to: in
     """Lets `count` blocks of the target from `to` on be those of the source from `first` on, holes where that has none,
     and lets go of the rows that they pointed at. A damaged entry is copied as it is. The ranges do not overlap.
 
-    Raises ValueError for too many at once, and when the target's map has no memory for all of them; then nothing has
-    changed."""
+    Raises ValueError for too many at once, and when the target's map does not cover all of them, or gets no memory;
+    then nothing has changed."""
 
 def replace(block_map: BlockMap, first: int, entries: U64s) -> None:
     """Lets the blocks from `first` on have these entries. Counts stay as they are: what they had, and what they get, is
-    counted nowhere. Raises ValueError when the map has no memory for all of them; then nothing has changed."""
+    counted nowhere. Raises ValueError when the map does not cover all of them, or gets no memory; then nothing has
+    changed."""
 
 def clear(block_map: BlockMap, first: int, end: int) -> None:
     """Lets all blocks from `first` on, before `end`, be holes. Counts stay as they are."""

@@ -21,14 +21,9 @@ from benchlab import images, machine
 from benchlab.bench import Bench
 from benchlab.figures import AT_LEAST, Figure, from_repetitions, ratios
 from blockstore.plane.codec.codec import Codec
+from blockstore.store.codec import CODEC
 from blockstore.store.ingest import RAW_FROM_BYTES
-from blockstore.store.state.geometry import (
-    BLOCK_BYTES,
-    ENCODING_MASK,
-    FIRST_ROW,
-    ID_MASK,
-    PATCHED,
-)
+from blockstore.store.state.geometry import BLOCK_BYTES, COMPRESSED, ENCODING_MASK, FIRST_ROW, ID_MASK
 from blockstore.store.state.home import MemoryHome
 from blockstore.store.state.location import offset_of, size_of
 from blockstore.store.state.pool_limit import MINIMUM_LIMIT_BYTES
@@ -180,8 +175,8 @@ def _ingest(data: memoryview, *, patching: bool) -> float:
 
 
 def _measure_reads(blocks: images.Blocks, times: _Times) -> None:
-    """Only blocks that compress: what is stored raw has no decompression to be compared with."""
-    chosen = [line for line in blocks if len(lz4.block.compress(line, store_size=False)) < RAW_FROM_BYTES]
+    """Only blocks that the store compresses: what is raw has no decompression to be compared with."""
+    chosen = [line for line in blocks if len(CODEC.encode(line)) < RAW_FROM_BYTES]
     data = np.stack(chosen).data.cast("B")
     plain, volume = _empty_store(len(data), patching=False)
     _write(plain, volume, data)
@@ -218,7 +213,7 @@ def _records(store: Store, volume: Volume) -> list[bytes]:
     for entry in volume.entries(0, volume.size_bytes // BLOCK_BYTES):
         row = entry & ID_MASK
         where = where_of[row]
-        assert row >= FIRST_ROW and where & ENCODING_MASK != PATCHED
+        assert row >= FIRST_ROW and where & ENCODING_MASK == COMPRESSED
         records.append(bytes(view[offset_of(where) : offset_of(where) + size_of(where)]))
     return records
 

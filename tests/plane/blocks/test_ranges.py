@@ -186,11 +186,11 @@ def test_too_many_at_once_change_nothing(store: Store) -> None:
     assert store.rows.live == 0
 
 
-def test_without_memory_for_its_entries_a_map_stays_as_it_is(store: Store) -> None:
+def test_blocks_that_a_map_does_not_cover_are_refused_and_nothing_is_touched(store: Store) -> None:
     source, target = written(store, noise(1) + text(1)), written(store, noise(3))
     target.cover(3 * PAGE_ENTRIES)
     before = books(store)
-    for to, count in ((PAGE_ENTRIES, 1), (PAGE_ENTRIES - 1, 2), (0, 4 * PAGE_ENTRIES), ((1 << 64) - 1, 2)):
+    for to, count in ((4 * PAGE_ENTRIES, 1), (4 * PAGE_ENTRIES - 1, 2), (0, 5 * PAGE_ENTRIES), ((1 << 64) - 1, 2)):
         with pytest.raises(ValueError, match="no memory"):
             ranges.clone(store._commit, source.block_map, 0, target.block_map, to, count)
         with pytest.raises(ValueError, match="no memory"):
