@@ -1,5 +1,4 @@
-"""Builds the compiled core, blockstore/plane/: one extension module for each .pyx, and one with what Cython's generated
-code has in common, of which each module had a copy otherwise: 1.7 MB of a process. All else is in pyproject.toml.
+"""Builds the compiled core, blockstore/plane/: one extension module for each .pyx. All else is in pyproject.toml.
 
 `scripts/setup` builds it in place, and pip builds it when it installs the package. The variable
 BLOCKSTORE_SANITIZE=address,undefined (or thread) builds it with these sanitizers of GCC.
@@ -20,9 +19,6 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 PLANE = Path("blockstore/plane")
-SHARED = "blockstore.plane.cython_shared"
-"""Cython writes its source when it translates the others."""
-
 HEADERS = {
     "lz4.h": "liblz4-dev",
     "xxhash.h": "libxxhash-dev",
@@ -68,7 +64,7 @@ def compiles(compiler: list[str], header: str) -> bool:
 
 
 def extensions() -> list[Extension]:
-    """Returns one extension for each .pyx of the plane, and the one that they share."""
+    """Returns one extension for each .pyx of the plane."""
     sanitizers = os.environ.get("BLOCKSTORE_SANITIZE", "")
     flags = [*SANITIZED, f"-fsanitize={sanitizers}"] if sanitizers else OPTIMISED
     return [
@@ -81,7 +77,7 @@ def extensions() -> list[Extension]:
             extra_link_args=[f"-fsanitize={sanitizers}"] if sanitizers else [],
         )
         for source in sorted(PLANE.rglob("*.pyx"))
-    ] + [Extension(SHARED, [f"{SHARED.replace('.', '/')}.c"], extra_compile_args=["-std=c11", *flags])]
+    ]
 
 
 class BuildPlane(build_ext):
@@ -96,7 +92,6 @@ class BuildPlane(build_ext):
             nthreads=self.parallel,
             build_dir="build/plane",
             compiler_directives=DIRECTIVES,
-            shared_utility_qualified_name=SHARED,
             quiet=True,
         )
         super().finalize_options()
