@@ -26,11 +26,17 @@ from blockstore.store.state.superblock import check_version
 LOG_BYTES: Final = 1 << 20
 """daemon.log and the one before it: enough for months, and a flood of errors cannot fill the state's file system."""
 
+SWITCH_S: Final = 0.0002
+"""How long a thread waits until another one has to let go of the interpreter's lock. A step of the core gives it up and
+takes it back with the store lock held, for which writes wait: beside a thread that computes a step of compaction held
+the store lock for 16 ms with Python's 5 ms, and does so for 1.2 ms with this."""
+
 
 def main(arguments: list[str]) -> int:
     """Be a daemon, or check whether one could be; the exit code."""
     if arguments[0] == "--check":
         return _check(MountOptions.from_json(arguments[1]))
+    sys.setswitchinterval(SWITCH_S)
     options, service = MountOptions.from_json(arguments[0]), Service()
     faulthandler.enable()
     _start_log(options)

@@ -107,7 +107,7 @@ class Session:
             store, self.store_lock, options, self._has_waiting, self._requests, lambda: bool(self.stalled)
         )
         self.attachments = Attachments(Path(options.state))
-        self.companion = Companion(options, lambda: self._takes_over or bool(store.volumes))
+        self.companion = Companion(options, self._has_work_for_controller)
         self._is_kept = bool(inherited)
         self._state = Path(options.state)
         self._service = service
@@ -126,6 +126,10 @@ class Session:
         """The controller has looked for what the daemon before this one may have lost (vm/memory/write_errors.py)."""
         self.controller_ticks = 0
         """How often the controller has looked at the VMs, that is: has asked."""
+
+    def _has_work_for_controller(self) -> bool:
+        """Is there a file, a VM that was attached to one which is gone, or a daemon before this one?"""
+        return self._takes_over or bool(self.store.volumes) or bool(self.attachments.all())
 
     @property
     def is_fresh(self) -> bool:

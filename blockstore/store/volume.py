@@ -265,6 +265,7 @@ class Volume:
     def close(self) -> None:
         """Let go of the memory; the file stays."""
         self.block_map.unbind()
+        self._capacity = 0
         self.map = memoryview(b"")
         self._regions.clear()
         os.close(self._fd)

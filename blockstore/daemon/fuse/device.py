@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+from itertools import chain
 from typing import Final
 
 from blockstore.daemon.fuse import fuse_abi as abi
@@ -25,6 +26,10 @@ LEAST_PIPE_BYTES: Final = 64 << 10
 """A user who has many pipes gets only two slots for each new one, and may not have more (pipe(7)); this is what is
 tried last."""
 
+SPARE_PIPES: Final = 16
+"""The kernel sends up to 24 WRITEs of write-back at once (relay.py); one that finds no pipe is copied by the lane. Each
+takes 10 KiB of the kernel, and 256 of the 16,384 pages that a user without privileges may have in pipes."""
+
 
 class Device:
     """The descriptor of a mount and the pipe behind it. The lane reads through `pipe` itself (plane/serve/lane.pyi)."""
@@ -33,6 +38,8 @@ class Device:
         self.descriptor = descriptor
         self._pipe_out, self._pipe_in = os.pipe2(os.O_CLOEXEC)
         self.pipe_bytes = widen(self._pipe_in)
+        self.spare_pipes = self._more_pipes()
+        """Ends to read from and to write to, of pipes as large as `pipe`: for WRITEs that wait to be copied."""
 
     @property
     def pipe(self) -> tuple[int, int]:
@@ -46,8 +53,23 @@ class Device:
 
     def close(self) -> None:
         """Closes the pipe; the descriptor belongs to the caller."""
-        for end in self.pipe:
+        for end in chain(self.pipe, *self.spare_pipes):
             os.close(end)
+
+    def _more_pipes(self) -> list[tuple[int, int]]:
+        """Returns SPARE_PIPES, or fewer: a user can have only so much of pipes (pipe(7)), and of descriptors."""
+        found: list[tuple[int, int]] = []
+        while len(found) < SPARE_PIPES:
+            try:
+                ends = os.pipe2(os.O_CLOEXEC)
+            except OSError:
+                break
+            if widen(ends[1]) < self.pipe_bytes:
+                for end in ends:
+                    os.close(end)
+                break
+            found.append(ends)
+        return found
 
     def tell_that_pipe_is_small(self) -> None:
         """Logs that the lane reads by read(2) from now on: the kernel wants more room than this pipe has, for the

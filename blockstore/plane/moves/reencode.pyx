@@ -321,13 +321,15 @@ cdef class Reencoder:
     cdef bint may_still(self, const Cold* cold) noexcept nogil:
         """Returns whether what has to do with the reference is as it was, too."""
         cdef const Columns* columns = self.commit.books.columns
+        # The same row may have been freed and be another block's by now.
+        if cold.job.becomes_patch and columns.digest[cold.base] != cold.job.reference_digest:
+            return False
         if cold.job.becomes_patch == is_patch(cold.where):
             return True
         if not cold.job.becomes_patch:
             return spared_bytes(columns, cold.base) == cold.job.spared_bytes
         return (
             may_be_reference(columns, cold.base, columns.domain[cold.row], self.most_dependents)
-            and columns.digest[cold.base] == cold.job.reference_digest
             and not columns.dependents[cold.row]
         )
 

@@ -22,7 +22,7 @@ from blockstore.plane.blocks.commit cimport (
 from blockstore.plane.blocks.encode cimport Batch
 from blockstore.plane.codec.layout cimport BLOCK_BYTES, BLOCK_SHIFT
 from blockstore.plane.sync.lock cimport StoreLock
-from blockstore.plane.serve.requests cimport HEAD_BYTES, Head, PlaneRequest, Requests, give_back, push, wake
+from blockstore.plane.serve.requests cimport HEAD_BYTES, Head, PlaneRequest, Requests, fill, give_back, push, wake
 from blockstore.plane.tables.volumes cimport LaneState, VolumeTable, come_in, find, go_out
 from blockstore.plane.serve.write_queue cimport HANDED, Write, WriteQueue
 
@@ -117,6 +117,7 @@ cdef class Encoders:
     def serve(self, Batch batch not None, int slice_blocks, ask not None):
         cdef Write* write
         cdef LaneState* state
+        cdef bint is_whole = True
         if not 0 < slice_blocks <= batch.most:
             raise ValueError(f"slices of {slice_blocks} blocks in a batch of {batch.most}")
         state = self.volumes.enter_lane()
@@ -125,6 +126,9 @@ cdef class Encoders:
                 while True:
                     write = self.queue.take()
                     if write == NULL:
+                        break
+                    is_whole = fill(self.requests, <PlaneRequest*>write.request)
+                    if not is_whole:
                         break
                     if write.state == HANDED:
                         self.hand_over(write)
@@ -135,6 +139,8 @@ cdef class Encoders:
                         self.hand_over(write)
         finally:
             self.volumes.leave_lane(state)
+        if not is_whole:
+            raise MemoryError("no memory for a write")
 
     cdef bint write_all(
         self, Write* write, Batch batch, LaneState* state, int slice_blocks, object ask

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from blockstore.plane.codec.codec cimport Codec
 from blockstore.plane.blocks.encode cimport Batch
 from blockstore.plane.serve.encoders cimport Encoders
+from blockstore.plane.serve.pipes cimport Pipe
 from blockstore.plane.serve.requests cimport PlaneRequest, Requests
 from blockstore.plane.tables.tables cimport Tables
 from blockstore.plane.tables.volumes cimport LaneState, VolumeTable
@@ -20,8 +21,7 @@ cdef struct Sample:
 
 cdef class Lane:
     cdef int fd
-    cdef int pipe_in
-    cdef int pipe_out
+    cdef Pipe pipe  # empty before each request
     cdef size_t pipe_bytes
     cdef size_t request_bytes
     cdef bint is_direct

@@ -27,6 +27,7 @@ from blockstore.plane.sync.mapped cimport (
     mmap,
     munmap,
 )
+from blockstore.plane.serve.pipes cimport read_whole
 from blockstore.plane.serve.requests cimport (
     HEAD_BYTES,
     HEADER_BYTES,
@@ -35,6 +36,7 @@ from blockstore.plane.serve.requests cimport (
     PlaneRequest,
     Requests,
     give_back,
+    new_in_pipe,
     new_large,
     new_small,
     push,
@@ -128,22 +130,28 @@ cdef int serve_all(Lane lane) noexcept nogil:
 cdef ssize_t receive(Lane lane, PlaneRequest** request) noexcept nogil:
     """Takes a request through the pipe, to `lane.head` or, a large one, to a new `request`. Returns its size, or
     -errno."""
-    cdef ssize_t size, taken
-    cdef uint8_t* target = <uint8_t*>lane.head
-    size = splice(lane.fd, NULL, lane.pipe_in, NULL, min(lane.request_bytes, lane.pipe_bytes), 0)
+    cdef ssize_t size
+    size = splice(lane.fd, NULL, lane.pipe.into, NULL, min(lane.request_bytes, lane.pipe_bytes), 0)
     if size <= 0:
         return size if size == 0 else -errno
     if size > SMALL_BYTES:
-        request[0] = new_large(&lane.requests.buffers)
-        if request[0] == NULL:
-            return -ENOMEM
-        target = request[0].data
-    # The pipe is empty before each request, so that one read takes the whole of it.
-    while True:
-        taken = read(lane.pipe_out, target, size)
-        if taken >= 0 or errno != EINTR:
-            break
-    if taken == size and size >= HEADER_BYTES:
+        return receive_large(lane, size, request)
+    return size if read_whole(&lane.pipe, <uint8_t*>lane.head, size) and size >= HEADER_BYTES else -EIO
+
+
+cdef ssize_t receive_large(Lane lane, ssize_t size, PlaneRequest** request) noexcept nogil:
+    """Takes a request that is in the pipe: a WRITE with the pipe, which encoders copy it out of, any other one copied."""
+    if not read_whole(&lane.pipe, <uint8_t*>lane.head, HEAD_BYTES):
+        return -EIO
+    if lane.encoders is not None and (<const Head*>lane.head).opcode == OPCODE_WRITE:
+        request[0] = new_in_pipe(lane.requests.pipes, &lane.pipe, lane.head)
+        if request[0] != NULL:
+            return size
+    request[0] = new_large(&lane.requests.buffers)
+    if request[0] == NULL:
+        return -ENOMEM
+    memcpy(request[0].data, lane.head, HEAD_BYTES)
+    if read_whole(&lane.pipe, request[0].data + HEAD_BYTES, size - HEAD_BYTES):
         return size
     give_back(&lane.requests.buffers, request[0])
     request[0] = NULL
@@ -281,7 +289,7 @@ cdef class Lane:
             raise ValueError(f"requests of {request_bytes} bytes do not fit into {requests.buffers.large_bytes}")
         if encoders is not None and batch is None:
             raise ValueError("encoders, and no batch for writes of one block")
-        self.fd, (self.pipe_out, self.pipe_in) = fd, pipe
+        self.fd, (self.pipe.out, self.pipe.into) = fd, pipe
         self.pipe_bytes, self.request_bytes = pipe_bytes, request_bytes
         self.tables, self.volumes, self.requests = tables, volumes, requests
         self.encoders, self.batch = encoders, batch

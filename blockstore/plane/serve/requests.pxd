@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from blockstore.plane.sync.lock cimport pthread_cond_t, pthread_mutex_t
+from blockstore.plane.serve.pipes cimport Pipe, Pipes
 from blockstore.plane.serve.write_queue cimport Write, WriteQueue
 
 cdef enum:
@@ -41,6 +42,7 @@ cdef struct PlaneRequest:
     uint8_t* data  # at least HEAD_BYTES, zeros behind the end of a shorter request
     size_t size_bytes
     bint is_large
+    Pipe pipe  # of a WRITE that nobody has copied: `data` has HEAD_BYTES, all else is in here
     int64_t came_ns  # of a WRITE (CLOCK_MONOTONIC)
     Write* write  # of a WRITE that stands in `writes` until it is given back
 
@@ -68,6 +70,7 @@ cdef class Requests:
     cdef Queue queue
     cdef readonly uint64_t taken
     cdef WriteQueue writes  # None while nobody encodes
+    cdef Pipes pipes
     cdef void drop_spares(self) noexcept nogil
 
 cdef class Request:
@@ -82,6 +85,14 @@ cdef PlaneRequest* new_small(size_t size_bytes) noexcept nogil
 # The same in a large buffer, of `large_bytes`, after waiting until one may be had or the queue is
 # closed; NULL without memory.
 cdef PlaneRequest* new_large(Buffers* buffers) noexcept nogil
+
+# Returns a WRITE of which `head` is HEAD_BYTES, and all else is in the pipe, which goes with it; the pipe becomes another,
+# empty one. NULL where there is none, or no memory.
+cdef PlaneRequest* new_in_pipe(Pipes pipes, Pipe* pipe, const void* head) noexcept nogil
+
+# Copies what is in the pipe of a request, if it has one, to a large buffer. Returns False without memory, or when the pipe
+# has less than it should.
+cdef bint fill(Requests owner, PlaneRequest* request) noexcept nogil
 
 cdef void give_back(Buffers* buffers, PlaneRequest* request) noexcept nogil
 

@@ -4,6 +4,8 @@ A lane pushes without the interpreter's lock, Python takes. All limits stand in 
 waits, and does not read the device meanwhile.
 """
 
+from collections.abc import Sequence
+
 class Request:
     """One request; a read-only buffer of its bytes. Its memory goes back when it and all views of it are gone."""
 
@@ -38,8 +40,13 @@ class Requests:
     taken: int
     """How many were taken."""
 
-    def __init__(self, large_bytes: int) -> None:
-        """`large_bytes` is what the largest request takes. Raises MemoryError."""
+    def __init__(self, large_bytes: int, pipes: Sequence[tuple[int, int]] = ()) -> None:
+        """`large_bytes` is what the largest request takes; `pipes` are for WRITEs that wait to be copied (pipes.pyi).
+        Raises MemoryError, and ValueError for too many pipes."""
+
+    @property
+    def free_pipes(self) -> int:
+        """How many of the pipes are in use by no WRITE."""
 
     @property
     def count(self) -> int:

@@ -6,6 +6,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
+from blockstore.plane.serve.pipes cimport Pipe, Pipes, read_whole
 from blockstore.plane.sync.clock cimport CLOCK_MONOTONIC, SECOND_NS, clock_gettime, timespec
 from blockstore.plane.sync.lock cimport (
     init_lock,
@@ -46,6 +47,7 @@ cdef PlaneRequest* new_small(size_t size_bytes) noexcept nogil:
     request.data = <uint8_t*>(request + 1)
     request.size_bytes = size_bytes
     request.is_large = False
+    request.pipe.out = -1
     request.write = NULL
     if size_bytes < HEAD_BYTES:
         memset(request.data, 0, HEAD_BYTES)
@@ -79,22 +81,60 @@ cdef void give_memory_back(Buffers* buffers, uint8_t* data) noexcept nogil:
         munmap(data, buffers.large_bytes)
 
 
-cdef PlaneRequest* new_large(Buffers* buffers) noexcept nogil:
-    cdef PlaneRequest* request = <PlaneRequest*>calloc(1, sizeof(PlaneRequest))
-    cdef void* data
-    if request == NULL:
-        return NULL
-    data = spare_of(buffers)
+cdef uint8_t* large_data(Buffers* buffers) noexcept nogil:
+    """Returns a large buffer, after waiting until one may be had; NULL without memory."""
+    cdef void* data = spare_of(buffers)
     if data == NULL:
         # Takes memory page by page as it is written. What is in one that was kept is anything.
         data = mmap(NULL, buffers.large_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
     if data == MAP_FAILED:
         give_memory_back(buffers, NULL)
+        return NULL
+    return <uint8_t*>data
+
+
+cdef PlaneRequest* new_large(Buffers* buffers) noexcept nogil:
+    cdef PlaneRequest* request = <PlaneRequest*>calloc(1, sizeof(PlaneRequest))
+    if request == NULL:
+        return NULL
+    request.pipe.out = -1
+    request.data = large_data(buffers)
+    if request.data == NULL:
         free(request)
         return NULL
-    request.data = <uint8_t*>data
     request.is_large = True
     return request
+
+
+cdef PlaneRequest* new_in_pipe(Pipes pipes, Pipe* pipe, const void* head) noexcept nogil:
+    cdef PlaneRequest* request = new_small(HEAD_BYTES)
+    cdef Pipe empty
+    if request == NULL:
+        return NULL
+    if not pipes.take(&empty):
+        free(request)
+        return NULL
+    memcpy(request.data, head, HEAD_BYTES)
+    request.pipe = pipe[0]
+    pipe[0] = empty
+    return request
+
+
+cdef bint fill(Requests owner, PlaneRequest* request) noexcept nogil:
+    cdef uint8_t* data
+    if request.pipe.out < 0:
+        return True
+    data = large_data(&owner.buffers)
+    if data == NULL:
+        return False
+    if not read_whole(&request.pipe, data + HEAD_BYTES, request.size_bytes - HEAD_BYTES):
+        give_memory_back(&owner.buffers, data)
+        return False
+    memcpy(data, request.data, HEAD_BYTES)
+    owner.pipes.give_back(&request.pipe)
+    request.pipe.out = -1
+    request.data, request.is_large = data, True
+    return True
 
 
 cdef void give_back(Buffers* buffers, PlaneRequest* request) noexcept nogil:
@@ -220,7 +260,8 @@ cdef class Request:
 
 
 cdef class Requests:
-    def __cinit__(self, size_t large_bytes):
+    def __cinit__(self, size_t large_bytes, pipes=()):
+        self.pipes = Pipes(pipes)
         memset(&self.buffers, 0, sizeof(self.buffers))
         memset(&self.queue, 0, sizeof(self.queue))
         self.buffers.large_bytes = large_bytes
@@ -276,6 +317,10 @@ cdef class Requests:
             found = self.buffers.spares
             pthread_mutex_unlock(&self.buffers.lock)
         return found
+
+    @property
+    def free_pipes(self):
+        return len(self.pipes)
 
     @property
     def is_closed(self):

@@ -49,7 +49,8 @@ class ChangedRows:
 
     def __init__(self) -> None: ...
     def watch(self, marks: Bytes | None) -> None:
-        """Marks changed rows in this array, by row, with 1 from now on; nowhere if it is None. Raises BufferError for
+        """Marks changed rows in this array, by row, with 1 from now on; nowhere if it is None, which may also be said
+        without the store lock. Raises BufferError for
         an array that cannot be written, and then nothing has changed."""
 
     def mark(self, rows: U32s) -> None:

@@ -7,7 +7,7 @@ from libc.stdlib cimport free, realloc
 
 from blockstore.errors import OutOfRoom
 from blockstore.plane.codec.layout cimport FIRST_ROW
-from blockstore.plane.sync.atomics cimport publish_64
+from blockstore.plane.sync.atomics cimport publish_64, store_64
 from blockstore.plane.tables.tables cimport Tables
 
 
@@ -85,10 +85,13 @@ cdef class ChangedRows:
         self.state = Marks(NULL, 0)
 
     def watch(self, uint8_t[::1] marks):
-        self.state = Marks(NULL, 0)
+        store_64(&self.state.length, 0)
+        if marks is None:
+            return  # and keeps the array: a thread with the store lock may be about to mark in it
         self.view = marks
-        if self.view is not None and self.view.shape[0]:
-            self.state = Marks(&self.view[0], self.view.shape[0])
+        if marks.shape[0]:
+            self.state.marks = &self.view[0]
+            store_64(&self.state.length, marks.shape[0])
 
     def mark(self, const uint32_t[::1] rows not None):
         cdef Py_ssize_t place

@@ -236,6 +236,11 @@ class _Check:
     def _free(self, orphans: array[int]) -> None:
         rows, changed = self._rows, self._rows.changed
         assert changed is not None
+        never_stored = set(rows.free.numbers())
+        for row in orphans:
+            if row in never_stored or row >= rows.next_row:  # a damaged word, of which nothing was ever counted
+                rows.where.items[row] = 0
+        orphans = array("q", [row for row in orphans if rows.where.items[row]])
         bases = [rows.reference.items[row] for row in orphans if rows.where.items[row] & PATCH_BITS == PATCH_BITS]
         words = array("Q", [rows.where.items[row] for row in orphans])
         rows.give_back(orphans)

@@ -132,9 +132,11 @@ class Pool:
         before = self.segments.count
         if count <= before:
             return
+        free = array("I", range(count - 1, before - 1, -1)) + self._free
         self._show(self._extended(count * SEGMENT_BYTES))
         self.segments.grow(count)
-        self._free = array("I", range(count - 1, before - 1, -1)) + self._free
+        self.log.bind(self.segments.live_bytes, self.segments.generation)  # or it would count in the old columns
+        self._free = free
 
     def _extended(self, size_bytes: int) -> Region:
         os.ftruncate(self._fd, size_bytes)
@@ -247,6 +249,8 @@ class Pool:
     def append_error(self) -> Exception:
         """Returns why records could not be written, for which there was room: OutOfRoom, or OSError."""
         error = self.log.error
+        if not error:
+            return OutOfRoom(self._full())
         if error == errno.ENOSPC:
             return OutOfRoom(no_room_under(self._place))
         return lack_of_room(OSError(error, os.strerror(error)), self._place)

@@ -129,9 +129,9 @@ class Rows:
 
     def _grow(self, capacity: int) -> None:
         capacity = -(-capacity // _CAPACITY_STEP) * _CAPACITY_STEP
-        self.free.grow(capacity)  # before there are more rows than can be freed
         for column in self._columns:
             column.grow(capacity)
+        self.free.grow(capacity)  # before there are more rows than can be freed, and not where a column could not grow
         self._tables.bind_rows(
             self.where.items,
             self.digest.items,

@@ -38,19 +38,23 @@ class Segments:
         self.grow(count)
 
     def grow(self, count: int) -> None:
-        """Makes it a table of `count` segments, which are no fewer than before."""
+        """Makes it a table of `count` segments, which are no fewer than before. Raises MemoryError, and then nothing
+        has changed."""
         more = count - self.count
         assert more >= 0
-        self.live_bytes = self.live_bytes + _numbers(more)
-        self.generation = self.generation + _numbers(more)
-        self.has_memory = self.has_memory + array("B", bytes(more))
-        self.is_retired = self.is_retired + array("B", bytes(more))
-        self.read_at = self.read_at + _numbers(more)
-        self.full_generation = self.full_generation + _numbers(more, -1)
-        self.full_since_s = self.full_since_s + array("d", [0.0]) * more
-        self.first_look = self.first_look + _numbers(more, -1)
-        self.second_look = self.second_look + _numbers(more, -1)
-        self.count = count
+        live_bytes, generation = self.live_bytes + _numbers(more), self.generation + _numbers(more)
+        has_memory, is_retired = self.has_memory + array("B", bytes(more)), self.is_retired + array("B", bytes(more))
+        read_at, full_since_s = self.read_at + _numbers(more), self.full_since_s + array("d", [0.0]) * more
+        full_generation = self.full_generation + _numbers(more, -1)
+        first_look, second_look = self.first_look + _numbers(more, -1), self.second_look + _numbers(more, -1)
+        self.live_bytes, self.generation, self.has_memory, self.is_retired = (
+            live_bytes,
+            generation,
+            has_memory,
+            is_retired,
+        )
+        self.read_at, self.full_since_s, self.full_generation = read_at, full_since_s, full_generation
+        self.first_look, self.second_look, self.count = first_look, second_look, count
 
 
 def _numbers(count: int, initial: int = 0) -> array[int]:

@@ -20,8 +20,8 @@ def tell(requests):
         os.replace("%(path)s.new", "%(path)s")
         time.sleep(0.01)
 
-def counted(size_bytes):
-    requests = Requests(size_bytes)
+def counted(*arguments):
+    requests = Requests(*arguments)
     threading.Thread(target=tell, args=(requests,), daemon=True).start()
     return requests
 

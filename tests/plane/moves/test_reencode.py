@@ -299,3 +299,20 @@ def test_many_batches_at_once_by_two_passes() -> None:
     assert all(store.rows.where.items[row] & ENCODING_MASK != PATCHED for row in range(FIRST_ROW, BLOCKS // 2))
     assert contents(store, store.volumes[1]) == expected
     check_store(store, decode=True)
+
+
+def test_a_patch_whose_reference_is_another_block_by_now_stays_as_it_is() -> None:
+    """Row and word of a patch can be what they were, and the row of its reference have another content."""
+    store = Store(MemoryHome(), 64 << 20)
+    volume, rows = store.create_volume(1, 1), store.rows
+    put(store, volume, 0, text(1))
+    put(store, volume, BLOCK_BYTES, near(text(1), 1, 60))
+    scan, batch = scan_of(store), reencoder_of(store)
+    encode(store, batch, scan)
+    ((row, base),) = [(row, base) for row, base, _, is_patch in batch.gains() if is_patch]
+    before = rows.where.items[row]
+    rows.digest.items[base] ^= 1
+    assert batch.replace(scan, RESERVED_SEGMENTS, None) and rows.where.items[row] == before
+    rows.digest.items[base] ^= 1
+    assert contents(store, volume) == text(1) + near(text(1), 1, 60)
+    check_store(store, decode=True)

@@ -84,7 +84,7 @@ class Served:
 def served() -> Iterator[Served]:
     ours, kernel = device_and_kernel()
     store, device = Store(MemoryHome(), 64 << 20), Device(ours.fileno())
-    volume, requests = store.create_volume(1, 1), Requests(abi.MAXIMUM_REQUEST_BYTES)
+    volume, requests = store.create_volume(1, 1), Requests(abi.MAXIMUM_REQUEST_BYTES, device.spare_pipes)
     encoders = store.encoders(ours.fileno(), requests, BOUNDS_US)
     lane = store.lane(ours.fileno(), device.pipe, device.pipe_bytes, abi.MAXIMUM_REQUEST_BYTES, requests, encoders)
     place = Served(store, volume, requests, encoders, kernel)
@@ -228,6 +228,26 @@ def test_a_lane_does_not_wait_for_the_store_lock(served: Served) -> None:
         assert answer[abi.OUT_HEADER.size :] == noise(1)
     assert served.answered() == (written, BLOCK_BYTES)
     assert served.read(0, BLOCK_BYTES) == noise(2)
+
+
+@pytest.mark.parametrize("spare", [0, 3])
+def test_large_writes_wait_in_pipes_and_the_lane_copies_those_that_find_none(served: Served, spare: int) -> None:
+    """Some of them for Python, which gets them whole."""
+    requests, all_pipes, writes, blocks = served.requests, served.requests.free_pipes, 0, SLICE_BLOCKS + 1
+    assert all_pipes > spare
+    served.encoders.queue.steer(passes_on=False, holds=True)
+    data = []
+    while writes < all_pipes - spare or (not spare and requests.large_in_use < 4):
+        data.append(b"".join(noise(writes * blocks + number) for number in range(blocks)))
+        served.send(writes * blocks * BLOCK_BYTES, data[-1])
+        writes += 1
+        until(lambda count=writes: served.encoders.queue.count == count, "the lane has queued it")  # type: ignore[misc]
+    assert requests.free_pipes == spare and requests.large_in_use == (0 if spare else 4)
+    served.encoders.queue.steer(passes_on=False, holds=False)
+    for _ in range(writes):
+        served.answered()
+    assert served.read(0, writes * blocks * BLOCK_BYTES) == b"".join(data)
+    until(lambda: requests.free_pipes == all_pipes and not requests.large_in_use, "all that was used is given back")
 
 
 def test_a_file_that_is_not_there_is_left_to_python(served: Served) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 
 import pytest
@@ -57,6 +58,20 @@ def test_changed_rows_takes_marks_of_any_length() -> None:
     with pytest.raises(BufferError):
         changed.watch(b"only to be read")
     changed.mark(rows(1))
+
+
+def test_marks_stay_until_there_are_others() -> None:
+    """A thread with the store lock may be about to mark in them when a comparison is given up without it."""
+    changed, marks = ChangedRows(), bytearray(4)
+    alone = sys.getrefcount(marks)
+    changed.watch(marks)
+    held = sys.getrefcount(marks)
+    changed.watch(None)
+    assert sys.getrefcount(marks) == held > alone
+    changed.mark(rows(1))
+    assert not any(marks)
+    changed.watch(bytearray(4))
+    assert sys.getrefcount(marks) == alone
 
 
 def test_changed_rows_that_have_a_place_are_marked() -> None:

@@ -185,3 +185,20 @@ def test_rows_of_a_missing_piece_are_those_that_still_need_it(
     assert [(finding.kind, finding.offset) for finding in result.findings] == [
         ("block", block * BLOCK_BYTES) for block in lost
     ]
+
+
+def test_a_damaged_word_of_a_free_row_frees_nothing(store: Store) -> None:
+    """Nothing of it was ever counted, and the row must not be free twice."""
+    volume = store.volumes[1]
+    run(store.discard_steps(volume, 0, BLOCK_BYTES))
+    run(store.discard_steps(volume, 3 * BLOCK_BYTES, BLOCK_BYTES))
+    (free,), live_bytes = store.rows.free.numbers(), store.record_bytes
+    never_taken = store.rows.next_row + 5
+    for row in (free, never_taken):
+        store.rows.where.items[row] ^= 1 << 15
+    assert kinds(store, repair=True).count("orphan") == 2
+    assert store.rows.free.numbers() == [free] and store.record_bytes == live_bytes
+    assert not store.rows.where.items[free] and not store.rows.where.items[never_taken]
+    assert kinds(store) == []
+    put(store, volume, 0, noise(7) + noise(8))
+    check_store(store, decode=True)

@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blockstore.store.state.geometry import COMPRESSED, DENSE_PATCHED, FIRST_ROW, PATCHED, ROW_BYTES
+from blockstore.errors import OutOfRoom
+from blockstore.store.state.geometry import BLOCK_BYTES, COMPRESSED, DENSE_PATCHED, FIRST_ROW, PATCHED, ROW_BYTES
 from blockstore.store.state.home import DirectoryHome, MemoryHome
 from blockstore.store.state.location import pack
 from blockstore.store.state.rows import MAXIMUM_DEPENDENTS, Rows
+from blockstore.store.steps import Outcome
+from blockstore.store.store import Store
 from tests.store.columns import column
+from tests.store.material import noise, put
 
 
 def test_layout() -> None:
@@ -122,3 +126,28 @@ def test_every_reserved_row_can_be_used_after_reopening(state_path: Path) -> Non
             assert len(one.items) >= rows.capacity
     rows.close()
     home.close()
+
+
+def test_rows_that_could_not_grow_grow_when_there_is_room_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(MemoryHome(), 64 << 20)
+    volume, rows, block = store.create_volume(1, 1), store.rows, 0
+
+    def write() -> None:
+        put(store, volume, block * BLOCK_BYTES, noise(block))
+
+    while rows.free.left:
+        write()
+        block += 1
+
+    def refuse(capacity: int) -> None:
+        raise OutOfRoom("the file system is full")
+
+    capacity = rows.capacity
+    with monkeypatch.context() as patch:
+        patch.setattr(rows.digest, "grow", refuse)
+        for _ in range(2):
+            assert next(store.write_steps(volume, block * BLOCK_BYTES, noise(block))) is Outcome.NO_ROOM
+    assert rows.capacity == capacity and not rows.free.left
+    write()
+    assert rows.capacity > capacity
+    store.close()
