@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import resource
 from itertools import chain
 from typing import Final
 
@@ -26,9 +27,16 @@ LEAST_PIPE_BYTES: Final = 64 << 10
 """A user who has many pipes gets only two slots for each new one, and may not have more (pipe(7)); this is what is
 tried last."""
 
-SPARE_PIPES: Final = 16
+_MAXIMUM_SPARE_PIPES: Final = 16
+_DESCRIPTORS_A_PIPE: Final = 32
 """The kernel sends up to 24 WRITEs of write-back at once (relay.py); one that finds no pipe is copied by the lane. Each
-takes 10 KiB of the kernel, and 256 of the 16,384 pages that a user without privileges may have in pipes."""
+pipe takes 10 KiB of the kernel, and 256 of the 16,384 pages that a user without privileges may have in pipes. Of a
+process that may have few descriptors they take a sixteenth."""
+
+
+def spare_pipes(descriptors: int) -> int:
+    """Returns how many a daemon has that may have so many descriptors, at most; each takes two."""
+    return min(descriptors // _DESCRIPTORS_A_PIPE, _MAXIMUM_SPARE_PIPES)
 
 
 class Device:
@@ -38,8 +46,7 @@ class Device:
         self.descriptor = descriptor
         self._pipe_out, self._pipe_in = os.pipe2(os.O_CLOEXEC)
         self.pipe_bytes = widen(self._pipe_in)
-        self.spare_pipes = self._more_pipes()
-        """Ends to read from and to write to, of pipes as large as `pipe`: for WRITEs that wait to be copied."""
+        self._spare_pipes: list[tuple[int, int]] = []
 
     @property
     def pipe(self) -> tuple[int, int]:
@@ -53,13 +60,15 @@ class Device:
 
     def close(self) -> None:
         """Closes the pipe; the descriptor belongs to the caller."""
-        for end in chain(self.pipe, *self.spare_pipes):
+        for end in chain(self.pipe, *self._spare_pipes):
             os.close(end)
+        self._spare_pipes.clear()
 
-    def _more_pipes(self) -> list[tuple[int, int]]:
-        """Returns SPARE_PIPES, or fewer: a user can have only so much of pipes (pipe(7)), and of descriptors."""
-        found: list[tuple[int, int]] = []
-        while len(found) < SPARE_PIPES:
+    def spare_pipes(self) -> list[tuple[int, int]]:
+        """Returns ends to read from and to write to, of pipes as large as `pipe`: for WRITEs that wait to be copied.
+        There may be fewer than `spare_pipes` says, for a user can have only so much of pipes (pipe(7))."""
+        most = spare_pipes(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        while len(self._spare_pipes) < most:
             try:
                 ends = os.pipe2(os.O_CLOEXEC)
             except OSError:
@@ -68,8 +77,8 @@ class Device:
                 for end in ends:
                     os.close(end)
                 break
-            found.append(ends)
-        return found
+            self._spare_pipes.append(ends)
+        return list(self._spare_pipes)
 
     def tell_that_pipe_is_small(self) -> None:
         """Logs that the lane reads by read(2) from now on: the kernel wants more room than this pipe has, for the

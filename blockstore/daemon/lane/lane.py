@@ -95,7 +95,7 @@ class Lane:
         self._relay = relay
         self._saw_init = saw_init
         self._died = died
-        self._requests = Requests(abi.MAXIMUM_REQUEST_BYTES, device.spare_pipes)
+        self._requests = Requests(abi.MAXIMUM_REQUEST_BYTES, device.spare_pipes())
         self._encoding = EncoderThreads(store, self._fd, self._requests, died)
         self._encoded = 0
         self._reader = store.lane(

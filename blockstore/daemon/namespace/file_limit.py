@@ -12,12 +12,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
+from blockstore.daemon.fuse.device import spare_pipes
 from blockstore.errors import MountError
 from blockstore.store.state.home import Home
 from blockstore.store.volume import is_volume
 
 OWN_DESCRIPTORS: Final = 64
-"""Of a daemon that serves no file: tables, the device, sockets and pipes (49 were counted), and some clients."""
+"""Of a daemon that serves no file: tables, the device, sockets and pipes (49 were counted), and some clients. The spare
+pipes of the device come on top of that."""
 
 LEAST_DESCRIPTORS: Final = 32
 """No daemon starts with fewer beside those of its files."""
@@ -50,7 +52,7 @@ def mapping_limit() -> int:
 
 def files_left(files: int) -> int:
     """Returns about how many files can be made beside so many."""
-    by_descriptors = descriptor_limit() - OWN_DESCRIPTORS - SPARE_DESCRIPTORS - files
+    by_descriptors = descriptor_limit() - _own_descriptors() - SPARE_DESCRIPTORS - files
     return max(min(by_descriptors, mapping_limit() - OWN_MAPPINGS - files), 0)
 
 
@@ -73,7 +75,7 @@ def check(home: Home) -> None:
     files = sum(map(is_volume, home.names()))
     if files + LEAST_DESCRIPTORS > descriptor_limit():
         raise MountError(
-            f"the {files} files of the state in {home.describe()} need {files + OWN_DESCRIPTORS} descriptors, and a "
+            f"the {files} files of the state in {home.describe()} need {files + _own_descriptors()} descriptors, and a "
             f"process may have {descriptor_limit()} here; {_MORE_DESCRIPTORS}"
         )
     if files + OWN_MAPPINGS > mapping_limit() + 1:
@@ -81,6 +83,10 @@ def check(home: Home) -> None:
             f"the {files} files of the state in {home.describe()} need {files + OWN_MAPPINGS} mappings, and a process "
             f"may have {mapping_limit()} here; raise vm.max_map_count (sysctl)"
         )
+
+
+def _own_descriptors() -> int:
+    return OWN_DESCRIPTORS + 2 * spare_pipes(descriptor_limit())
 
 
 def _are_descriptors_short() -> bool:

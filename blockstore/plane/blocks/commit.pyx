@@ -48,9 +48,6 @@ from blockstore.plane.tables.similarity_index cimport enter_features
 from blockstore.plane.tables.tables cimport Columns, Tables
 
 
-cdef extern from "atomics.h" nogil:
-    void (*at_point)() noexcept  # of this module: what it publishes is what the test stops before
-
 cdef extern from *:
     """
     #define SIZE_BITS 45 /* store/volume.py */
@@ -59,20 +56,7 @@ cdef extern from *:
     const int SIZE_BITS
     const uint64_t SIZE_MIX
 
-cdef object point = None
-
-
-cdef void call_point() noexcept with gil:
-    point()
-
-
-def call_at_points(function):
-    global point, at_point
-    point = function
-    if function is None:
-        at_point = NULL
-    else:
-        at_point = call_point
+include "../sync/points.pxi"
 
 # What commit says.
 COMMITTED = OUTCOME_COMMITTED

@@ -24,23 +24,7 @@ from blockstore.plane.tables.block_map cimport (
     page_end,
 )
 
-cdef extern from "atomics.h" nogil:
-    void (*at_point)() noexcept  # of this module
-
-cdef object point = None
-
-
-cdef void call_point() noexcept with gil:
-    point()
-
-
-def call_at_points(function):
-    global point, at_point
-    point = function
-    if function is None:
-        at_point = NULL
-    else:
-        at_point = call_point
+include "../sync/points.pxi"
 
 
 def discard(Commit commit not None, BlockMap block_map not None, uint64_t first, uint64_t count):

@@ -7,26 +7,10 @@ from blockstore.plane.sync.atomics cimport publish_64
 from blockstore.plane.tables.log cimport APPENDED, Append, LogState, Placed, append_records, let_go_of
 from blockstore.plane.tables.tables cimport Columns
 
-cdef extern from "atomics.h" nogil:
-    void (*at_point)() noexcept  # of this module: what it publishes is what the test stops before
-
 cdef enum:
     BELOW_OFFSET = (1 << OFFSET_SHIFT) - 1
 
-cdef object point = None
-
-
-cdef void call_point() noexcept with gil:
-    point()
-
-
-def call_at_points(function):
-    global point, at_point
-    point = function
-    if function is None:
-        at_point = NULL
-    else:
-        at_point = call_point
+include "../sync/points.pxi"
 
 
 cdef uint64_t room_for_chunk(const LogState* log) noexcept nogil:

@@ -44,26 +44,10 @@ from blockstore.plane.tables.log cimport (
 from blockstore.plane.tables.similarity_index cimport SimilarityIndex, candidate, may_be_reference
 from blockstore.plane.tables.tables cimport Columns
 
-cdef extern from "atomics.h" nogil:
-    void (*at_point)() noexcept  # of this module: what it publishes is what the test stops before
-
 cdef enum:
     MOST_BLOCKS = 256  # their records fit in a segment
 
-cdef object point = None
-
-
-cdef void call_point() noexcept with gil:
-    point()
-
-
-def call_at_points(function):
-    global point, at_point
-    point = function
-    if function is None:
-        at_point = NULL
-    else:
-        at_point = call_point
+include "../sync/points.pxi"
 
 
 cdef class Reencoder:

@@ -24,9 +24,6 @@ from blockstore.plane.codec.layout cimport (
 from blockstore.plane.sync.atomics cimport publish_64
 from blockstore.plane.tables.tables cimport Columns, Tables
 
-cdef extern from "atomics.h" nogil:
-    void (*at_point)() noexcept
-
 cdef enum:
     WORDS = 4
     DIGEST_BYTES = 16
@@ -34,20 +31,7 @@ cdef enum:
 
 MAXIMUM_DUE = (<uint64_t>UINT32_MAX + 1) // DUE_CHECK
 
-cdef object point = None
-
-
-cdef void call_point() noexcept with gil:
-    point()
-
-
-def call_at_points(function):
-    global point, at_point
-    point = function
-    if function is None:
-        at_point = NULL
-    else:
-        at_point = call_point
+include "../sync/points.pxi"
 
 
 def used_arrivals(const uint64_t[::1] table not None):

@@ -256,7 +256,9 @@ class Pool:
         return lack_of_room(OSError(error, os.strerror(error)), self._place)
 
     def take_back(self) -> None:
-        """What compiled code has let go can be used again."""
+        """What compiled code has let go can be used again, and so can segments that nobody looks at any more."""
+        if self._retired:
+            self._reclaim()
         let_go = self.log.take_back()
         if let_go is None:
             return

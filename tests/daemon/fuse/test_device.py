@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from blockstore.daemon.fuse import fuse_abi as abi
-from blockstore.daemon.fuse.device import Device
+from blockstore.daemon.fuse.device import Device, spare_pipes
 from tests.daemon.lab import Lab, Mounted, apart, blockstore, cold, noisy, put, until
 
 SPLICE_NUMBERS = {"x86_64": 275, "aarch64": 76}
@@ -115,3 +115,15 @@ def test_a_mount_whose_writes_do_not_fit_into_the_pipe_is_served_and_warned_of(l
     mounted.kill_daemon()
     assert cold(mounted.path / "file") == noisy(4 << 20, 1)
     assert mounted.log().count("can be lost; unmount and mount again") == 2, "each daemon says so, once"
+
+
+def test_spare_pipes_are_as_large_as_the_first_and_take_few_of_few_descriptors() -> None:
+    assert [spare_pipes(limit) for limit in (0, 31, 64, 200, 1024, 10**6)] == [0, 0, 2, 6, 16, 16]
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    device, before = Device(descriptor), len(os.listdir("/proc/self/fd"))
+    pipes = device.spare_pipes()
+    assert pipes and device.spare_pipes() == pipes
+    assert all(fcntl.fcntl(into, fcntl.F_GETPIPE_SZ) == device.pipe_bytes for _, into in pipes)
+    device.close()
+    assert len(os.listdir("/proc/self/fd")) == before - 2
+    os.close(descriptor)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from blockstore.daemon.fuse.device import spare_pipes
 from blockstore.daemon.namespace import file_limit
 from blockstore.daemon.namespace.file_limit import OWN_DESCRIPTORS, OWN_MAPPINGS, SPARE_DESCRIPTORS
 from blockstore.errors import MountError
@@ -29,7 +30,7 @@ def test_the_smaller_limit_counts(mappings: Path) -> None:
     assert file_limit.files_left(0) == MANY - OWN_MAPPINGS
     assert file_limit.files_left(MANY) == 0
     mappings.write_text(str(2 * MANY))
-    assert file_limit.files_left(10) == MANY - OWN_DESCRIPTORS - SPARE_DESCRIPTORS - 10
+    assert file_limit.files_left(10) == MANY - OWN_DESCRIPTORS - 2 * spare_pipes(MANY) - SPARE_DESCRIPTORS - 10
 
 
 def test_no_file_is_made_when_mappings_are_short(mappings: Path) -> None:

@@ -44,6 +44,7 @@ def paged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Paged]:
     paged = Paged(tmp_path / "tier")
     yield paged
     paged.pager.stop()
+    paged.store.pool.take_back()  # nobody reads any more; a mount does so in each step
     check_store(paged.store, decode=True)
     paged.tier.close()
     paged.store.close()

@@ -84,7 +84,7 @@ class Served:
 def served() -> Iterator[Served]:
     ours, kernel = device_and_kernel()
     store, device = Store(MemoryHome(), 64 << 20), Device(ours.fileno())
-    volume, requests = store.create_volume(1, 1), Requests(abi.MAXIMUM_REQUEST_BYTES, device.spare_pipes)
+    volume, requests = store.create_volume(1, 1), Requests(abi.MAXIMUM_REQUEST_BYTES, device.spare_pipes())
     encoders = store.encoders(ours.fileno(), requests, BOUNDS_US)
     lane = store.lane(ours.fileno(), device.pipe, device.pipe_bytes, abi.MAXIMUM_REQUEST_BYTES, requests, encoders)
     place = Served(store, volume, requests, encoders, kernel)

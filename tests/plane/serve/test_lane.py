@@ -80,7 +80,7 @@ def serve(lane: Lane, results: list[object]) -> None:
 def served() -> Iterator[Served]:
     ours, kernel = device_and_kernel()
     store, device = Store(MemoryHome(), 64 << 20), Device(ours.fileno())
-    volume, requests = store.create_volume(1, 1), Requests(abi.MAXIMUM_REQUEST_BYTES, device.spare_pipes)
+    volume, requests = store.create_volume(1, 1), Requests(abi.MAXIMUM_REQUEST_BYTES, device.spare_pipes())
     lane = store.lane(ours.fileno(), device.pipe, device.pipe_bytes, abi.MAXIMUM_REQUEST_BYTES, requests)
     results: list[object] = []
     thread = threading.Thread(target=serve, args=(lane, results))

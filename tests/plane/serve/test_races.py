@@ -86,7 +86,7 @@ class Served:
 def served() -> Iterator[Served]:
     ours, kernel = device_and_kernel()
     store, devices = Store(MemoryHome(), 256 << 20), [Device(ours.fileno()) for _ in range(LANES)]
-    volume, requests = store.create_volume(1, 1), Requests(abi.MAXIMUM_REQUEST_BYTES, devices[0].spare_pipes)
+    volume, requests = store.create_volume(1, 1), Requests(abi.MAXIMUM_REQUEST_BYTES, devices[0].spare_pipes())
     encoders = store.encoders(ours.fileno(), requests, BOUNDS_US)
     place = Served(store, volume, requests, encoders, kernel)
     for device in devices:
