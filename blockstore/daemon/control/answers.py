@@ -235,6 +235,7 @@ class Answers:
         session.heard_of_write_errors(request.get("write_errors", []))
         volumes = [volume for volume in session.store.volumes.values() if volume.number in session.attachments]
         return {
+            "daemon_pid": os.getpid(),
             "attachments": session.attachments.all(),
             "stalled": session.stalled,
             "is_fresh": session.is_fresh,

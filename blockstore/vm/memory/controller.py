@@ -34,16 +34,18 @@ ASK_S: Final = 5.0
 
 
 class Controller:
-    """`run` ends with the daemon."""
+    """`run` ends with the daemon that has started it."""
 
-    def __init__(self, state: Path, mountpoint: Path) -> None:
+    def __init__(self, state: Path, mountpoint: Path, daemon_pid: int) -> None:
         self._state = state
+        self._daemon_pid = daemon_pid
         self._mountpoint = mountpoint
         self._controlled: dict[int, Controlled] = {}
         self._history = Recorder(state)
         self._write_watch = WriteWatch()
         self._complaint = ""
         self._is_first = True
+        self._is_orphan = False
         self._has_told_look = False
 
     def run(self) -> int:
@@ -54,6 +56,9 @@ class Controller:
                 self.tick()
             except MountError as error:
                 self._complain(str(error))
+            if self._is_orphan:
+                self._write_watch.close()
+                return 0
             is_waited_for = self._write_watch.has_looked and not self._has_told_look
             left_s = 0.05 if is_waited_for else max(TICK_S - (time.monotonic() - started), 0.05)
             poll = select.poll()
@@ -70,6 +75,10 @@ class Controller:
         news, has_looked = self._write_watch.news(), self._write_watch.has_looked
         request = {"do": "control", "reports": reports, "write_errors": news, "has_looked": has_looked, "all": is_due}
         answer = client.ask(self._state, request, ASK_S)
+        # Not the daemon that has started this process: what a look would find now, nobody would be told.
+        self._is_orphan = answer["daemon_pid"] != self._daemon_pid
+        if self._is_orphan:
+            return
         self._write_watch.told(news)
         self._has_told_look = has_looked
         mount = mounts.served_by(self._state, self._mountpoint)
@@ -152,12 +161,12 @@ class Controller:
 
 def main(arguments: list[str]) -> int:
     """The process."""
-    state, mountpoint = Path(arguments[0]), Path(arguments[1])
+    state, mountpoint, daemon_pid = Path(arguments[0]), Path(arguments[1]), os.getppid()
     if len(arguments) > 2:
         from blockstore.vm.observe import metrics_server  # memory that a process without metrics can do without
 
         metrics_server.start(int(arguments[2]), state, mountpoint)
-    return Controller(state, mountpoint).run()
+    return Controller(state, mountpoint, daemon_pid).run()
 
 
 if __name__ == "__main__":

@@ -276,11 +276,29 @@ def test_a_fresh_mount_can_be_unmounted_at_once(lab: Lab) -> None:
     put(path, noisy(MIB, 1))
     stopped = mounted.controller_pid()
     stop(stopped)  # ours is to be the only one that looks
-    assert opened_meanwhile(path, Controller(mounted.state, mounted.path).tick) == 0
+    assert opened_meanwhile(path, Controller(mounted.state, mounted.path, mounted.daemon_pid()).tick) == 0
     mounted.kill_daemon()
     os.kill(stopped, signal.SIGKILL)  # it cannot see that its daemon has gone
     until(lambda: mounted.serves(), "the next daemon serves")
-    assert opened_meanwhile(path, Controller(mounted.state, mounted.path).tick) > 0, "something may have been lost"
+    assert opened_meanwhile(path, Controller(mounted.state, mounted.path, mounted.daemon_pid()).tick) > 0, (
+        "something may have been lost"
+    )
+
+
+def test_a_controller_whose_daemon_was_replaced_looks_no_more_and_ends(lab: Lab) -> None:
+    """The kernel tells of a lost page once: what it found, nobody would be told."""
+    mounted = lab.mount()
+    path = mounted.path / "memory"
+    put(path, noisy(MIB, 1))
+    stopped = mounted.controller_pid()
+    stop(stopped)
+    before = mounted.daemon_pid()
+    mounted.kill_daemon()
+    os.kill(stopped, signal.SIGKILL)
+    until(lambda: mounted.serves(), "the next daemon serves")
+    late = Controller(mounted.state, mounted.path, before)
+    assert opened_meanwhile(path, late.tick) == 0
+    assert late.run() == 0
 
 
 @NO_ROOM
