@@ -18,6 +18,7 @@ from blockstore.store import domains
 from tests import suite
 from tests.daemon.lab import LOGS, Lab, Mounted, apart, run
 from tests.daemon.logs import unannounced
+from tests.store.closed import closed_stores as closed_stores
 from tests.store.seeds import Seeds
 
 sys.dont_write_bytecode = False

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from suitelab.identity import WORKSPACE_PREFIX
 
-from tests.store.closed import closed_stores as closed_stores
 from tests.store.live import remembered_files as remembered_files
 
 

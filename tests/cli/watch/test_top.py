@@ -41,7 +41,10 @@ class Terminal:
         script = f'trap : INT; "$@"; echo "{PROMPT}$?"; stty -a; cat'
         command = ["-c", script, "sh", sys.executable, "-m", "blockstore", "top", "--interval", "0.5", *arguments]
         environment = {**os.environ, "TERM": term, "COLUMNS": "", "LINES": ""}
-        self.child: Any = pexpect.spawn("sh", command, cwd=PROJECT, env=environment, dimensions=(lines, columns))
+        # By poll(2): select(2) refuses a descriptor beyond the first thousand, which tests before may have open.
+        self.child: Any = pexpect.spawn(
+            "sh", command, cwd=PROJECT, env=environment, dimensions=(lines, columns), use_poll=True
+        )
         self.modes = termios.tcgetattr(self.child.child_fd)[:4]
 
     def lines(self) -> list[str]:
