@@ -28,6 +28,7 @@ from blockstore.plane.tables.block_map import BlockMap
 from blockstore.store.state.geometry import BLOCK_BYTES, BLOCK_SHIFT, ZERO_BLOCK
 from blockstore.store.state.home import Home, allocate, lack_of_room, punch
 from blockstore.store.state.mapping import LARGEST_MAP_BYTES, MAP_BYTES, extend
+from blockstore.store.state.untouched import untouched
 
 if TYPE_CHECKING:
     from blockstore.plane.buffers import U64s
@@ -84,7 +85,7 @@ class Volume:
         self.domain = domain
         self._place = home.describe()
         self._fd = home.open(file_name(number))
-        self._pages = _untouched(_FEW_PAGES)
+        self._pages = untouched(_FEW_PAGES)
         """For each page of the map whether it has memory. It stays where it is, for lanes read it without a lock; a map
         that outgrows it gets another one."""
         self._outgrown: list[mmap.mmap] = []
@@ -288,7 +289,7 @@ class Volume:
         self._capacity = pages * PAGE_ENTRIES
         if pages > len(self._pages):
             self._outgrown.append(self._pages)
-            self._pages = _untouched(MAXIMUM_SIZE_BYTES >> BLOCK_SHIFT >> _PAGE_SHIFT)
+            self._pages = untouched(MAXIMUM_SIZE_BYTES >> BLOCK_SHIFT >> _PAGE_SHIFT)
             self._pages[: len(self._outgrown[-1])] = self._outgrown[-1][:]
         self.block_map.bind(self.map, self._pages, self._header[_SIZE_AT : _MTIME_AT + 1], self._fd)
 
@@ -313,11 +314,6 @@ class Volume:
             position = min(os.lseek(self._fd, start, os.SEEK_HOLE), end)  # a damaged file may go on behind its map
             for page in range((start - HEADER_BYTES) // mmap.PAGESIZE, (position - HEADER_BYTES) // mmap.PAGESIZE):
                 self._pages[page] = 1
-
-
-def _untouched(size_bytes: int) -> mmap.mmap:
-    """Zeros that take memory page by page as they are written."""
-    return mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def clamp_time_ns(time_ns: int) -> int:

@@ -31,9 +31,6 @@ def due_entries(places: U32s, first: int) -> tuple[array[int], int]:
     """Returns map entries (u64) of blocks that have these places, counted from 1, among the arrivals from `first` on;
     holes for 0. And how many are no holes. Raises ValueError for a place that no entry can name."""
 
-def used_entries(entries: U64s) -> int:
-    """Returns how many map entries are no holes."""
-
 def due_blocks(entries: U64s, arrivals: int, first: int) -> list[int]:
     """Returns the numbers of the blocks that are due, of those from `first` on that have these map entries: whose entry
     is undamaged, and names one of so many arrivals."""

@@ -95,15 +95,6 @@ def due_entries(const uint32_t[::1] places not None, uint64_t first):
     return made, due
 
 
-def used_entries(const uint64_t[::1] entries not None):
-    cdef Py_ssize_t number
-    cdef uint64_t used = 0
-    with nogil:
-        for number in range(entries.shape[0]):
-            used += entries[number] != HOLE
-    return used
-
-
 cdef inline bint is_due(uint64_t entry, uint64_t arrivals) noexcept nogil:
     """Whether an entry is an undamaged one of a block that is due, with so many arrivals."""
     cdef uint64_t check = entry >> CHECK_SHIFT

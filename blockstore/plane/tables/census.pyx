@@ -20,7 +20,7 @@ from blockstore.plane.codec.layout cimport (
     size_of,
 )
 from blockstore.plane.sync.atomics cimport load_32, load_64
-from blockstore.plane.tables.block_map cimport PAGE_ENTRIES_SHIFT, BlockMap, MapView
+from blockstore.plane.tables.block_map cimport PAGE_ENTRIES_SHIFT, BlockMap, MapView, page_end
 from blockstore.plane.tables.content_index cimport bs_prefetch
 from blockstore.plane.tables.tables cimport Columns, Tables
 
@@ -101,7 +101,7 @@ cdef uint64_t count_map(
 ) noexcept nogil:
     cdef uint64_t mapped = min(end, view.capacity), left = most_entries, stop, number
     while first < mapped:
-        stop = min(((first >> PAGE_ENTRIES_SHIFT) + 1) << PAGE_ENTRIES_SHIFT, mapped)
+        stop = page_end(first, mapped)
         if not view.pages[first >> PAGE_ENTRIES_SHIFT]:
             first = stop
             continue

@@ -17,7 +17,7 @@ from blockstore.plane.codec.layout cimport (
     is_patch,
 )
 from blockstore.plane.sync.atomics cimport load_16, load_32, load_64
-from blockstore.plane.tables.block_map cimport PAGE_ENTRIES_SHIFT, BlockMap, MapView
+from blockstore.plane.tables.block_map cimport PAGE_ENTRIES_SHIFT, BlockMap, MapView, page_end
 from blockstore.plane.tables.content_index cimport bs_prefetch
 from blockstore.plane.tables.soundness cimport BATCH_ENTRIES, Places, Room, judge
 from blockstore.plane.tables.tables cimport Columns, Tables
@@ -41,11 +41,6 @@ LOST_BLOCK = MARK_LOST
 DUE_BLOCK = MARK_DUE
 OTHER_COUNTS = FLAG_OTHER_COUNTS
 ORPHAN = FLAG_ORPHAN
-
-
-cdef uint64_t end_of_page(const MapView* view, uint64_t first, uint64_t end) noexcept nogil:
-    """Returns where the page of the map with this block ends, or the blocks that are looked at."""
-    return min(((first >> PAGE_ENTRIES_SHIFT) + 1) << PAGE_ENTRIES_SHIFT, end)
 
 
 cdef uint8_t verdict_on(uint64_t entry, bint is_sound, const uint8_t* damaged_rows, uint64_t rows) noexcept nogil:
@@ -75,7 +70,7 @@ cdef uint64_t judge_map(
     cdef uint8_t verdict
     end = min(end, view.capacity)
     while block < end:
-        stop = end_of_page(view, block, end)
+        stop = page_end(block, end)
         if not view.pages[block >> PAGE_ENTRIES_SHIFT]:
             block = stop
             continue
@@ -140,7 +135,7 @@ cdef void count_map(
     cdef uint64_t stop, number
     end = min(end, view.capacity)
     while first < end:
-        stop = end_of_page(view, first, end)
+        stop = page_end(first, end)
         if not view.pages[first >> PAGE_ENTRIES_SHIFT]:
             first = stop
             continue

@@ -10,7 +10,7 @@ from array import array
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from blockstore.plane.sync.atomics cimport add_16, add_32, add_64, load_64, publish_16, publish_32, publish_64
-from blockstore.plane.tables.block_map cimport PAGE_ENTRIES_SHIFT, BlockMap, MapView
+from blockstore.plane.tables.block_map cimport PAGE_ENTRIES_SHIFT, BlockMap, MapView, page_end
 from blockstore.plane.tables.content_index cimport bs_prefetch
 from blockstore.plane.codec.layout cimport (
     DUE,
@@ -68,7 +68,7 @@ cdef Counted count_map(
     cdef uint64_t stop, number, count
     end = min(end, view.capacity)
     while first < end:
-        stop = min(((first >> PAGE_ENTRIES_SHIFT) + 1) << PAGE_ENTRIES_SHIFT, end)
+        stop = page_end(first, end)
         if not view.pages[first >> PAGE_ENTRIES_SHIFT]:
             first = stop
             continue

@@ -8,7 +8,6 @@ In steps, beside whoever uses the store: what changes meanwhile is left out of t
 
 from __future__ import annotations
 
-import mmap
 from array import array
 from collections.abc import Mapping
 from contextlib import suppress
@@ -37,6 +36,7 @@ from blockstore.store.state.geometry import (
     PATCH_BITS,
 )
 from blockstore.store.state.location import size_of
+from blockstore.store.state.untouched import untouched
 from blockstore.store.steps import NotHere, Outcome, Steps
 from blockstore.store.store import Store
 from blockstore.store.volume import Volume
@@ -253,5 +253,4 @@ class _Check:
 
 def _zeros(count: int) -> memoryview:
     """So many numbers of 32 bits, which take memory page by page as they are used, and give it back at the end."""
-    size_bytes = max(4 * count, mmap.PAGESIZE)
-    return memoryview(mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)).cast("I")[:count]
+    return memoryview(untouched(4 * count)).cast("I")[:count]

@@ -8,8 +8,8 @@ any more. A record never changes: what is overwritten or freed leaves *garbage* 
 Records may be in a tier instead, in *pieces* (pieces.py); words of rows that say so are PAGED. What is still at another
 host stands in `arrivals`.
 
-Written by: ingest (append), upkeep (append, release_segment), densify and paging (append, forget), release (forget),
-repair (mend). Nobody else has a method for it.
+Written by compiled code, through `log`: commit, compaction, re-encoding and paging append and let go, for which they
+have room made here (`make_room_for`) and what they let go taken back (`take_back`); and by repair (mend).
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ import os
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from heapq import nsmallest
-from itertools import accumulate, compress
-from operator import gt
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from blockstore.errors import InputError, OutOfRoom
@@ -316,19 +314,6 @@ class Pool:
         """Is this a segment with memory to which nothing will be appended any more?"""
         is_in_use = self.is_allocated(segment) and not self.segments.is_retired[segment]
         return is_in_use and segment not in (self.log.head, self.log.spare)
-
-    def full_segments(self) -> bytearray:
-        """`is_full` of each segment."""
-        full = bytearray(map(gt, self.segments.has_memory, self.segments.is_retired))
-        for segment in (self.log.head, self.log.spare):
-            if segment >= 0:
-                full[segment] = False
-        return full
-
-    def emptiest(self, count: int) -> list[int]:
-        """So many of the segments that are full, if there are, the emptiest first."""
-        full = compress(range(self.segments.count), self.full_segments())
-        return nsmallest(count, full, key=self.segments.live_bytes.__getitem__)
 
     def close(self) -> None:
         """Let go of the memory; the file stays."""

@@ -101,11 +101,6 @@ class Rows:
         """Unused rows, for which room was reserved."""
         return self.free.take(count)
 
-    def mark_changed(self, rows: Iterable[int]) -> None:
-        """The counts of these rows change."""
-        if self._changed is not None:
-            self.changed_rows.mark(array("I", rows))
-
     def give_back(self, rows: Iterable[int]) -> None:
         """Free these rows: their words become 0 first, so that nothing can find them."""
         self.free.clear(self._tables, array("I", rows))

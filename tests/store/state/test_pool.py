@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from blockstore.errors import CorruptBlock, InputError, OutOfRoom
+from blockstore.plane.moves.choice import emptiest
 from blockstore.store.state.geometry import BLOCK_BYTES, ID_MASK, RAW, SEGMENT_BYTES, WHERE_SEGMENT_SHIFT, ZERO_ENTRY
 from blockstore.store.state.home import DirectoryHome, MemoryHome
 from blockstore.store.state.location import LAST_PIECE, PAGED_PLACE, offset_of, pack
@@ -54,10 +55,15 @@ def test_a_limit_that_is_too_small_is_refused() -> None:
     Pool(MemoryHome(), MINIMUM_LIMIT_BYTES).close()
 
 
+def emptiest_of(pool: Pool) -> list[int]:
+    """The emptiest of the segments that are full, if there is one."""
+    return emptiest(pool.log, pool.segments.has_memory, pool.segments.is_retired, SEGMENT_BYTES, 1)
+
+
 def test_an_empty_pool_costs_nothing() -> None:
     pool = Pool(MemoryHome(), 1 << 40)
     assert pool.allocated_bytes == host_bytes(pool) == pool.garbage_bytes == 0
-    assert pool.emptiest(1) == []
+    assert emptiest_of(pool) == []
 
 
 def test_limit() -> None:
@@ -105,7 +111,7 @@ def test_records_stay_as_they_are_and_memory_comes_back() -> None:
     in_first = [word for word in words if word >> 36 == words[0] >> 36]
     forget(pool, in_first[:-1])
     assert host_bytes(pool) == before, "a segment with a live record was given back"
-    assert pool.emptiest(1) == [words[0] >> 36]
+    assert emptiest_of(pool) == [words[0] >> 36]
     assert pool.garbage_bytes >= len(RECORD) * (len(in_first) - 1)
     allocated_bytes = pool.allocated_bytes
     forget(pool, in_first[-1:])
