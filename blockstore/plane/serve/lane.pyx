@@ -4,7 +4,7 @@ import os
 
 cimport cython
 from cpython.exc cimport PyErr_SetFromErrno
-from libc.errno cimport EAGAIN, EINTR, EINVAL, EIO, ENODEV, ENOENT, ENOMEM, errno
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EINVAL, EIO, ENODEV, ENOENT, ENOMEM, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -326,7 +326,9 @@ cdef class Lane:
             return False
         if failed == ENOMEM:
             raise MemoryError
-        if failed != ENODEV:
+        # fs/fuse/dev.c, fuse_dev_do_read(): ENODEV if the connection ended before a request was looked for, ECONNABORTED
+        # if it was aborted after one was found.
+        if failed != ENODEV and failed != ECONNABORTED:
             raise OSError(failed, os.strerror(failed))
         return True
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from blockstore.daemon.fuse import fuse_abi as abi
 from blockstore.daemon.fuse.device import Device, spare_pipes
-from tests.daemon.lab import Lab, Mounted, apart, blockstore, cold, noisy, put, until
+from blockstore.plane.serve.requests import Requests
+from blockstore.store.state.home import MemoryHome
+from blockstore.store.store import Store
+from tests.daemon.lab import Lab, Mounted, abort_below, apart, blockstore, cold, noisy, put, until
 
 SPLICE_NUMBERS = {"x86_64": 275, "aarch64": 76}
 """Of splice(2), by machine (asm/unistd.h)."""
@@ -127,3 +133,54 @@ def test_spare_pipes_are_as_large_as_the_first_and_take_few_of_few_descriptors()
     device.close()
     assert len(os.listdir("/proc/self/fd")) == before - 2
     os.close(descriptor)
+
+
+ABORT_ERROR = 1 << 21
+"""FUSE_ABORT_ERROR, in the flags of INIT: readers are told ECONNABORTED of a connection that was aborted."""
+
+MNT_DETACH = 2
+
+
+@contextlib.contextmanager
+def fuse_mount(mountpoint: Path, flags: int) -> Iterator[int]:
+    """Gives the descriptor of a mount that has answered INIT with these flags, and nothing since (fuse(4))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={descriptor},rootmode=40000,user_id=0,group_id=0".encode()
+    assert libc.mount(b"test", bytes(mountpoint), b"fuse", 0, options) == 0, os.strerror(ctypes.get_errno())
+    try:
+        _, opcode, unique, *_ = abi.IN_HEADER.unpack_from(os.read(descriptor, abi.MAXIMUM_REQUEST_BYTES))
+        assert opcode == abi.INIT
+        answer = abi.INIT_OUT.pack(7, 31, 0, flags, 12, 9, abi.PAGE_BYTES, 1, 1).ljust(64, b"\0")
+        os.write(descriptor, abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(answer), 0, unique) + answer)
+        yield descriptor
+    finally:
+        libc.umount2(bytes(mountpoint), MNT_DETACH)
+        os.close(descriptor)
+
+
+@pytest.mark.mount
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount without fusermount3")
+@pytest.mark.parametrize("flags", [0, ABORT_ERROR])
+def test_a_lane_ends_quietly_when_the_connection_is_aborted(lab: Lab, flags: int) -> None:
+    """By ENODEV or ECONNABORTED; without FUSE_ABORT_ERROR the latter comes only to a reader that has found a request
+    and not taken it yet (fs/fuse/dev.c)."""
+    with fuse_mount(lab.mountpoint(), flags) as descriptor:
+        store, device = Store(MemoryHome(), 64 << 20), Device(descriptor)
+        requests, results = Requests(abi.MAXIMUM_REQUEST_BYTES, device.spare_pipes()), list[bool | OSError]()
+        lane = store.lane(descriptor, device.pipe, device.pipe_bytes, abi.MAXIMUM_REQUEST_BYTES, requests)
+
+        def serve() -> None:
+            try:
+                results.append(lane.serve())
+            except OSError as error:
+                results.append(error)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        abort_below(lab.path)
+        thread.join(60)
+        assert not thread.is_alive() and results == [True]
+        requests.close()
+        device.close()
+        store.close()
