@@ -225,13 +225,17 @@ class Answers:
     async def control(self, request: Request) -> Answer:
         """The controller's: `reports` by volume, `write_errors` as below; the answer is all that it has to know.
 
+        A controller of the daemon before this one (`daemon_pid`) ends when it has the answer. It may have looked for
+        lost pages, but before that daemon died: only what it had to mend is still true.
+
         `volumes` are those that have a controller; `names` are those of all, if it wants them (`all`): to walk the tree
         of 10,000 names takes the main thread long.
         """
         session = self._session
         session.controller_ticks += 1
-        session.attachments.report(request.get("reports", {}))
-        session.has_looked = session.has_looked or bool(request.get("has_looked"))
+        if request.get("daemon_pid") == os.getpid():
+            session.attachments.report(request.get("reports", {}))
+            session.has_looked = session.has_looked or bool(request.get("has_looked"))
         session.heard_of_write_errors(request.get("write_errors", []))
         volumes = [volume for volume in session.store.volumes.values() if volume.number in session.attachments]
         return {

@@ -73,7 +73,14 @@ class Controller:
         reports = {str(number): each.report() for number, each in self._controlled.items()}
         is_due = self._is_first or self._write_watch.is_due()
         news, has_looked = self._write_watch.news(), self._write_watch.has_looked
-        request = {"do": "control", "reports": reports, "write_errors": news, "has_looked": has_looked, "all": is_due}
+        request = {
+            "do": "control",
+            "daemon_pid": self._daemon_pid,
+            "reports": reports,
+            "write_errors": news,
+            "has_looked": has_looked,
+            "all": is_due,
+        }
         answer = client.ask(self._state, request, ASK_S)
         # Not the daemon that has started this process: what a look would find now, nobody would be told.
         self._is_orphan = answer["daemon_pid"] != self._daemon_pid

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from blockstore.daemon.control import client
 from blockstore.vm.memory import cgroups
 from blockstore.vm.memory.cgroups import Cgroup
 from blockstore.vm.memory.controller import Controller
@@ -299,6 +300,39 @@ def test_a_controller_whose_daemon_was_replaced_looks_no_more_and_ends(lab: Lab)
     late = Controller(mounted.state, mounted.path, before)
     assert opened_meanwhile(path, late.tick) == 0
     assert late.run() == 0
+
+
+WITHOUT_CONTROLLER = """
+from blockstore.daemon.supervise.companion import Companion
+Companion._start = lambda companion: None
+"""
+
+
+def test_what_a_controller_has_looked_at_before_its_daemon_died_is_no_look_for_the_next_one(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unmount would not wait for one, and pages that the dead daemon has lost would leave as if they were clean."""
+    (lab.path / "sitecustomize.py").write_text(WITHOUT_CONTROLLER)
+    monkeypatch.setenv("PYTHONPATH", str(lab.path))
+    mounted = lab.mount()
+    put(mounted.path / "memory", noisy(MIB, 1))
+
+    def has_looked() -> bool:
+        return bool(client.ask(mounted.state, {"do": "hello"})["has_looked"])
+
+    late = Controller(mounted.state, mounted.path, mounted.daemon_pid())
+    late.tick()
+    mounted.kill_daemon()
+    until(lambda: mounted.serves(), "the next daemon serves")
+    assert late.run() == 0
+    assert not has_looked()
+    own = Controller(mounted.state, mounted.path, mounted.daemon_pid())
+
+    def tells_of_a_look() -> bool:
+        own.tick()
+        return has_looked()
+
+    until(tells_of_a_look, "its own controller has looked")
 
 
 @NO_ROOM
