@@ -42,7 +42,7 @@ class Controller:
         self._mountpoint = mountpoint
         self._controlled: dict[int, Controlled] = {}
         self._history = Recorder(state)
-        self._write_watch = WriteWatch()
+        self._write_watch = WriteWatch(state)
         self._complaint = ""
         self._is_first = True
         self._is_orphan = False

@@ -92,19 +92,32 @@ def make_dirty(descriptor: int) -> int:
         os.close(own)
 
 
-def look(mount: Mount, names: Mapping[int, str | None], failed: Collection[int], *, deep: bool) -> dict[int, Found]:
+def look(
+    mount: Mount, names: Mapping[int, str | None], failed: Collection[int], suspects: Collection[int], *, deep: bool
+) -> dict[int, Found]:
     """Asks every file of the mount, by volume number, for an error, and makes dirty what has one, or is among the
-    `failed`; what was found, by volume number. A `deep` look also asks the open files of all processes, which know of
-    an error that another one was told of."""
+    `failed` or the `suspects`. Returns what was found, by volume number; of a suspect without an error only why it
+    could not be made dirty. A `deep` look also asks the open files of all processes, which know of an error that
+    another one was told of."""
     found: dict[int, Found] = {}
+    unseen = set(suspects)
     for number, descriptor in _descriptors(mount, names, deep=deep):
-        if number not in found and (has_failed(descriptor) or number in failed):
-            name = names[number] or f"(file {number}, which has no name)"
-            try:
-                found[number] = Found(name, make_dirty(descriptor))
-            except OSError as error:
-                found[number] = Found(name, 0, error.strerror or str(error))
+        if number in found:
+            continue
+        has_error = has_failed(descriptor) or number in failed
+        if has_error or number in unseen:
+            unseen.discard(number)
+            mended = _mended(names[number] or f"(file {number}, which has no name)", descriptor)
+            if has_error or mended.failure:
+                found[number] = mended
     return found
+
+
+def _mended(name: str, descriptor: int) -> Found:
+    try:
+        return Found(name, make_dirty(descriptor))
+    except OSError as error:
+        return Found(name, 0, error.strerror or str(error))
 
 
 def tell(state: Path, name: str, rewritten_bytes: int) -> None:

@@ -13,7 +13,8 @@ import os
 import select
 import signal
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Final
 
 from blockstore.daemon.host.mounts import Mount
@@ -35,6 +36,11 @@ COST_FACTOR: Final = 100
 JOIN_S: Final = 0.5
 """How long a tick waits for a look. After the start of a daemon VMs are not held down before the first one is done."""
 
+MARK: Final = "daemon.suspect"
+"""In the state directory, a file that is there during a look, and while some volume has `failed`. The kernel tells of
+an error once, and the process that was told may be killed before it has made the pages dirty: a controller that finds
+the mark has the pages of all files made dirty by its first look."""
+
 MAXIMUM_TOLD: Final = 200
 """Files that are told of at once: with the longest paths a request of some 800 KiB (control/server.py)."""
 
@@ -43,31 +49,39 @@ class WriteWatch:
     """Of one mount. `has_looked`: nothing is left that the daemon before this one has lost. `failed` are volumes with
     clean pages that the store may not have: nothing of them may be evicted. Evictors add to it, from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, state: Path) -> None:
         self.has_looked = False
         self.failed: Final = set[int]()
         self._look: _Look | None = None
         self._at_all_s = self._at_failed_s = 0.0  # when the next look is due
         self._untold: list[Found] = []
         self._failures: dict[int, str] = {}
+        self._mark = state / MARK
+        self._is_marked = self._was_cut_short = self._mark.exists()
 
     def spare_first_look(self) -> None:
         """Begins later: no page can have been lost before."""
         self.has_looked = True
+        self._was_cut_short = False
+        self._set_mark(False)
         self._at_failed_s = time.monotonic() + RETRY_S
         self._at_all_s = time.monotonic() + EVERY_S
 
     def is_due(self) -> bool:
         """Takes in what a look has found that has ended; returns whether it is time for the next one."""
         self._collect()
+        if self.failed:
+            self._set_mark(True)
         return self._look is None and time.monotonic() >= (self._at_failed_s if self.failed else self._at_all_s)
 
     def look(self, mount: Mount, names: Mapping[int, str | None]) -> None:
         """Looks at these volumes, which are all that there are; `is_due` has said so. Waits JOIN_S for that at most.
         Raises OSError when no process can be made."""
         self.failed.intersection_update(names)  # not &=, which would make another set
+        self._set_mark(True)
         self._at_all_s = self._at_failed_s = time.monotonic() + RETRY_S
-        self._look = _Look(mount, names, self.failed, deep=not self.has_looked)
+        suspects = names.keys() if self._was_cut_short else ()
+        self._look = _Look(mount, names, self.failed, suspects, deep=not self.has_looked)
         self._look.join(JOIN_S)
         self._collect()
 
@@ -84,6 +98,16 @@ class WriteWatch:
     def told(self, news: Collection[Found]) -> None:
         """The daemon knows these, the first ones."""
         del self._untold[: len(news)]
+
+    def _set_mark(self, wanted: bool) -> None:
+        if wanted == self._is_marked:
+            return
+        with contextlib.suppress(OSError):  # a full disk keeps nobody from looking
+            if wanted:
+                self._mark.touch(mode=0o600)
+            else:
+                self._mark.unlink(missing_ok=True)
+            self._is_marked = wanted
 
     def _collect(self) -> None:
         """Takes in what a look that has ended has found."""
@@ -103,19 +127,29 @@ class WriteWatch:
         self._failures = {number: each.failure for number, each in found.items() if each.failure}
         self.failed.update(self._failures)
         self.failed.difference_update(found.keys() - self._failures.keys())
+        self._was_cut_short = False
+        self._set_mark(bool(self.failed))
 
 
 class _Look:
     """One look at all files, in a process that ends with ours."""
 
-    def __init__(self, mount: Mount, names: Mapping[int, str | None], failed: Collection[int], *, deep: bool) -> None:
+    def __init__(
+        self,
+        mount: Mount,
+        names: Mapping[int, str | None],
+        failed: Collection[int],
+        suspects: Collection[int],
+        *,
+        deep: bool,
+    ) -> None:
         self.names = names
         parent = os.getpid()
         self._answer = os.memfd_create("write-watch", os.MFD_CLOEXEC)
 
         def work() -> int:
             apart.end_with(parent)
-            return _write_answer(self._answer, mount, names, failed, deep=deep)
+            return _write_answer(self._answer, lambda: write_errors.look(mount, names, failed, suspects, deep=deep))
 
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, self._answer)
@@ -150,13 +184,11 @@ class _Look:
         return took_s, {int(number): Found(*each) for number, each in found.items()}
 
 
-def _write_answer(
-    answer: int, mount: Mount, names: Mapping[int, str | None], failed: Collection[int], *, deep: bool
-) -> int:
+def _write_answer(answer: int, look: Callable[[], dict[int, Found]]) -> int:
     """Looks, and writes the answer of `_Look.result` as JSON to the descriptor `answer`; returns the exit code."""
     started_s = time.monotonic()
     try:
-        found = write_errors.look(mount, names, failed, deep=deep)
+        found = look()
         with os.fdopen(answer, "w", encoding="ascii", closefd=False) as text:
             json.dump([time.monotonic() - started_s, found], text)
     except Exception as error:

@@ -15,7 +15,9 @@ from typing import Any, Final
 
 import pytest
 
+from blockstore.daemon.control import client
 from blockstore.vm.file_work import FileWork
+from blockstore.vm.memory.write_watch import MARK
 from tests.cli.runner import invoke
 from tests.daemon.lab import (
     Lab,
@@ -187,6 +189,21 @@ def test_an_error_that_another_process_was_told_of_is_found(faulty: Faulty) -> N
         faulty.await_mended()
         ask(writer, "cold")
         assert is_new(writer)
+
+
+def test_what_a_look_that_was_cut_short_was_told_of_is_written_again(faulty: Faulty) -> None:
+    """Nobody is told of it again: neither the open file that was told, nor one that is opened afterwards."""
+    with writing(faulty.path) as writer:
+        faulty.lose(writer)
+        assert int(ask(writer, "msync")) > 0
+        (faulty.mounted.state / MARK).touch()
+        faulty.mounted.kill_daemon()
+        until(
+            lambda: bool(client.ask(faulty.mounted.state, {"do": "hello"})["has_looked"]), "the controller has looked"
+        )
+        ask(writer, "cold")
+        assert is_new(writer)
+    assert faulty.figures() == {"errors": 0, "rewritten_bytes": 0, "lost": 0}, "nobody knows whether there was an error"
 
 
 def test_a_file_without_a_name(faulty: Faulty) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Final, cast
 
 import pytest
@@ -13,7 +15,7 @@ from blockstore.daemon.host import process_stat
 from blockstore.daemon.host.mounts import Mount
 from blockstore.vm.memory import write_errors
 from blockstore.vm.memory.write_errors import Found
-from blockstore.vm.memory.write_watch import WriteWatch
+from blockstore.vm.memory.write_watch import MARK, WriteWatch
 from tests.daemon.lab import ended, said, spawn, until
 
 Looking = Callable[[Callable[[], dict[int, Found]]], WriteWatch]
@@ -23,6 +25,7 @@ NAMES: Final = {2: "vm", 3: None}
 
 CONTROLLER: Final = """
 import os, signal, sys, time
+from pathlib import Path
 from blockstore.vm.memory import write_errors
 from blockstore.vm.memory.write_watch import WriteWatch
 def wait(*arguments, **options):
@@ -32,19 +35,19 @@ def fail(*arguments, **options):
     raise OSError("the test wants this")
 write_errors.look = {"wait": wait, "fail": fail}[sys.argv[1]]
 os.dup2(1, 2)
-WriteWatch().look(None, {})
+WriteWatch(Path(sys.argv[2])).look(None, {})
 signal.pause()
 """
 """Begins a look, whose stderr is this program's, and so is its stdout."""
 
 
 @pytest.fixture
-def watch(monkeypatch: pytest.MonkeyPatch) -> Looking:
+def watch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Looking:
     """Begins a watch with a look that is this function."""
 
     def having(look: Callable[[], dict[int, Found]]) -> WriteWatch:
         monkeypatch.setattr(write_errors, "look", lambda *_, **__: look())
-        watch = WriteWatch()
+        watch = WriteWatch(tmp_path)
         assert watch.is_due()
         watch.look(MOUNT, NAMES)
         return watch
@@ -101,8 +104,8 @@ def test_a_look_that_is_killed_is_no_look(watch: Looking) -> None:
     assert not looking.has_looked and looking.failed == set(NAMES)
 
 
-def test_no_process_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    watch, before = WriteWatch(), len(os.listdir("/proc/self/fd"))
+def test_no_process_can_be_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    watch, before = WriteWatch(tmp_path), len(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(os, "fork", refuse)
     with pytest.raises(OSError, match="the test wants this"):
         watch.look(MOUNT, NAMES)
@@ -114,8 +117,8 @@ def refuse() -> int:
     raise OSError("the test wants this")
 
 
-def test_why_a_look_has_failed_is_in_the_log() -> None:
-    controller = spawn(CONTROLLER, "fail")
+def test_why_a_look_has_failed_is_in_the_log(tmp_path: Path) -> None:
+    controller = spawn(CONTROLLER, "fail", str(tmp_path))
     line = said(controller)
     controller.kill()
     controller.wait(60)
@@ -124,9 +127,52 @@ def test_why_a_look_has_failed_is_in_the_log() -> None:
     )
 
 
-def test_a_look_ends_with_the_controller() -> None:
-    controller = spawn(CONTROLLER, "wait")
+def test_a_look_ends_with_the_controller(tmp_path: Path) -> None:
+    controller = spawn(CONTROLLER, "wait", str(tmp_path))
     look = int(said(controller))
     controller.kill()
     controller.wait(60)
     assert ended(look)
+
+
+def test_after_a_look_that_was_cut_short_all_files_are_suspect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have been told of errors, of which nobody is told again, and not have made the pages dirty yet."""
+    controller = spawn(CONTROLLER, "wait", str(tmp_path))
+    said(controller)
+    controller.kill()
+    controller.wait(60)
+    assert suspects_of_next(tmp_path, monkeypatch) == sorted(NAMES)
+    assert suspects_of_next(tmp_path, monkeypatch) == [], "that look has come to its end"
+
+
+def test_what_has_failed_is_not_forgotten_by_the_next_controller(
+    watch: Looking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking = watch(dict)
+    until(lambda: not looking.is_due() and looking.has_looked, "the look has ended")
+    assert not list(tmp_path.iterdir())
+    looking.failed.add(2)  # as an evictor does that was told
+    looking.is_due()
+    assert suspects_of_next(tmp_path, monkeypatch) == sorted(NAMES)
+
+
+def test_nothing_is_suspect_on_a_fresh_mount(tmp_path: Path) -> None:
+    (tmp_path / MARK).touch()
+    WriteWatch(tmp_path).spare_first_look()
+    assert not list(tmp_path.iterdir())
+
+
+def suspects_of_next(state: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the first look of the next controller takes for suspect."""
+    asked = state.with_name(f"{state.name}-suspects")
+
+    def look(*arguments: object, **_: bool) -> dict[int, Found]:
+        asked.write_text(json.dumps(sorted(cast(Collection[int], arguments[3]))))
+        return {}
+
+    monkeypatch.setattr(write_errors, "look", look)
+    watch = WriteWatch(state)
+    watch.look(MOUNT, NAMES)
+    until(lambda: not watch.is_due() and watch.has_looked, "the look has ended")
+    suspects: list[int] = json.loads(asked.read_text())
+    return suspects
