@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from blockstore.analysis.workbench import Workbench
-from blockstore.store.codec import CODEC
-from blockstore.store.ingest import RAW_FROM_BYTES
-from blockstore.store.state.geometry import BLOCK_BYTES, ZERO_BLOCK
+from blockstore.store.accounting.comparison import compress_alone
+from blockstore.store.state.geometry import BLOCK_BYTES
 
 
 class Done(NamedTuple):
@@ -87,14 +86,10 @@ def _alone(walk: Climb) -> Done:
     bench, stored_bytes, done = walk.bench, 0, 0
     for image in bench.images:
         for _, data in image.pieces():
-            padded = data.ljust(-(-len(data) // BLOCK_BYTES) * BLOCK_BYTES, b"\0")
-            cut = [padded[start : start + BLOCK_BYTES] for start in range(0, len(padded), BLOCK_BYTES)]
-            blocks = [block for block in cut if block != ZERO_BLOCK]
-            started_s = time.thread_time()
-            sizes = [len(CODEC.encode(block)) for block in blocks]
-            walk.before_s += time.thread_time() - started_s
-            stored_bytes += sum(BLOCK_BYTES if size >= RAW_FROM_BYTES else size for size in sizes)
-            walk.blocks += len(blocks)
+            alone = compress_alone(data)
+            walk.before_s += alone.cpu_s
+            walk.blocks += alone.blocks
+            stored_bytes += alone.stored_bytes
             done += len(data)
             bench.progress("compressing alone", done, bench.data_bytes)
     return Done(stored_bytes, walk.blocks, walk.before_s)
@@ -117,7 +112,7 @@ def _fed(walk: Climb, *, patching: bool) -> Done:
 
 def _first_look(walk: Climb) -> Done:
     """All of it cold: encoded anew with zstd, against the references that there are."""
-    walk.bench.store.similarity.close()  # so that no other reference is found
+    walk.bench.store.forget_similar()  # so that no other reference is found
     done = _encode_anew(walk, hard=False)
     walk.before_s = done.cpu_s
     return done
@@ -160,8 +155,8 @@ INGEST: Final = (
 """As memory is written."""
 
 COLD: Final = (
-    Step("zstd", "cold blocks and patches encoded anew (zstd)", _first_look),
+    Step("zstd", "cold blocks encoded anew (zstd)", _first_look),
     Step("references", "references looked for anew", _references, needs_patches=True),
-    Step("hard", "encoded anew once more, hard (zstd)", _second_look),
+    Step("hard", "encoded once more, hard (zstd)", _second_look),
 )
 """When it has been cold for a while, and for longer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,9 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
 
 def test_bad_images_are_refused(tmp_path: Path) -> None:
     good = image(tmp_path, "good", [text(1)])
-    empty, pipe = tmp_path / "empty", tmp_path / "pipe"
+    empty, pipe, listener = tmp_path / "empty", tmp_path / "pipe", tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(listener))
     empty.touch()
     os.mkfifo(pipe)
     for bad, sentence in [
@@ -170,6 +173,7 @@ def test_bad_images_are_refused(tmp_path: Path) -> None:
         (str(tmp_path), "is a directory"),
         (str(empty), "is empty"),
         (str(pipe), "not a regular file"),
+        (str(listener), "not a regular file"),
         ("/dev/null", "not a regular file"),
         ("-", "standard input cannot be analyzed"),
         (good, "is named 2 times"),

@@ -84,7 +84,7 @@ def analyze(images: tuple[str, ...], as_json: bool, no_patch: bool, cold: bool, 
 def _comparison(report: Report, *, patching: bool) -> Table:
     total = report["total"]
     rows = [
-        ("as it is", total["bytes"]),
+        ("as it is, without zeros", total["nonzero"]),
         ("identical pages shared (KSM)", total["ksm_bytes"]),
         ("each page compressed (zram lz4)", total["zram_bytes"]),
         ("both", total["both_bytes"]),
