@@ -32,6 +32,8 @@ _FORMATS: Final = (
     Format(b"\xfd7zXZ\0", "compressed (xz)", _UNPACK),
     Format(b"BZh", "compressed (bzip2)", _UNPACK),
     Format(b"\x04\x22\x4d\x18", "compressed (lz4)", _UNPACK),
+    Format(b"\x02\x21\x4c\x18", "compressed (lz4, legacy frame)", _UNPACK),
+    Format(b"\x89LZO\0", "compressed (lzop)", _UNPACK),
     Format(b"PK\x03\x04", "an archive (zip)", _UNPACK),
     Format(b"KDUMP   ", "a compressed dump (kdump)", "make it anew with `virsh dump --memory-only` without --format"),
     Format(b"DISKDUMP", "a compressed dump (diskdump)", _PMEMSAVE),

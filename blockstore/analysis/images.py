@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import Counter
@@ -17,6 +18,9 @@ from blockstore.store.store import check_size
 
 PIECE_BYTES: Final = 1 << 20
 """Read from an image at a time."""
+
+
+_NOT_REGULAR: Final = "is not a regular file; save what it gives to a file and name that"
 
 
 class Extent(NamedTuple):
@@ -83,13 +87,15 @@ def _open(path: str, stack: ExitStack) -> Image:
         # Without O_NONBLOCK the open of a pipe would wait for its writer.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a device that is not there
+            raise InputError(f"{path} {_NOT_REGULAR}") from None
         raise InputError(f"{path} cannot be read: {error.strerror}; name a readable memory image") from None
     stack.callback(os.close, fd)
     status = os.fstat(fd)
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{path} is a directory; name the image files in it")
     if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{path} is not a regular file; save what it gives to a file and name that")
+        raise InputError(f"{path} {_NOT_REGULAR}")
     if not status.st_size:
         raise InputError(f"{path} is empty; name a memory image")
     memory_bytes, extents = _memory(path, fd, status.st_size)

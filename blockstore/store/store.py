@@ -316,6 +316,10 @@ class Store:
         """Change the limit. Raises InputError for one below what is stored, or out of range."""
         self.pool.set_limit(limit_bytes)
 
+    def forget_similar(self) -> None:
+        """Finds no reference for a block from now on but the one that was noted when it was written; for comparing."""
+        self.similarity.close()
+
     def close(self) -> None:
         """Let go of all files; idempotent. Nothing needs to be written: the state is its files."""
         self._files.close()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from blockstore.analysis import analyze as analysis
+from blockstore.analysis import workbench
 from blockstore.analysis.analyze import analyze
 from blockstore.errors import CorruptBlock, InputError, OutOfRoom
 from blockstore.store.codec import CODEC
@@ -74,7 +75,15 @@ def test_cold_is_smaller_and_changes_nothing_else(tmp_path: Path, seeds: Seeds) 
     warm = analyze(paths)
     seeds.drawn = 0
     cold = analyze(paths, cold=True, verify=True)
-    stored_cold = cold["total"].pop("stored_cold")
+    stored_cold, steps = cold["total"].pop("stored_cold"), cold["total"].pop("steps")
+    assert [step["step"] for step in steps] == ["lz4", "sharing", "patches", "zstd", "references", "hard"]
+    assert steps[-1]["stored"] == stored_cold and steps[1]["stored"] == cold["total"]["stored_no_patch"]
+    assert sum(step["saved_bytes"] for step in steps) == cold["total"]["nonzero"] - stored_cold
+    for step in steps:
+        assert step["points"] == pytest.approx(100 * step["saved_bytes"] / cold["total"]["nonzero"])
+    nonzero = cold["total"]["nonzero"] // BLOCK_BYTES
+    assert [step["blocks"] for step in steps[:3]] == [nonzero] * 3 and all(step["blocks"] for step in steps[:5])
+    assert steps[0]["cpu_us"] > 0
     assert 0 < stored_cold < 0.9 * cold["total"]["stored"]
     assert cold.keys() == warm.keys() and cold["total"].keys() == warm["total"].keys()
     same = ("touched", "zero", "compressed", "raw", "ksm_bytes", "zram_bytes", "both_bytes", "stored_no_patch")
@@ -90,6 +99,11 @@ def test_columns_add_up(tmp_path: Path) -> None:
     report = analyze([image(tmp_path, "a", MIXED), image(tmp_path, "b", MIXED[3:50])])
     extra = [report["total"].pop(key) for key in ("ksm_bytes", "zram_bytes", "both_bytes", "stored_no_patch")]
     assert all(extra)
+    for figures in (*report["volumes"].values(), report["total"]):
+        footprint, touched = figures["footprint"], figures["touched"]
+        assert figures["nonzero"] == touched - figures["zero"]
+        assert figures["saved"] == 1 - footprint / figures["nonzero"]
+        assert figures.pop("saved_with_zeros") == 1 - footprint / touched
     assert_adds_up(report)
     assert report["total"]["footprint"] == report["total"]["pool"] + report["total"]["tables"]
 
@@ -149,7 +163,9 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
 
 def test_bad_images_are_refused(tmp_path: Path) -> None:
     good = image(tmp_path, "good", [text(1)])
-    empty, pipe = tmp_path / "empty", tmp_path / "pipe"
+    empty, pipe, listener = tmp_path / "empty", tmp_path / "pipe", tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(listener))
     empty.touch()
     os.mkfifo(pipe)
     for bad, sentence in [
@@ -157,6 +173,7 @@ def test_bad_images_are_refused(tmp_path: Path) -> None:
         (str(tmp_path), "is a directory"),
         (str(empty), "is empty"),
         (str(pipe), "not a regular file"),
+        (str(listener), "not a regular file"),
         ("/dev/null", "not a regular file"),
         ("-", "standard input cannot be analyzed"),
         (good, "is named 2 times"),
@@ -193,7 +210,7 @@ def test_a_wrong_block_is_found_by_verify(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_out_of_memory_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(analysis, "_available_bytes", lambda: 0)
+    monkeypatch.setattr(workbench, "_available_bytes", lambda: 0)
     path = image(tmp_path, "a", [noise(seed) for seed in range(3000)])
     with pytest.raises(OutOfRoom, match="do not fit into the memory that is left"):
         analyze([path])

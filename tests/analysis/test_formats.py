@@ -65,6 +65,8 @@ def test_a_disk_is_refused(tmp_path: Path) -> None:
         (b"makedumpfile\0\0\0\0", "a flattened dump"),
         (b"LibvirtQemudSave\x02\0\0\0", "`virsh save`"),
         (b"LibvirtQemudPart", "saved in part"),
+        (b"\x02\x21\x4c\x18", "compressed (lz4, legacy frame)"),
+        (b"\x89LZO\0\r\n\x1a\n", "compressed (lzop)"),
         (b"QEVM\0\0\0\x03", "a migration of QEMU"),
     ],
 )

@@ -45,7 +45,7 @@ def charts(samples: Sequence[Sample], zone: tzinfo | None) -> Iterator[str]:
             "Footprint, and the memory it stands for",
             SIZES,
             times_s,
-            _parts(totals, _COSTS.items()),
+            [*_parts(totals, _COSTS.items()), *_snapshots(samples)],
             [touched],
             wide=True,
         ),
@@ -71,6 +71,13 @@ _COSTS: Final = {"pool": "pool", "tables": "tables", "daemon_memory": "daemon", 
 
 def _parts(totals: Sequence[Figures], keys: Iterable[tuple[str, str]]) -> list[Series]:
     return [Series(heading, key, [getattr(total, key) for total in totals]) for key, heading in keys]
+
+
+def _snapshots(samples: Sequence[Sample]) -> list[Series]:
+    """What only snapshots need, on top of the footprint and no part of it; nothing where there never were any."""
+    if not any(sample.snapshots.files for sample in samples):
+        return []
+    return [Series("snapshots, beside it", "snapshots", [sample.snapshots.footprint for sample in samples])]
 
 
 def _saved(times_s: Sequence[float], totals: Sequence[Figures]) -> Chart:

@@ -21,13 +21,11 @@ from blockstore.cli.views.report_charts import MINIMUM_SAMPLES, charts, gaps
 from blockstore.cli.views.report_style import SCRIPT, STYLE
 from blockstore.printable import printable
 from blockstore.store.accounting.classes import CLASSES, RECORDS
+from blockstore.store.accounting.report import HOST as COSTS
 from blockstore.store.accounting.report import Report
 from blockstore.vm.observe.history import Sample
 
 Figures = Mapping[str, Any]
-
-COSTS: Final = ("pool", "tables", "daemon_memory", "resident")
-"""What a footprint consists of."""
 
 SUM_COLUMNS: Final = ("touched", "footprint", "saved")
 """What matters: at the left, where a narrow window shows it too."""
@@ -55,6 +53,7 @@ WORDS: Final = {
     "resident": "in the kernel's page cache, uncompressed, because the VM uses it",
     "footprint": "pool + tables + daemon + resident: what the host pays",
     "saved": "1 - footprint / touched; negative where the store costs more than it saves",
+    "snapshots": "what the host would get back if all of them were deleted; what a VM needs too is the VM's",
     "refaults": "blocks that a VM used again after they had left the page cache; the store gave them back",
 }
 """As in docs/status.md."""
@@ -86,6 +85,7 @@ def page(report: Report, samples: Sequence[Sample], facts: Facts) -> str:
             *_head(report, facts),
             *_cards(report, facts.machine_bytes),
             *_bars(report["total"]),
+            *_snapshots(report),
             "<h2>Since the mount was made</h2>",
             *_history(report, samples, facts),
             "<h2>By VM</h2>",
@@ -118,7 +118,7 @@ def _head(report: Report, facts: Facts) -> Iterator[str]:
 
 def _cards(report: Report, machine_bytes: int) -> Iterator[str]:
     """The key figures."""
-    total, count = report["total"], len(report["volumes"])
+    total, snapshots, count = report["total"], report["snapshots"], len(report["volumes"])
     difference = total["touched"] - total["footprint"]
     cards = [
         ("touched", format_size(total["touched"]), f"of {format_size(total['logical'])} logical"),
@@ -130,11 +130,14 @@ def _cards(report: Report, machine_bytes: int) -> Iterator[str]:
         ("saved", _saved(total), f"{format_size(abs(difference))} {'less' if difference >= 0 else 'more'}"),
         (
             "pool",
-            format_size(total["pool"]),
+            format_size(report["host"]["pool"]),
             f"{_percent(total['pool_full'])} of {format_size(total['pool_limit'])} in use",
         ),
         ("VMs" if count != 1 else "VM", f"{count:,}", f"{format_size(total['resident'])} resident"),
     ]
+    if snapshots["count"]:
+        word = "snapshots" if snapshots["count"] != 1 else "snapshot"
+        cards.append((word, f"{snapshots['count']:,}", f"only they need {format_size(snapshots['unique'])}"))
     yield '<section class="cards">'
     for name, value, remark in cards:
         yield f'<div class="card">{name}<b>{value}</b><span class="soft">{remark}</span></div>'
@@ -153,6 +156,18 @@ def _bars(total: Figures) -> Iterator[str]:
             share = f" ({_percent(total[part] / total[whole])})" if total[whole] else ""
             yield f'<li><i class="swatch {part}"></i>{_heading(part)} {format_size(total[part])}{share}</li>'
         yield "</ul></div>"
+
+
+def _snapshots(report: Report) -> Iterator[str]:
+    """What only snapshots need, if there are any."""
+    figures, host = report["snapshots"], report["host"]
+    if figures["count"]:
+        parts = ", ".join(f"{_heading(key)} {format_size(figures[key])}" for key in COSTS if figures[key])
+        yield (
+            f'<p><i class="swatch snapshots"></i> <b>snapshots</b>, in none of these: {figures["count"]:,}, and only '
+            f"they need {format_size(figures['footprint'])}{f' ({parts})' if parts else ''}. With that the host pays "
+            f"{format_size(host['footprint'])}.</p>"
+        )
 
 
 def _pieces(figures: Figures, parts: Iterable[str], scale: float, height: int) -> str:

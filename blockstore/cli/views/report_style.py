@@ -19,7 +19,7 @@ STYLE: Final = """
 .compressed { --paint: #009e73; } .dense { --paint: #00573f; } .raw { --paint: #f0e442; }
 .paged { --paint: #8c96c6; }
 .pool { --paint: #e69f00; } .tables { --paint: #cc79a7; } .daemon_memory { --paint: #7d5a3c; }
-.resident { --paint: #d55e00; }
+.resident { --paint: #d55e00; } .snapshots { --paint: #b09e7c; }
 .touched { --paint: var(--ink); } .saved { --paint: #009e73; } .refaults { --paint: #d55e00; }
 .vm0 { --paint: #0072b2; } .vm1 { --paint: #e69f00; } .vm2 { --paint: #009e73; } .vm3 { --paint: #cc79a7; }
 .vm4 { --paint: #56b4e9; } .vm5 { --paint: #d55e00; } .vm6 { --paint: #f0e442; } .vm7 { --paint: #7d5a3c; }

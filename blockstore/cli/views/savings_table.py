@@ -1,8 +1,8 @@
 """The savings report as tables: what `status` and `analyze` show of store/accounting/report.py.
 
 Two tables, each of which adds up from left to right: what the memory of the VMs consists of, and what the
-host pays for it. Columns that a report does not have (`analyze` knows nothing resident) are left out. Numbers
-are never cut off: where the terminal is too narrow, each volume becomes a list.
+host pays for it. Columns that a report does not have (`analyze` knows nothing resident, `status` tells no zeros
+apart) are left out. Numbers are never cut off: where the terminal is too narrow, each volume becomes a list.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from blockstore.cli.types.sizes import compact_size, format_size
 from blockstore.cli.views.natural_order import by_name
 from blockstore.cli.views.table import Row, Table, fits, print_list, print_table
 from blockstore.store.accounting.classes import CLASSES, RECORDS
-from blockstore.store.accounting.report import Report
+from blockstore.store.accounting.report import HOST, Report
 
 MEMORY_COLUMNS: Final = ("logical", "touched", *CLASSES)
 COST_COLUMNS: Final = (
@@ -26,12 +26,15 @@ COST_COLUMNS: Final = (
     "resident",
     "footprint",
     "touched",
+    "nonzero",
     "saved",
+    "saved_with_zeros",
 )
 
 MEMORY_TITLE: Final = f"Memory of the VMs: touched = {' + '.join(CLASSES)}"
 
-_HEADINGS: Final = {"daemon_memory": "daemon"}
+_HEADINGS: Final = {"daemon_memory": "daemon", "nonzero": "not zero", "saved_with_zeros": "with zeros"}
+_SHARES: Final = ("saved", "saved_with_zeros")
 _TOTAL: Final = "total"
 
 
@@ -39,8 +42,10 @@ def print_savings(report: Report, width: int | None) -> None:
     """Prints both tables, and the records by mechanism, for a terminal of this width; None is no terminal."""
     present = report["total"].keys()
     costs = [key for key in COST_COLUMNS if key in present]
-    paid = [key for key in ("pool", "tables", "daemon_memory", "resident") if key in present]
+    paid = [key for key in HOST if key in present]
     cost_title = f"Cost to the host: footprint = {' + '.join(_heading(key) for key in paid)}"
+    if "nonzero" in present:
+        cost_title += "; saved is of what is not zero"
     tables = [_by_volume(report, MEMORY_TITLE, MEMORY_COLUMNS), _by_volume(report, cost_title, costs)]
     if all(fits(table, width) for table in tables):
         for table in tables:
@@ -80,7 +85,7 @@ def _by_mechanism(total: Mapping[str, Any]) -> Table:
 def _pairs(figures: Mapping[str, Any], keys: Iterable[str]) -> Iterator[tuple[str, Part]]:
     """One volume from top to bottom."""
     for key in dict.fromkeys(keys):
-        yield _heading(key), format_share(figures[key]) if key == "saved" else Part(format_size(figures[key]))
+        yield _heading(key), format_share(figures[key]) if key in _SHARES else Part(format_size(figures[key]))
 
 
 def _volumes(report: Report) -> list[tuple[str, Mapping[str, Any]]]:
@@ -89,7 +94,7 @@ def _volumes(report: Report) -> list[tuple[str, Mapping[str, Any]]]:
 
 def _cell(key: str, value: float) -> Part:
     """With a unit of its own: one for all would show 0.1 for many VMs where the total is large."""
-    return format_share(value) if key == "saved" else Part(compact_size(int(value)))
+    return format_share(value) if key in _SHARES else Part(compact_size(int(value)))
 
 
 def _heading(key: str) -> str:

@@ -144,6 +144,13 @@ def mechanism_of(row: Row) -> str:
     return controller["mechanism"].partition(" ")[0] if controller and controller["mechanism"] else "-"
 
 
+def snapshots_of(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Words and values about the snapshots, which are in no row; none if there are none."""
+    if not figures["count"]:
+        return []
+    return [("snapshots", str(figures["count"])), ("only they need", compact_size(figures["unique"]))]
+
+
 def pause_s(interval_s: float, took_s: float) -> float:
     """From one observation to the next: never less than it took, so that the daemon has half of its time for VMs."""
     return max(interval_s - took_s, took_s)

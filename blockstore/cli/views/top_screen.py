@@ -33,6 +33,7 @@ from blockstore.cli.views.top_model import (
     mechanism_of,
     pause_s,
     shorten,
+    snapshots_of,
     sort_rows,
     wanted_of,
 )
@@ -185,6 +186,7 @@ def head_of(mount: Mount, interval_s: float, history: History, width: int) -> Te
         [
             ("mount", printable(str(mount.path))),
             ("VMs", str(len(history.rows))),
+            *snapshots_of(history.last.report["snapshots"]),
             ("daemon restarts", str(total["restarts"])),
             ("every", f"{interval_s:g} s"),
         ],

@@ -18,20 +18,24 @@ from blockstore.daemon.control import client
 from blockstore.daemon.host import mounts
 from blockstore.daemon.supervise import phase
 from blockstore.errors import InputError, MountError, StateLost
+from blockstore.store.accounting.report import Report
 from blockstore.vm.observe.observe import full_share, observe
 
 
 @click.command()
 @click.argument("mountpoint", type=DIRECTORY, required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: volumes and total, bytes as integers.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON: volumes, snapshots, total and host, bytes as integers."
+)
 @click.option("--check", is_flag=True, help="For monitoring: one line, exit code 0, 1 (warning), 2 (critical), 3.")
 def status(mountpoint: Path | None, as_json: bool, check: bool) -> int:
     """Show what the mount at MOUNTPOINT (or the only one there is) keeps, saves and costs.
 
     `touched` is what the VMs wrote and did not free; `footprint` is what the host pays for it: pages that are
     resident (in the page cache, uncompressed), the pool of stored blocks, tables and the daemon.
-    `saved` is 1 - footprint / touched. `blockstore run` and `attach` keep what is resident small; `evict` moves all of
-    it into the store once.
+    `saved` is 1 - footprint / touched. Snapshots are no VMs: what only they need stands on a line of its own, and
+    in no other figure. `blockstore run` and `attach` keep what is resident small; `evict` moves all of it into the
+    store once.
 
     --check prints one line and ends with 0 (all well), 1 (the pool is 80 % full, or the like), 2 (95 %, writes wait,
     reads met a corrupt block, the daemon is down, the state was deleted) or 3 (no mount, or nobody answers), as
@@ -54,7 +58,9 @@ def status(mountpoint: Path | None, as_json: bool, check: bool) -> int:
     width = terminal_width()
     print_savings(report, width)
     print_control(report, width)
-    say(_pool(report["total"]))
+    if report["snapshots"]["count"]:
+        say(_snapshots(report))
+    say(_pool(report))
     say(_background(report["total"]["background"]))
     if report["total"]["tier"]:
         say(_tier(report["total"]["tier"]))
@@ -65,8 +71,20 @@ def status(mountpoint: Path | None, as_json: bool, check: bool) -> int:
     return 0
 
 
-def _pool(total: dict[str, Any]) -> str:
-    sizes = f"{format_size(total['pool'])} of at most {format_size(total['pool_limit'])}"
+def _snapshots(report: Report) -> str:
+    figures, host = report["snapshots"], report["host"]
+    parts = ", ".join(f"{key} {format_size(figures[key])}" for key in ("pool", "tables", "resident"))
+    whole = format_size(host["footprint"])
+    processes = f" and the daemon's {format_size(figures['daemon_memory'])}" if figures["daemon_memory"] else ""
+    return (
+        f"Snapshots: {figures['count']:,}; only they need {format_size(figures['unique'])} ({parts}){processes}, in no "
+        f"figure above; with it the host pays {whole}"
+    )
+
+
+def _pool(report: Report) -> str:
+    total = report["total"]
+    sizes = f"{format_size(report['host']['pool'])} of at most {format_size(total['pool_limit'])}"
     if total["pool_reserve"]:  # a daemon that was not reloaded yet may know less
         sizes += f" ({format_size(total['pool_reserve'])} of that for compaction only)"
     return f"Pool: {sizes}; {100 * total['fragmentation']:.0f} % of the pool hold no record (fragmentation)"

@@ -28,6 +28,7 @@ from blockstore.cli.views.top_model import (
     compact_share,
     mechanism_of,
     pause_s,
+    snapshots_of,
     sort_rows,
     wanted_of,
 )
@@ -62,8 +63,9 @@ def top(mountpoint: Path | None, interval: float, count: int | None) -> int:
     quits; n, m, t, r, f and s sort by name, memory, touched, resident, faults and saved, and again the other way
     round; tab shows the other columns where they do not fit beside each other. Sizes are in K, M, G of 1024.
 
-    Where stdin, stdout or stderr is no terminal, or the terminal is a dumb one, it prints a line for each VM and one
-    for all of them, each interval. A daemon that is being restarted is waited for; when the mount goes, so does `top`.
+    Where stdin, stdout or stderr is no terminal, or the terminal is a dumb one, it prints a line for each VM, one
+    for all of them, and one for snapshots if there are any, each interval. A daemon that is being restarted is
+    waited for; when the mount goes, so does `top`.
 
     \b
     Example:
@@ -197,6 +199,9 @@ def _print_report(history: History) -> None:
         "restarts": str(figures["restarts"]),
     }
     say(f"{now}  {total.name}  {_words(_figures(total) | more)}")
+    if snapshots := snapshots_of(history.last.report["snapshots"]):
+        (_, count), (word, size) = snapshots
+        say(f"{now}  snapshots  {_words({'count': count, word: size})}")
     sys.stdout.flush()
 
 

@@ -13,6 +13,7 @@ from blockstore.daemon.control import bill, server
 from blockstore.daemon.control.attachments import own_pid_namespace
 from blockstore.daemon.control.client import Answer
 from blockstore.daemon.host import memory_limit
+from blockstore.daemon.namespace.snapshot_names import snapshots
 from blockstore.daemon.options import DEFAULT_BACKGROUND_CPU
 from blockstore.daemon.state.verification import OnlineVerification
 from blockstore.daemon.supervise.notify_message import RELOAD_EXIT_CODE
@@ -71,8 +72,11 @@ class Answers:
     async def status(self, request: Request) -> Answer:
         """The census, and how the daemon is."""
         session, counted = self._session, census.Census()
-        await session.stepper.take(session.store.locked(census.steps(session.store, counted)))
         names = session.names.files()
+        steps = census.steps(session.store, counted, snapshots(names))
+        await session.stepper.take(session.store.locked(steps))
+        if not counted.volumes.keys() <= names.keys():  # one that was made meanwhile
+            names = session.names.files()
         report = describe(counted, names)
         with session.store_lock:
             pool = session.store.pool_figures()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Final, NamedTuple
 
 from blockstore.plane.blocks.decode import Reader
+from blockstore.store.codec import CODEC
 from blockstore.store.ingest import RAW_FROM_BYTES
-from blockstore.store.state.geometry import BLOCK_BYTES, FIRST_ROW
+from blockstore.store.state.geometry import BLOCK_BYTES, FIRST_ROW, ZERO_BLOCK
 from blockstore.store.store import Store
 
 ZRAM_STEP_BYTES: Final = 64
@@ -27,6 +29,25 @@ class Comparison(NamedTuple):
     """Every content once, at the same size."""
     stored_no_patch: int
     """This store without patches."""
+
+
+class Alone(NamedTuple):
+    """Blocks that are not zero, what LZ4 makes of each for itself, and the processor time of that in seconds."""
+
+    blocks: int
+    stored_bytes: int
+    cpu_s: float
+
+
+def compress_alone(data: bytes) -> Alone:
+    """Compresses each block of these bytes, the last of which is filled up with zeros, as ingest would."""
+    padded = data.ljust(-(-len(data) // BLOCK_BYTES) * BLOCK_BYTES, b"\0")
+    cut = [padded[start : start + BLOCK_BYTES] for start in range(0, len(padded), BLOCK_BYTES)]
+    blocks = [block for block in cut if block != ZERO_BLOCK]
+    started_s = time.thread_time()
+    sizes = [len(CODEC.encode(block)) for block in blocks]
+    cpu_s = time.thread_time() - started_s
+    return Alone(len(blocks), sum(BLOCK_BYTES if size >= RAW_FROM_BYTES else size for size in sizes), cpu_s)
 
 
 def compare(store: Store, *, zeros: bool) -> Comparison:

@@ -63,11 +63,14 @@ class SharedArray:
         self.capacity = size_bytes // self._width
 
     def close(self) -> None:
-        """Let go of the memory; the file stays."""
+        """Let go of the memory; the file stays. Idempotent."""
+        if self._fd < 0:
+            return
         self.items = memoryview(b"")
         del self._region
         self.capacity = 0
         os.close(self._fd)
+        self._fd = -1
 
 
 def _whole_pages(size_bytes: int) -> int:

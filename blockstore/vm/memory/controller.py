@@ -20,6 +20,7 @@ from typing import Any, Final
 from blockstore.daemon.control import client
 from blockstore.daemon.control.attachments import Attachment
 from blockstore.daemon.host import mounts
+from blockstore.daemon.namespace.snapshot_names import PARTIAL
 from blockstore.errors import MountError
 from blockstore.vm.memory.controlled import Controlled, Ended, end, open_process
 from blockstore.vm.memory.write_watch import WriteWatch
@@ -114,7 +115,7 @@ class Controller:
     def _begin(self, mount: mounts.Mount, names: Mapping[int, str | None], *, is_fresh: bool) -> None:
         """Opens nothing of a fresh mount: umount(8) would find it busy, and scripts unmount at once."""
         self._is_first = False
-        if any(snapshot_file.PARTIAL in name for name in names.values() if name is not None):
+        if any(PARTIAL in name for name in names.values() if name is not None):
             snapshot_file.clear_leftovers(mount)
         if is_fresh:
             self._write_watch.spare_first_look()

@@ -5,9 +5,11 @@ about itself, its mount included: so a damaged line costs one sample, the next c
 stopped, and the samples of another mount are told apart. Nothing is kept in memory, and little imported: the
 controller lives as long as the mount.
 
-    {"time": 1732.5, "mounted_at": 1700.1, "interval": 5.0, "restarts": 0, "total": [...], "volumes": {NAME: [...]}}
+    {"time": 1732.5, "mounted_at": 1700.1, "interval": 5.0, "restarts": 0, "total": [...], "snapshots": [...],
+     "volumes": {NAME: [...]}}
 
-The lists are the Figures in their order, sizes in KiB.
+The lists are the Figures and the Snapshots in their order, sizes in KiB. A sample without `snapshots` is older than
+they: it counts snapshots as VMs.
 """
 
 from __future__ import annotations
@@ -81,6 +83,14 @@ class Figures(NamedTuple):
         return self.pool + self.tables + self.daemon_memory + self.resident
 
 
+class Snapshots(NamedTuple):
+    """How many there are, and what only they need, in bytes; in docs/status.md's words."""
+
+    files: int = 0
+    unique: int = 0
+    footprint: int = 0
+
+
 class Sample(NamedTuple):
     """`time_s` and `mounted_at` in seconds since 1970; `volumes` may lack small ones (MAXIMUM_LINE_BYTES)."""
 
@@ -90,6 +100,7 @@ class Sample(NamedTuple):
     restarts: int
     total: Figures
     volumes: dict[str, Figures]
+    snapshots: Snapshots = Snapshots()
 
 
 class Recorder:
@@ -131,7 +142,9 @@ def sample_of(report: Mapping[str, Any], time_s: float) -> Sample:
     """What is kept of a report of observe()."""
     total = report["total"]
     volumes = {name: _figures(each) for name, each in report["volumes"].items()}
-    return Sample(time_s, total["mounted_at"], FIRST_INTERVAL_S, total["restarts"], _figures(total), volumes)
+    snapshots = Snapshots(*(report["snapshots"][key] for key in ("count", "unique", "footprint")))
+    mounted_at, restarts = total["mounted_at"], total["restarts"]
+    return Sample(time_s, mounted_at, FIRST_INTERVAL_S, restarts, _figures(total), volumes, snapshots)
 
 
 def append(path: Path, sample: Sample) -> float:
@@ -173,6 +186,7 @@ def encode(sample: Sample) -> bytes:
         "interval": sample.interval_s,
         "restarts": sample.restarts,
         "total": _numbers(sample.total),
+        "snapshots": [sample.snapshots.files, *(size >> 10 for size in sample.snapshots[1:])],
     }
     room = MAXIMUM_LINE_BYTES - len(_json(fields)) - len(b',"volumes":{}\n')
     volumes = {}
@@ -199,6 +213,7 @@ def decode(line: bytes) -> Sample | None:
             _number(fields["restarts"]),
             _sizes(fields["total"]),
             {str(name): _sizes(numbers) for name, numbers in fields["volumes"].items()},
+            _snapshots(fields.get("snapshots", Snapshots())),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         return None
@@ -279,6 +294,11 @@ def _numbers(figures: Figures) -> list[int]:
 def _sizes(numbers: Any) -> Figures:
     *sizes, refaults = (_number(number) for number in numbers)
     return Figures._make([*(size << 10 for size in sizes), refaults])
+
+
+def _snapshots(numbers: Any) -> Snapshots:
+    files, unique, footprint = (_number(number) for number in numbers)
+    return Snapshots(files, unique << 10, footprint << 10)
 
 
 def _number(value: Any) -> int:

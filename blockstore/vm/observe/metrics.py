@@ -59,6 +59,15 @@ def _each(names: Iterable[str], prefix: str = "") -> Callable[[Figures], Series]
     return lambda figures: [([name], float(figures[prefix + name])) for name in names]
 
 
+def _in(part: str, key: str) -> Callable[[Figures], Series]:
+    """The figure with this key of a part of the report, `snapshots` or `host`."""
+    return lambda figures: [([], float(figures[part][key]))]
+
+
+def _snapshot_records(figures: Figures) -> Series:
+    return _each(STORED_CLASSES, "stored_")(figures["snapshots"])
+
+
 def _parts(figures: Figures) -> Series:
     return [([part], float(figures["daemon_memory_parts"][part])) for part in PARTS]
 
@@ -129,12 +138,16 @@ VOLUME: Final = (
 
 MOUNT: Final = (
     _Of("touched_bytes", "Touched memory of all volumes.", _one("touched")),
-    _Of("footprint_bytes", "What the host pays for the mount.", _one("footprint")),
-    _Of("saved_ratio", "1 - footprint / touched of the mount.", _one("saved")),
-    _Of("pool_bytes", "Memory of the pool.", _one("pool")),
+    _Of("footprint_bytes", "What the host pays for the volumes.", _one("footprint")),
+    _Of("saved_ratio", "1 - footprint / touched of the volumes.", _one("saved")),
+    _Of("snapshots", "Snapshots, which are no volumes.", _in("snapshots", "count")),
+    _Of("snapshot_unique_bytes", "What only snapshots need.", _in("snapshots", "unique")),
+    _Of("snapshot_footprint_bytes", "What the host pays for snapshots.", _in("snapshots", "footprint")),
+    _Of("snapshot_stored_bytes", "Records that only snapshots need.", _snapshot_records, ("mechanism",)),
+    _Of("pool_bytes", "Memory of the pool.", _in("host", "pool")),
     _Of("pool_limit_bytes", "The most that the pool may take.", _one("pool_limit")),
     _Of("pool_used_ratio", "The part of the pool's room that is in use.", _one("pool_full")),
-    _Of("tables_bytes", "Memory of block rows, indexes and volume maps.", _one("tables")),
+    _Of("tables_bytes", "Memory of block rows, indexes and volume maps.", _in("host", "tables")),
     _Of("process_memory_bytes", "Memory of the mount's processes and small files.", _parts, ("part",)),
     _Of("restarts", "Daemons that took over since the mount was made.", _one("restarts"), is_counter=True),
     _Of("mounted_timestamp_seconds", "When the mount was made.", _one("mounted_at")),
@@ -186,6 +199,8 @@ def families(observation: Observation | None, version: str) -> Iterator[Metric]:
     answer = observation.answer
     total = {
         **observation.report["total"],
+        "snapshots": observation.report["snapshots"],
+        "host": observation.report["host"],
         "is_orphaned": answer["is_orphaned"],
         "is_state_lost": bool(answer.get("state_loss")),
     }

@@ -12,7 +12,7 @@ from typing import Any, Final
 from blockstore.daemon.control import client
 from blockstore.daemon.control.bill import PARTS
 from blockstore.daemon.host.mounts import Mount
-from blockstore.store.accounting.report import Report, complete
+from blockstore.store.accounting.report import Report, complete, files
 from blockstore.vm import resident
 from blockstore.vm.open_files import open_volume
 
@@ -31,14 +31,14 @@ def observe(mount: Mount, timeout_s: float = client.CLIENT_S) -> tuple[Report, d
     answer = client.ask(mount.state, {"do": "status"}, timeout_s, waits_for_failing=False)
     figures: Report = answer["report"]
     unseen: list[str] = []
-    residents = {name: _resident_bytes(mount, name, unseen) for name in figures["volumes"]}
+    residents = {name: _resident_bytes(mount, name, unseen) for name in files(figures)}
     report = complete(figures, residents, sum(answer["memory"][part] for part in PARTS))
-    total = report["total"]
+    total, host = report["total"], report["host"]
     total["unseen"] = {"files": len(unseen), "reason": unseen[0]} if unseen else None
     total["state"] = str(mount.state)
     total["daemon_memory_parts"] = answer["memory"]
     total["pool_full"] = full_share(answer)
-    total["fragmentation"] = 1 - total["stored"] / total["pool"] if total["pool"] else 0.0
+    total["fragmentation"] = 1 - host["stored"] / host["pool"] if host["pool"] else 0.0
     total["refaults"] = sum(each["refaults"] for each in report["volumes"].values())
     for key in KEPT:
         total[key] = answer.get(key)  # a daemon that was not reloaded yet may know less

@@ -22,10 +22,9 @@ from typing import Any, Final, NamedTuple
 
 from blockstore.daemon.host.mounts import Mount
 from blockstore.daemon.host.process_stat import start_time
+from blockstore.daemon.namespace.snapshot_names import NAME, OWNER, PARTIAL, PREFIX, SUFFIX
 from blockstore.errors import BusyError, InputError, MountError, OutOfRoom, StateError
 from blockstore.vm.snapshot.overlays import Base, bases_of
-
-PREFIX, SUFFIX, PARTIAL = ".", ".snapshot", ".snapshot-of-"
 
 MAXIMUM_DEVICE_BYTES: Final = 1 << 30
 """QEMU saves less than a megabyte, and the memory of the graphics card. More is a file that is none of ours."""
@@ -36,8 +35,6 @@ MAXIMUM_FACTS_BYTES: Final = 1 << 20
 _FOOTER: Final = struct.Struct(">8sIIQQQ32s")
 _MAGIC: Final = b"bstsnap\n"
 _VERSION: Final = 1
-
-_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,99}")
 
 _RENAME_NOREPLACE: Final = 1
 _AT_FDCWD: Final = -100
@@ -77,7 +74,7 @@ class Snapshot(NamedTuple):
 
 def check_name(name: str) -> None:
     """Raises InputError for what no snapshot can be called."""
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(NAME, name):
         raise InputError(
             f"'{name}' cannot be the name of a snapshot; use up to 100 letters, digits and _ . @ + -, the first a "
             "letter or a digit"
@@ -218,7 +215,7 @@ def find(mount: Mount, name: str) -> Snapshot:
 def clear_leftovers(mount: Mount) -> None:
     """Delete what processes that were killed have left half-made. Raises MountError."""
     for path in _hidden(mount, _ignore):
-        owner = re.fullmatch(rf"{re.escape(PREFIX)}(\d+)-(\d+){re.escape(PARTIAL)}[0-9a-f]+", path.name)
+        owner = OWNER.fullmatch(path.name)
         if owner and start_time(int(owner[1])) != int(owner[2]):
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()

@@ -92,6 +92,8 @@ def test_cold(images: list[str]) -> None:
     assert 0 < total["stored_cold"] < total["stored"]
     output = CliRunner().invoke(cli, ["analyze", "--cold", *images]).output
     assert "all of it cold" in output
+    for step in total["steps"]:
+        assert step["name"] in output
 
 
 def test_no_patch(images: list[str]) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from blockstore.cli.views.charts import PERCENT, RATES, SIZES, Chart, Series, Unit, draw, time_ticks
 from blockstore.cli.views.report_charts import _refault_rates, _saved, charts, ending_with, gaps
 from blockstore.cli.views.report_page import Facts, page
-from blockstore.vm.observe.history import Figures, Sample
+from blockstore.vm.observe.history import Figures, Sample, Snapshots
 from tests.cli.words import CLASSES
 
 UTC = timezone.utc  # noqa: UP017
@@ -124,6 +124,13 @@ def test_times_that_stand_still() -> None:
     assert "nan" not in text and "inf" not in text
 
 
+def test_snapshots_are_drawn_beside_the_footprint_where_there_were_any() -> None:
+    samples = [sample(number, figures(resident=1 << 20)) for number in range(2)]
+    assert "snapshots" not in "".join(charts(samples, UTC))
+    samples.append(sample(2, figures(resident=1 << 20))._replace(snapshots=Snapshots(5, 1 << 20, 1 << 20)))
+    assert "".join(charts(samples, UTC)).count("snapshots, beside it") >= 1
+
+
 def test_what_is_missing_is_a_gap() -> None:
     """A line through an hour without samples said what nobody had measured."""
     times_s = [*range(0, 100, 5), 400, *range(700, 800, 5)]
@@ -196,7 +203,8 @@ def whole_report(count: int) -> dict[str, Any]:
     control = {"pid": 7, "wanted": "auto", "mechanism": None, "refault_share": 0.01}
     volumes = {f"{number}" * 80: one | {"controller": control if number == 5 else None} for number in range(count)}
     total = {**one, "mounted_at": NOON_S, "restarts": 1, "pool_full": 0.5, "pool_limit": 1 << 30}
-    return {"total": total, "volumes": volumes}
+    snapshots = {**one, "count": 5, "unique": 3 << 20, "footprint": 3 << 20}
+    return {"total": total, "volumes": volumes, "snapshots": snapshots, "host": {**one, "footprint": 7 << 20}}
 
 
 @pytest.mark.parametrize("count", [1, 8, 9, 100])
@@ -213,4 +221,5 @@ def test_many_vms_and_a_full_history(count: int) -> None:
     assert len(text) < 2 << 20
     assert "The pool is full; act.</p>" in text and "mounted 2 hours 30 minutes ago" in text and "/mnt&lt;" in text
     assert text.count('<tr class="one">') == count
+    assert "only they need 3.0 MiB" in text and "With that the host pays 7.0 MiB" in text
     assert ("Resident part, controlled" in text) == (count > 5)

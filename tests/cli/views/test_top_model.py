@@ -38,6 +38,7 @@ def observed(
     *,
     pid: int = 1,
     counts: Sequence[int] = (),
+    count: int = 0,
     **volumes: Figures,
 ) -> Observation:
     """An observation; a volume's figures are 0 but for those that are given."""
@@ -54,7 +55,9 @@ def observed(
         "unseen": None,
     }
     answer = {"pool_used": 1, "pool_room": 99, "stalled": 0, "refused_writes": 0, "corrupt_reads": 0, "lost_blocks": 0}
-    return Observation(taken_s, {"volumes": each, "total": {**total, **more, "pool_full": 0.01}}, answer)
+    snapshots = {"count": count, "unique": count << 20}
+    report = {"volumes": each, "snapshots": snapshots, "total": {**total, **more, "pool_full": 0.01}}
+    return Observation(taken_s, report, answer)
 
 
 def history(*observations: Observation) -> History:
@@ -224,3 +227,10 @@ def test_head_breaks_between_figures() -> None:
         assert "\x1b" not in text and "\udcff" not in text
         for figure in ("pool 1B of 512M (1%)", "faults/s 9.0", "fault p50 ≤5µs", "VMs 1", "daemon restarts 0"):
             assert figure in text, (figure, lines)
+
+
+def test_snapshots_are_told_apart_and_are_no_vms() -> None:
+    mount = Mount(Path("/mnt"), "0:1", Path("/state"))
+    head = head_of(mount, 2.0, history(observed(1, vm1={}, count=5)), 120).plain
+    assert "VMs 1   snapshots 5   only they need 5.00M" in head
+    assert "snapshots" not in head_of(mount, 2.0, history(observed(1, vm1={})), 120).plain

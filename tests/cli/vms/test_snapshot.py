@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from blockstore.daemon.host import mounts
+from blockstore.daemon.namespace.snapshot_names import PARTIAL
 from blockstore.errors import BlockstoreError, VmError
 from blockstore.vm.qemu import monitor, qmp_sockets, running
 from blockstore.vm.qemu.monitor import Monitor
@@ -240,7 +241,7 @@ def test_interrupted(mounted: Mounted, moment: str) -> None:
 
 def test_leftovers_are_cleared_by_the_next_mount(lab: Lab) -> None:
     mounted = lab.mount()
-    put(mounted.path / f".4194000-1{snapshot_file.PARTIAL}00ff", noisy(MIB, 1))
+    put(mounted.path / f".4194000-1{PARTIAL}00ff", noisy(MIB, 1))
     assert mounted.umount().returncode == 0
     lab.mount()
     until(lambda: not hidden(mounted), "the leftover is gone")

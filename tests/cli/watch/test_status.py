@@ -84,7 +84,7 @@ def test_columns_add_up(mounted: Mounted) -> None:
     for evicted in (False, True):
         report = mounted.status()
         volumes, total = report["volumes"], report["total"]
-        assert set(report) == {"volumes", "total"}
+        assert set(report) == {"volumes", "snapshots", "total", "host"}
         assert set(volumes) == {"one/vm3", "two/vm1", "two/vm4", "vm2", "vm5"}
         for figures in (*volumes.values(), total):
             assert set(figures) - BESIDES == COLUMNS | {"saved"}
@@ -105,6 +105,30 @@ def test_columns_add_up(mounted: Mounted) -> None:
         else:
             assert 0 < total["resident"] <= total["logical"]
         mounted.evict()
+
+
+def test_snapshots_have_a_line_of_their_own(mounted: Mounted) -> None:
+    put(mounted.path / "vm1", b"".join(mixed_blocks(1)) * 40)
+    mounted.evict()
+    before = mounted.status()
+    assert "Snapshots" not in blockstore("status", str(mounted.path)).stdout
+    for number in range(5):
+        run(["cp", "--reflink=auto", str(mounted.path / "vm1"), str(mounted.path / f".s{number}.snapshot")])
+    mounted.evict()
+    after = mounted.status()
+    total, snapshots, host = after["total"], after["snapshots"], after["host"]
+    assert set(after["volumes"]) == {"vm1"} and snapshots["count"] == 5
+    assert snapshots["names"] == [f".s{number}.snapshot" for number in range(5)]
+    assert {key: total[key] for key in CLASSES} == {key: before["total"][key] for key in CLASSES}
+    assert abs(total["footprint"] - total["daemon_memory"] - total["pool"] - total["tables"] - total["resident"]) == 0
+    assert total["stored"] == before["total"]["stored"] and snapshots["stored"] == 0
+    assert {key: host[key] for key in HOST} == {key: total[key] + snapshots[key] for key in HOST}
+    text = blockstore("status", str(mounted.path)).stdout
+    assert "Snapshots: 5; only they need " in text
+    put(mounted.path / "vm1", noisy(1 << 20, 7))
+    mounted.evict()
+    kept = mounted.status()["snapshots"]
+    assert kept["stored"] > 0 and kept["unique"] >= kept["stored"] + kept["tables"]
 
 
 def test_resident_is_what_was_read(mounted: Mounted) -> None:

@@ -57,6 +57,14 @@ def test_what_is_appended_is_read(tmp_path: Path) -> None:
     assert (tmp_path / history.NAME).stat().st_mode & 0o777 == 0o600
 
 
+def test_snapshots_are_kept_and_older_samples_have_none(tmp_path: Path) -> None:
+    one = sample()._replace(snapshots=history.Snapshots(5, 3 << 20, 4 << 20))
+    kept = decode(encode(one))
+    assert kept is not None and kept.snapshots == one.snapshots
+    older = {key: value for key, value in json.loads(encode(one)).items() if key != "snapshots"}
+    assert decode(json.dumps(older).encode()) == kept._replace(snapshots=history.Snapshots())
+
+
 def test_a_history_of_another_mount_is_begun_anew(tmp_path: Path) -> None:
     path = tmp_path / history.NAME
     for number in range(history.MAXIMUM_SAMPLES + 3):
@@ -160,6 +168,7 @@ CANNOT_BE: dict[str, list[object]] = {
     "restarts": [-1, 1 << 70, "1", None],
     "total": [[], [1] * 13, [1] * 15, [-1] * 14, [1.5] * 14, ["1"] * 14, [True] * 14, {}, None],
     "volumes": [[], None, {"vm": 1}, {"vm": [1]}],
+    "snapshots": [[], None, [1] * 4, [-1, 0, 0], [1.5, 0, 0], {}],
 }
 
 
@@ -195,7 +204,8 @@ class Play:
         self.now_s += self.takes_s
         if self.error is not None:
             raise self.error
-        return {"total": {**figures()._asdict(), "mounted_at": MOUNTED_AT, "restarts": 0}, "volumes": {}}, {}
+        total = {**figures()._asdict(), "mounted_at": MOUNTED_AT, "restarts": 0}
+        return {"total": total, "volumes": {}, "snapshots": {"count": 0, "unique": 0, "footprint": 0}}, {}
 
     def tick(self, recorder: Recorder, seconds: float) -> list[float]:
         """As the controller does, once a second; when samples were taken, counted from now."""

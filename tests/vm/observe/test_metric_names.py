@@ -22,7 +22,8 @@ PAGE: Final = PROJECT / "docs/metrics.md"
 
 NAME: Final = re.compile(r"\bblockstore_[a-z_]+\b")
 UNITS: Final = ("bytes", "seconds", "ratio")
-COUNTED: Final = ("requests", "reads", "blocks", "pieces", "up", "failing", "replaceable", "orphaned", "lost")
+THINGS: Final = ("requests", "reads", "blocks", "pieces", "snapshots")
+COUNTED: Final = (*THINGS, "up", "failing", "replaceable", "orphaned", "lost")
 """What a gauge without a unit may be: a number of things, or a yes or no."""
 
 

@@ -12,6 +12,7 @@ import pytest
 from blockstore.cli.vms.snapshots import new_place
 from blockstore.daemon.host.mounts import Mount
 from blockstore.daemon.host.process_stat import children
+from blockstore.daemon.namespace.snapshot_names import PARTIAL
 from blockstore.errors import BusyError, InputError, MountError, OutOfRoom, StateError
 from blockstore.vm import file_work
 from blockstore.vm.open_files import folder_of
@@ -102,7 +103,7 @@ def test_a_changed_byte_is_found(mount: Mount) -> None:
 
 
 def test_leftovers_of_the_dead_are_cleared_and_those_of_the_living_are_not(mount: Mount) -> None:
-    dead = mount.path / "blue" / f".4194000-1{snapshot_file.PARTIAL}00ff"
+    dead = mount.path / "blue" / f".4194000-1{PARTIAL}00ff"
     dead.write_bytes(b"half")
     with snapshot_file.making(mount, "") as (path, _):
         assert path.exists() and not dead.exists()
