@@ -1,5 +1,5 @@
-"""Background work: recompresses idle pages (store/moves/recompression.py) within a budget of processor time, and on cores
-that nobody else wants.
+"""Background work: recompresses idle pages (store/moves/recompression.py) within a budget of processor time, and on
+cores that nobody else wants.
 
 In trio's thread, in bursts. A fault of a VM may have to wait for a visit to the store, which takes some 0.1 ms; most of
 the time goes into encoding, outside. Requests that wait end a burst, and writes that wait for room end all of it.
@@ -38,8 +38,8 @@ BUSY_S: Final = 0.01
 """After requests were seen to wait, so that the device is drained first."""
 
 FEED_S: Final = 0.0005
-"""Least pause after a burst that feeds cold encoders: each has work for 0.8 to 1.6 ms. And no shorter than the burst, so
-that trio's thread has half of its time for others."""
+"""Least pause after a burst that feeds cold encoders: each has work for 0.8 to 1.6 ms. And no shorter than the burst,
+so that trio's thread has half of its time for others."""
 
 REST_S: Final = 0.001
 """Between looks at cold encoders that all have work, or are to end."""

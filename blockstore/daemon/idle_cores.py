@@ -2,12 +2,12 @@
 
 That is decided by what the encoders themselves are told by the scheduler: how long one that had work waited for a core.
 They run at idle priority, so it waits if anybody else wants the core that it is on. Not by /proc/stat or
-/proc/pressure/cpu: these count our own threads as well, the latter says what was ten seconds ago, and neither knows of a
-limit of our own cgroup, under which an encoder waits as if the core were taken.
+/proc/pressure/cpu: these count our own threads as well, the latter says what was ten seconds ago, and neither knows of
+a limit of our own cgroup, under which an encoder waits as if the core were taken.
 
-Idle priority alone is not enough. It counts among threads of one cgroup: a service of systemd, a container, and where the
-kernel groups sessions (sched_autogroup) each of these. Against a busy thread of another one an idle one gets half of
-the core. So an encoder that waits gets no more work, and what it took meanwhile is charged to the budget.
+Idle priority alone is not enough. It counts among threads of one cgroup: a service of systemd, a container, and where
+the kernel groups sessions (sched_autogroup) each of these. Against a busy thread of another one an idle one gets half
+of the core. So an encoder that waits gets no more work, and what it took meanwhile is charged to the budget.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from collections.abc import Sequence
 from typing import Final
 
 LOOK_S: Final = 0.02
-"""Over which waiting is measured: some time slices of the scheduler, each of up to 4 ms. So long an encoder may take half
-of a core from others before it is noticed."""
+"""Over which waiting is measured: some time slices of the scheduler, each of up to 4 ms. So long an encoder may take
+half of a core from others before it is noticed."""
 
 EVIDENCE_S: Final = 0.005
 """Of work in that time, below which nothing is concluded: one interrupt would decide."""
 
 WAITED_SHARE: Final = 0.25
 """An encoder that waits for more than this share of its time is in somebody's way. One whose core a busy thread of
-another cgroup wants as well waits for half of it; our own trio thread, which picks and publishes, takes up to a fifth of
-a core."""
+another cgroup wants as well waits for half of it; our own trio thread, which picks and publishes, takes up to a fifth
+of a core."""
 
 AGAIN_S: Final = 0.5
 AGAIN_MOST_S: Final = 8.0
-"""Until one encoder more is tried after one was in the way; twice as long each time that it is again. A trial takes 10 ms
-of others, a fiftieth of a core at first, and then a thousandth."""
+"""Until one encoder more is tried after one was in the way; twice as long each time that it is again. A trial takes 10
+ms of others, a fiftieth of a core at first, and then a thousandth."""
 
 
 class IdleCores:

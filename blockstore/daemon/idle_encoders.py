@@ -20,8 +20,8 @@ MOST: Final = 4
 """Threads. They are fed by one, which takes a fifth of the time that one of them takes for a block."""
 
 END_S: Final = 5.0
-"""How long the end of the daemon waits for them. They need a millisecond of an idle core; what they work on is lost with the
-process, and nothing else."""
+"""How long the end of the daemon waits for them. They need a millisecond of an idle core; what they work on is lost
+with the process, and nothing else."""
 
 
 def count_of_cores() -> int:
@@ -61,8 +61,9 @@ class IdleEncoders:
         return self._encoders.times_ns()
 
     def feed(self, threads: int) -> bool | None:
-        """Settles one piece of work that a thread is done with, or gives one of the first `threads` another one; without
-        any, the threads leave what they are at. Returns None when there is nothing to do now, False without room."""
+        """Settles one piece of work that a thread is done with, or gives one of the first `threads` another one;
+        without any, the threads leave what they are at. Returns None when there is nothing to do now, False without
+        room."""
         if threads and not self._start():
             return None
         self._encoders.hold(not threads)
@@ -77,8 +78,8 @@ class IdleEncoders:
         return None
 
     def rest(self) -> bool:
-        """Takes back one piece of work after the other, then ends the threads. Returns whether they have ended, and their
-        memory is given back; if not, it is to be called again after a moment."""
+        """Takes back one piece of work after the other, then ends the threads. Returns whether they have ended, and
+        their memory is given back; if not, it is to be called again after a moment."""
         if self._encoders.is_running:
             if self.feed(0) is not None or self.has_work or not self._encoders.stop(0):
                 return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from blockstore.daemon.idle_cores import AGAIN_MOST_S, AGAIN_S, EVIDENCE_S, LOOK_S, WAITED_SHARE, IdleCores
 
 
@@ -67,9 +69,9 @@ def test_it_is_tried_again_and_more_and_more_seldom() -> None:
         was = machine.cores.threads
         if machine.goes_on(0.5, 0.5) > was:
             trials.append(machine.now_s)
-    pauses_s = [later - earlier for earlier, later in zip(trials, trials[1:], strict=False)]
+    pauses_s = [later - earlier for earlier, later in pairwise(trials)]
     assert AGAIN_S < trials[0] - before < 2 * AGAIN_S
-    assert all(later > 1.5 * earlier for earlier, later in zip(pauses_s[:2], pauses_s[1:3], strict=True))
+    assert all(later > 1.5 * earlier for earlier, later in pairwise(pauses_s[:3]))
     assert AGAIN_MOST_S < max(pauses_s) < AGAIN_MOST_S + 3 * LOOK_S
     assert machine.taken_s < 1.0
 

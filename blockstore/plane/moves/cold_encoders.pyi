@@ -25,8 +25,8 @@ class ColdEncoders:
         """Were threads started, and not stopped since?"""
     @property
     def is_refused(self) -> bool:
-        """Does the kernel not let a thread have idle priority? Such a thread works on nothing: what it is given comes back
-        as it was. It tells when it has run for the first time."""
+        """Does the kernel not let a thread have idle priority? Such a thread works on nothing: what it is given comes
+        back as it was. It tells when it has run for the first time."""
     @property
     def given(self) -> int:
         """Pieces of work that were given and not taken back."""
@@ -35,17 +35,17 @@ class ColdEncoders:
     def has_place(self, thread: int) -> bool:
         """Returns whether a thread could be given one more."""
     def give(self, thread: int, work: ColdWork) -> bool:
-        """Gives a thread a piece of work, which is not to be touched until it is taken back. Returns False, and it is not
-        given, when the thread has two, or is not running."""
+        """Gives a thread a piece of work, which is not to be touched until it is taken back. Returns False, and it is
+        not given, when the thread has two, or is not running."""
     def take_back(self, thread: int) -> ColdWork | None:
-        """Returns the oldest piece of work with which a thread is done, or which it has left since it is held; None while
-        there is none."""
+        """Returns the oldest piece of work with which a thread is done, or which it has left since it is held; None
+        while there is none."""
     def hold(self, is_held: bool) -> None:
         """Has the threads leave what they are at within a millisecond of processor time, and whatever they are given,
         until they are no more held."""
     def times_ns(self) -> list[tuple[int, int]]:
-        """Returns for how long each thread had work, ever, and how much processor time it took. The difference is how long
-        it waited for a core."""
+        """Returns for how long each thread had work, ever, and how much processor time it took. The difference is how
+        long it waited for a core."""
     def stop(self, wait_s: float) -> bool:
-        """Has the threads leave what they are at, and end. Returns whether all have ended within the time; if not, it may
-        be called again. What was given can be taken back afterwards."""
+        """Has the threads leave what they are at, and end. Returns whether all have ended within the time; if not, it
+        may be called again. What was given can be taken back afterwards."""

@@ -22,8 +22,8 @@ from blockstore.plane.tables.similarity_index import SimilarityIndex
 class Reencoder(ColdWork):
     """One batch of up to `most_blocks`, 16 KiB each, with contexts of its own. For one thread at a time.
 
-    A cold encoder (cold_encoders.pyi) encodes what was picked and described, in place of `encode`; when it is held in the
-    midst of it, some are left."""
+    A cold encoder (cold_encoders.pyi) encodes what was picked and described, in place of `encode`; when it is held in
+    the midst of it, some are left."""
 
     left: int
     """Blocks that were picked, and not encoded yet."""

@@ -135,8 +135,8 @@ class Densify:
         self._start(hard=hard)
 
     def pick(self, lock: StoreLock | None = None) -> bool:
-        """Picks a batch, which may be empty; False when there is nothing more to pick. That is the end of the pass, unless
-        batches are lent: what is put back from these is picked again."""
+        """Picks a batch, which may be empty; False when there is nothing more to pick. That is the end of the pass,
+        unless batches are lent: what is put back from these is picked again."""
         if not self._is_under_way:
             return False
         if self._batch is None:
@@ -159,8 +159,8 @@ class Densify:
         return self._batch is None or self._replace(self._batch, lock)
 
     def step(self, lock: StoreLock | None = None) -> bool | None:
-        """Encodes a batch, or a part of it, and replaces it when all of it is encoded. Returns None when there is nothing
-        more to pick, False without room."""
+        """Encodes a batch, or a part of it, and replaces it when all of it is encoded. Returns None when there is
+        nothing more to pick, False without room."""
         if (self._batch is None or not self._batch.left) and not self.pick(lock):
             return None
         if not self.encode() or self._batch is None or not self._batch.has_gained:
@@ -168,8 +168,8 @@ class Densify:
         return self._replace(self._batch, lock)
 
     def lend(self, lock: StoreLock | None = None) -> Reencoder | None:
-        """Picks a batch for a cold encoder to work on, which may be empty. Returns None when there is nothing more to pick,
-        or MOST_LENT are lent."""
+        """Picks a batch for a cold encoder to work on, which may be empty. Returns None when there is nothing more to
+        pick, or MOST_LENT are lent."""
         if not self._is_under_way or self._lent == MOST_LENT:
             return None
         batch = self._spare.pop() if self._spare else self._new_batch(LENT_BLOCKS)

@@ -1,8 +1,8 @@
 """Recompression of idle pages, as a whole: the passes of densify.py, in short visits to the store.
 
 The store lock is held to publish records, and never while blocks are read and encoded, which takes most of the time and
-needs the interpreter's lock as little. All methods are for one thread. Cold encoders (plane/moves/cold_encoders.pyi) can
-be lent work: it is picked here, and here is published what came of it.
+needs the interpreter's lock as little. All methods are for one thread. Cold encoders (plane/moves/cold_encoders.pyi)
+can be lent work: it is picked here, and here is published what came of it.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Recompression:
         self._densify.begin_all(hard=hard)
 
     def step(self, store_lock: StoreLock) -> bool | None:
-        """Encodes some blocks, and replaces a batch when all of it is encoded. Returns None when there is nothing more to
-        encode, False without room. That is the end of the pass, unless work is lent."""
+        """Encodes some blocks, and replaces a batch when all of it is encoded. Returns None when there is nothing more
+        to encode, False without room. That is the end of the pass, unless work is lent."""
         before = self._densify.replaced
         went_on = self._densify.step(store_lock)
         if went_on and self._densify.replaced != before:
@@ -64,8 +64,8 @@ class Recompression:
         return self._densify.lend(store_lock)
 
     def settle(self, work: ColdWork, store_lock: StoreLock) -> bool:
-        """Publishes what came of work that was lent, done or not. Returns False when there is no room for it; it will be
-        lent again."""
+        """Publishes what came of work that was lent, done or not. Returns False when there is no room for it; it will
+        be lent again."""
         assert isinstance(work, Reencoder)
         before = self._densify.replaced
         has_room = self._densify.settle(work, store_lock)

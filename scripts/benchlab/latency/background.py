@@ -1,9 +1,9 @@
 """Faults while cold blocks are encoded anew, against faults while that is off; and how many blocks a second that does.
 
 One mount, left to the scheduler. A client faults pages of one file: now and then, as a VM that idles; and one after the
-other. The same now and then beside a busy loop on each core, at ordinary priority, where encoding finds no idle core and
-keeps to its budget. Before each of them another file is deleted and written anew, so that there is something to encode.
-In turns, many rounds, with encoding on and off.
+other. The same now and then beside a busy loop on each core, at ordinary priority, where encoding finds no idle core
+and keeps to its budget. Before each of them another file is deleted and written anew, so that there is something to
+encode. In turns, many rounds, with encoding on and off.
 """
 
 from __future__ import annotations

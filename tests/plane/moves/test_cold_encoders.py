@@ -1,4 +1,5 @@
-"""Threads at idle priority: what they are given comes back, in order and encoded, and they have nothing that others need."""
+"""Threads at idle priority: what they are given comes back, in order and encoded, and they have nothing that others
+need."""
 
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ def test_all_that_is_given_comes_back_encoded(threads: int) -> None:
                 assert not batch.left
                 assert batch.replace(scan, RESERVED_SEGMENTS, store.lock)
         assert not encoders.given and encoders.take_back(0) is None
-        assert all(0 < ran_ns and 0 < wanted_ns for wanted_ns, ran_ns in encoders.times_ns())
+        assert all(ran_ns > 0 and wanted_ns > 0 for wanted_ns, ran_ns in encoders.times_ns())
     assert sum(batch.replaced for batch in batches) > 20
     assert store.record_bytes == before - sum(batch.saved_bytes for batch in batches)
     assert contents(store, store.volumes[1]) == expected
