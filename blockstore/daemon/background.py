@@ -68,7 +68,7 @@ class Background:
     ) -> None:
         self._recompression = store.recompression
         self._store_lock = store_lock
-        self._encoders = IdleEncoders(store.recompression, store_lock, count_of_cores())
+        self._encoders = IdleEncoders(store, store_lock, count_of_cores())
         self._idle_cores = idle_cores or IdleCores(0 if cpu_limit.is_limited() else count_of_cores())
         self._cold_after_s = options.cold_after_s
         self._has_waiting = has_waiting

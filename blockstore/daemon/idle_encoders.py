@@ -12,7 +12,7 @@ from typing import Final
 
 from blockstore.plane.moves.cold_encoders import ColdEncoders
 from blockstore.plane.sync.lock import StoreLock
-from blockstore.store.moves.recompression import Recompression
+from blockstore.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +32,8 @@ def count_of_cores() -> int:
 class IdleEncoders:
     """Of one daemon. All methods are for one thread."""
 
-    def __init__(self, recompression: Recompression, store_lock: StoreLock, count: int) -> None:
-        self._recompression = recompression
+    def __init__(self, store: Store, store_lock: StoreLock, count: int) -> None:
+        self._recompression = store.recompression
         self._store_lock = store_lock
         self._encoders = ColdEncoders(count)
         self._count = count

@@ -35,7 +35,7 @@ def store() -> Iterator[Store]:
 
 @pytest.fixture
 def encoders(store: Store) -> Iterator[IdleEncoders]:
-    encoders = IdleEncoders(store.recompression, store.lock, THREADS)
+    encoders = IdleEncoders(store, store.lock, THREADS)
     yield encoders
     encoders.close()
     assert not encoders.is_running
@@ -122,7 +122,7 @@ def test_where_no_thread_can_be_started_there_is_none(
         def start(self) -> None:
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    encoders = IdleEncoders(store.recompression, store.lock, 1)
+    encoders = IdleEncoders(store, store.lock, 1)
     monkeypatch.setattr(encoders, "_encoders", Refused())
     assert encoders.feed(1) is None and encoders.is_refused and encoders.feed(1) is None
     assert caplog.text.count("within the budget only") == 1

@@ -130,7 +130,7 @@ def test_what_is_held_comes_back_as_it_was_and_is_picked_again() -> None:
         assert not batch.replaced and scan.numbers() == rows
         encoders.hold(False)
         describe(store, batch, batch.pick(scan))
-        assert encoders.give(0, batch) and taken_back(encoders, 0) is batch and batch.encoded == 8
+        assert encoders.give(0, batch) and taken_back(encoders, 0) is batch and batch.has_gained
     assert batch.replace(scan, RESERVED_SEGMENTS, store.lock) and batch.replaced == 8
     check_store(store, decode=True)
 
