@@ -21,7 +21,7 @@ from benchlab.bench import Bench, Group
 from benchlab.cost import cold, engine, growth, mechanisms, memory, patch, start, stored
 from benchlab.errors import BenchError
 from benchlab.figures import table
-from benchlab.latency import busy, clients, dirty, faults, paging, placement, standstill
+from benchlab.latency import background, busy, clients, dirty, faults, paging, placement, standstill
 from benchlab.peers import fio
 from benchlab.saved import saved
 from benchlab.vms import beyond, clone, fork, resident, slowdown
@@ -39,6 +39,7 @@ GROUPS: dict[str, tuple[Group, ...]] = {
     "paging": (paging.measure,),
     "beyond": (beyond.measure,),
     "cold": (cold.measure,),
+    "background": (background.measure,),
     "clone": (clone.measure,),
     "fork": (fork.measure,),
     "start": (start.measure,),
@@ -96,6 +97,7 @@ def bench(
     paging   faults on blocks in a tier, beside reads of the same disk, and GETRANGE of the same server
     beyond   guests that use eight times what the pool holds, and look at every byte of it
     cold     how much smaller cold memory is, and what reads of it cost more
+    background  faults while cold memory is encoded anew, and how much of it a second, on idle cores and on busy ones
     clone    cp of 1 GiB
     fork     a clone of 4 GiB, snapshots of a guest that works, forks of it: one, and twenty
     start    a start on existing state, up to 4 GiB of logical memory, and a restart after kill -9

@@ -74,7 +74,7 @@ def test_the_switch(lab: Lab) -> None:
     mounted = lab.mount("--cold-after", "0", "--background-cpu", "0")
     put(mounted.path / "memory", content())
     assert background(mounted) == dict.fromkeys(
-        ("cpu_percent", "cpu_s", "tried_blocks", "densified_blocks", "saved_bytes"), 0
+        ("cpu_percent", "cpu_s", "idle_cpu_s", "tried_blocks", "densified_blocks", "saved_bytes"), 0
     )
     assert "(off)" in invoke("status", str(mounted.path)).stdout
     assert blockstore("set", str(mounted.path), "--background-cpu", "80").returncode == 0

@@ -75,7 +75,9 @@ DEFAULT_ROOM_SHARE: Final = 0.9
     default=DEFAULT_BACKGROUND_CPU,
     show_default=True,
     metavar="PERCENT",
-    help="Of one core, to encode with zstd what is cold: a third less memory for it. 0 is off.",
+    help="Of one core, to encode with zstd what is cold: a third less memory for it. So much it may take from others. "
+    "Cores on which its threads, at idle priority, wait for less than a quarter of their time are used beyond that, "
+    "unless the daemon's cgroup has a CPU limit or VMs fault much. 0 is off.",
 )
 @click.option(
     "--cold-after",

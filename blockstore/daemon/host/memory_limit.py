@@ -37,13 +37,14 @@ class Place(NamedTuple):
     path: Path | None
 
 
-def places(pid: int | str, proc: Path = Path("/proc")) -> Iterator[Place]:
-    """In each hierarchy that may have memory cgroups (cgroups(7)); "self" is ours. Raises OSError if it has ended."""
+def places(pid: int | str, proc: Path = Path("/proc"), controller: str = "memory") -> Iterator[Place]:
+    """In each hierarchy that may have cgroups of a controller (cgroups(7)); "self" is ours. Raises OSError if it has
+    ended."""
     lines = (proc / f"{pid}/cgroup").read_text(errors="surrogateescape").split("\n")[:-1]
     paths = {name: path for line in lines for names, path in [line.split(":", 2)[1:]] for name in names.split(",")}
-    for version, name in ((V1, "memory"), (V2, "")):
+    for version, name in ((V1, controller), (V2, "")):
         for line in mount_lines(proc / "self/mountinfo"):
-            found = line.kind == "cgroup2" if version == V2 else line.kind == "cgroup" and "memory" in line.options
+            found = line.kind == "cgroup2" if version == V2 else line.kind == "cgroup" and controller in line.options
             if found and name in paths:
                 yield Place(version, line.path, _below(line.path, line.root, paths[name]))
 

@@ -50,13 +50,18 @@ def prepare() -> list[str]:
     ]
 
 
+def trim_heap() -> None:
+    """Gives back what is free in the midst of the heap, which takes a millisecond or two."""
+    _libc.malloc_trim(0)
+
+
 def shed() -> None:
     """Gives back what only the start has used: free heap, and pages of programs and libraries that nobody asks for any
     more, 10 MB of them. What is needed after all comes back, and is locked then.
 
     MADV_PAGEOUT leaves alone what other processes have mapped as well, such as the daemon of another mount; so what is
     the file's alone is unmapped here, too, and each of them pays for what it uses."""
-    _libc.malloc_trim(0)
+    trim_heap()
     was_locked = _locked_bytes() > 0
     if was_locked:
         _libc.munlockall()  # what is locked cannot leave

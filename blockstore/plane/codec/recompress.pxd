@@ -32,3 +32,5 @@ cdef class Recompressor:
 
     # Leaves the record that stores least in the job, and none if it is not worth it.
     cdef void encode_job(self, Job* job, bint hard, double gain_share) noexcept nogil
+    # Has zstd allocate its tables for `hard` or not, which it does when it encodes for the first time.
+    cdef void allocate(self, bint hard) noexcept nogil

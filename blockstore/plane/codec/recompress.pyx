@@ -2,7 +2,7 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from blockstore.plane.codec.codec cimport Codec, digest_of, encode_cold
 from blockstore.plane.codec.layout cimport BLOCK_BYTES, DENSE, DENSE_PATCHED, PATCH_BITS, encoding_of, size_of
@@ -66,6 +66,12 @@ cdef class Recompressor:
                     job.becomes_patch = False
         if job.record_bytes and not is_worth(job, &self.limits, gain_share, was_patch):
             job.record_bytes = 0
+
+    cdef void allocate(self, bint hard) noexcept nogil:
+        cdef uint8_t[BLOCK_BYTES] block
+        memset(block, 0, sizeof(block))
+        # With a reference its window is larger: what zstd allocates then is enough for both.
+        encode_cold(&self.codec.contexts, block, block, hard, self.other)
 
 
 cdef const uint8_t* bytes_of_block(bytes block) except NULL:

@@ -22,7 +22,7 @@ cdef class ColdScan:
     cdef bint is_wanted(self, const Columns* columns, uint64_t row) noexcept nogil
     # Returns the next row, 0 for none.
     cdef uint32_t take(self) noexcept nogil
-    # Lets a row be the next one, unless more are given back than were taken since the last step.
+    # Lets a row be the next one, or the last one if none was taken since the last step; if the list is full, none.
     cdef void put_back(self, uint32_t row) noexcept nogil
 
 

@@ -117,3 +117,6 @@ cdef class ColdScan:
         if self.first:
             self.first -= 1
             self.rows[self.first] = row
+        elif self.end < self.rows_a_step:
+            self.rows[self.end] = row
+            self.end += 1

@@ -13,16 +13,22 @@ from collections.abc import Callable
 
 from blockstore.plane.blocks.commit import Commit
 from blockstore.plane.buffers import U32s
+from blockstore.plane.moves.cold_encoders import ColdWork
 from blockstore.plane.moves.cold_scan import ColdScan
 from blockstore.plane.sync.epochs import Epochs
 from blockstore.plane.sync.lock import StoreLock
 from blockstore.plane.tables.similarity_index import SimilarityIndex
 
-class Reencoder:
-    """One batch of up to `most_blocks`, 16 KiB each. For one thread at a time."""
+class Reencoder(ColdWork):
+    """One batch of up to `most_blocks`, 16 KiB each, with contexts of its own. For one thread at a time.
+
+    A cold encoder (cold_encoders.pyi) encodes what was picked and described, in place of `encode`; when it is held in
+    the midst of it, some are left."""
 
     left: int
     """Blocks that were picked, and not encoded yet."""
+    encoded: int
+    """Blocks that were picked, and were encoded."""
     has_gained: bool
     """Has one that was encoded a smaller record, to be published?"""
     record_bytes: int
@@ -64,17 +70,21 @@ class Reencoder:
     def encode(self, most_blocks: int, *, hard: bool, gain_share: float) -> int:
         """Encodes the next of the batch (codec/recompress.pyi). Returns how many they were."""
 
+    def prepare(self, *, hard: bool, gain_share: float) -> None:
+        """Says how a cold encoder is to encode, and has zstd allocate its tables for that."""
+
     def replace(self, scan: ColdScan, reserved_segments: int, lock: StoreLock | None) -> bool:
         """Lets the rows have their smaller records. Those that have changed since they were picked stay as they are;
         those for which only what has to do with a reference has changed, or changes with another one of the batch, are
-        put back to be picked again. Waits for the store lock; who has it gives None. The batch is empty then.
+        put back to be picked again, and so are those that were not encoded. Waits for the store lock; who has it gives
+        None. The batch is empty then.
 
         Returns False, and nothing has changed in the store, when `reserved_segments` could not be kept free, there is
         no segment to append to, nobody has taken back what was let go, or the records could not be written
         (`Log.error`). Then it may be called again."""
 
     def put_back(self, scan: ColdScan) -> None:
-        """Empties the batch. The rows that were to be replaced are picked again."""
+        """Empties the batch. The rows that were to be replaced or encoded are picked again."""
 
     def gains(self) -> list[tuple[int, int, bytes, bool]]:
         """Returns what is to be published, for tests: row, row of the reference (0 without), record, is it a patch."""

@@ -8,7 +8,7 @@ come before the row's word, and what the row had before is let go after it. Each
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from blockstore.plane.blocks.commit cimport Books, Commit, release_reference
 from blockstore.plane.blocks.decode cimport READ, read_row
@@ -27,8 +27,9 @@ from blockstore.plane.codec.layout cimport (
     size_of,
 )
 from blockstore.plane.codec.recompress cimport Recompressor
+from blockstore.plane.moves.cold_encoders cimport ColdWork
 from blockstore.plane.moves.cold_scan cimport ColdScan, is_tried, spared_bytes
-from blockstore.plane.sync.atomics cimport load_16, load_32, load_64, publish_16, publish_32, publish_64
+from blockstore.plane.sync.atomics cimport load_8, load_16, load_32, load_64, publish_16, publish_32, publish_64
 from blockstore.plane.sync.epochs cimport Epochs, enter_epoch, leave_epoch
 from blockstore.plane.sync.lock cimport StoreLock
 from blockstore.plane.tables.free_rows cimport mark
@@ -50,7 +51,7 @@ cdef enum:
 include "../sync/points.pxi"
 
 
-cdef class Reencoder:
+cdef class Reencoder(ColdWork):
     def __cinit__(
         self,
         Commit commit not None,
@@ -72,12 +73,14 @@ cdef class Reencoder:
         )
         self.most = most_blocks
         self.described_from_bytes, self.most_dependents = described_from_bytes, most_dependents
-        self.cold = <Cold*>calloc(most_blocks, sizeof(Cold))
+        self.cold = <Cold*>malloc(most_blocks * sizeof(Cold))
         self.records = <uint8_t*>malloc(most_blocks * RECORD_LIMIT_BYTES)
         self.ends = <uint64_t*>calloc(most_blocks, sizeof(uint64_t))
         self.chosen = <Cold**>calloc(most_blocks, sizeof(Cold*))
         if self.cold == NULL or self.records == NULL or self.ends == NULL or self.chosen == NULL:
             raise MemoryError("no memory for a batch of cold blocks")
+        # A thread at idle priority must not be the first to touch it: a page fault takes locks of the process's memory.
+        memset(self.cold, 1, most_blocks * sizeof(Cold))
 
     def __dealloc__(self):
         free(self.cold)
@@ -115,10 +118,14 @@ cdef class Reencoder:
         cdef int end = min(self.count, first + max(most_blocks, 0))
         with nogil:
             for number in range(first, end):
-                if self.cold[number].is_described:
-                    self.recompressor.encode_job(&self.cold[number].job, hard, gain_share)
-                self.encoded = number + 1
+                self.encode_next(hard, gain_share)
         return end - first
+
+    def prepare(self, *, bint hard, double gain_share):
+        self.is_hard, self.gain_share = hard, gain_share
+        if not self.is_allocated[hard]:
+            self.recompressor.allocate(hard)
+            self.is_allocated[hard] = True
 
     def replace(self, ColdScan scan not None, int64_t reserved_segments, StoreLock lock):
         cdef bint is_done
@@ -132,7 +139,8 @@ cdef class Reencoder:
 
     def put_back(self, ColdScan scan not None):
         cdef int number
-        for number in range(self.count - 1, -1, -1):
+        self.put_back_left(scan)
+        for number in range(self.encoded - 1, -1, -1):
             if self.cold[number].job.record_bytes:
                 scan.put_back(self.cold[number].row)
         self.count = self.encoded = 0
@@ -151,6 +159,15 @@ cdef class Reencoder:
             for number in range(self.encoded)
             if self.cold[number].job.record_bytes
         ]
+
+    cdef void work(self, const uint8_t* is_held) noexcept nogil:
+        while self.encoded < self.count and not load_8(is_held):
+            self.encode_next(self.is_hard, self.gain_share)
+
+    cdef void encode_next(self, bint hard, double gain_share) noexcept nogil:
+        if self.cold[self.encoded].is_described:
+            self.recompressor.encode_job(&self.cold[self.encoded].job, hard, gain_share)
+        self.encoded += 1
 
     cdef void pick_rows(self, ColdScan scan) noexcept nogil:
         cdef int slot = enter_epoch(&self.epochs.state)
@@ -265,8 +282,14 @@ cdef class Reencoder:
             for number in range(count):
                 self.give_up_reference(self.chosen[number])
             self.replaced += count
+        self.put_back_left(scan)
         self.count = self.encoded = 0
         return True
+
+    cdef void put_back_left(self, ColdScan scan) noexcept nogil:
+        cdef int number
+        for number in range(self.count - 1, self.encoded - 1, -1):
+            scan.put_back(self.cold[number].row)
 
     cdef int choose(self, ColdScan scan) noexcept nogil:
         """Lists those whose records can be published, and puts the records behind each other. The others are left

@@ -61,6 +61,12 @@ a thousand such blocks, and takes half of the time."""
 BATCH_BLOCKS: Final = 8
 """Picked and encoded together, some 0.4 ms, and replaced in one visit to the store, some 20 us."""
 
+LENT_BLOCKS: Final = 16
+"""Of a batch for a cold encoder: some 0.8 ms of its work, and 40 us at the store to replace them."""
+
+MOST_LENT: Final = 16
+"""Batches that cold encoders have at once, 0.5 MiB each with the tables of zstd."""
+
 HARD_BLOCKS: Final = 1
 """Encoded in one step when they are encoded hard, which takes up to 0.5 ms for each."""
 
@@ -81,42 +87,30 @@ _NO_LOCK: Final[AbstractContextManager[object]] = nullcontext()
 class Densify:
     """Passes over the rows: writes `where` and `reference` of rows, counts of patches, and the pool.
 
-    All methods are for one thread. Those that take a lock take it for themselves; who has the store to himself gives
-    none."""
+    All methods are for one thread, which picks, and publishes; encoding may be lent to others. Those that take a lock
+    take it for themselves; who has the store to himself gives none."""
 
     def __init__(
         self, pool: Pool, domains: Domains, similarity: SimilarityIndex, tables: Tables, commit: Commit
     ) -> None:
         self._pool = pool
         self._domains = domains
+        self._similarity = similarity
+        self._commit = commit
         self.is_hard = False
         """Is the pass that is under way one of second looks?"""
         self._is_under_way = False
         self._cold = ColdSegments()
         self._scan = ColdScan(tables, self._cold, ROWS_A_STEP, minimum_bytes=MINIMUM_BYTES, lone_share=LONE_PATCH_SHARE)
-        self._batch = Reencoder(
-            commit,
-            similarity,
-            pool.epochs,
-            BATCH_BLOCKS,
-            gain_bytes=GAIN_BYTES,
-            patch_gain_bytes=PATCH_GAIN_BYTES,
-            enough_share=ENOUGH_SHARE,
-            described_from_bytes=PATCH_FROM_BYTES,
-            most_dependents=MAXIMUM_DEPENDENTS,
-        )
+        self._batch: Reencoder | None = None
+        """The one that is encoded here, while a pass is under way."""
+        self._spare: list[Reencoder] = []
+        """To be lent, while a pass is under way."""
+        self._lent = 0
         self.tried = self.hard_tried = 0
         """Blocks that were tried, and once more."""
-
-    @property
-    def replaced(self) -> int:
-        """How often a block has got a smaller record."""
-        return self._batch.replaced
-
-    @property
-    def saved_bytes(self) -> int:
-        """By how much, with the references that were given up."""
-        return self._batch.saved_bytes
+        self.replaced = self.saved_bytes = 0
+        """How often a block has got a smaller record, and by how much, with the references that were given up."""
 
     def begin(self, now_s: float, cold_after_s: float) -> bool:
         """Is a pass under way, or is there a cold segment to begin one for? To be asked every few seconds, with the
@@ -141,23 +135,18 @@ class Densify:
         self._start(hard=hard)
 
     def pick(self, lock: StoreLock | None = None) -> bool:
-        """Picks a batch, which may be empty; False at the end of the pass."""
+        """Picks a batch, which may be empty; False when there is nothing more to pick. That is the end of the pass,
+        unless batches are lent: what is put back from these is picked again."""
         if not self._is_under_way:
             return False
-        if not self._scan.pending and not self._scan.step():
-            with lock or _NO_LOCK:
-                table = self._pool.segments
-                self._cold.finish(table.second_look if self.is_hard else table.first_look)
-            self._is_under_way = False
-            return False
-        for index in self._batch.pick(self._scan):
-            domain = self._domains.at(index)
-            if domain is not None:
-                self._batch.describe(index, domain.seed, domain.multipliers)
-        return True
+        if self._batch is None:
+            self._batch = self._new_batch(BATCH_BLOCKS)
+        return self._pick_into(self._batch, lock)
 
     def encode(self) -> bool:
         """Encodes the batch, or HARD_BLOCKS of it; False when some of it is left."""
+        if self._batch is None:
+            return True
         if self.is_hard:
             self.hard_tried += self._batch.encode(HARD_BLOCKS, hard=True, gain_share=HARD_GAIN_SHARE)
         else:
@@ -167,32 +156,96 @@ class Densify:
     def replace(self, lock: StoreLock | None = None) -> bool:
         """Lets the blocks of the batch have their smaller records, unless they have changed since they were picked.
         Returns False, and nothing is done, when there is no room."""
-        if not self._batch.replace(self._scan, COMPACTION_RESERVE_SEGMENTS, lock):
-            with lock or _NO_LOCK:
-                try:
-                    self._replace_with_room()
-                except OutOfRoom:
-                    self._batch.put_back(self._scan)
-                    return False
+        return self._batch is None or self._replace(self._batch, lock)
+
+    def step(self, lock: StoreLock | None = None) -> bool | None:
+        """Encodes a batch, or a part of it, and replaces it when all of it is encoded. Returns None when there is
+        nothing more to pick, False without room."""
+        if (self._batch is None or not self._batch.left) and not self.pick(lock):
+            return None
+        if not self.encode() or self._batch is None or not self._batch.has_gained:
+            return True
+        return self._replace(self._batch, lock)
+
+    def lend(self, lock: StoreLock | None = None) -> Reencoder | None:
+        """Picks a batch for a cold encoder to work on, which may be empty. Returns None when there is nothing more to
+        pick, or MOST_LENT are lent."""
+        if not self._is_under_way or self._lent == MOST_LENT:
+            return None
+        batch = self._spare.pop() if self._spare else self._new_batch(LENT_BLOCKS)
+        if not self._pick_into(batch, lock):
+            return None
+        batch.prepare(hard=self.is_hard, gain_share=HARD_GAIN_SHARE if self.is_hard else GAIN_SHARE)
+        self._lent += 1
+        return batch
+
+    def settle(self, batch: Reencoder, lock: StoreLock | None = None) -> bool:
+        """Does what `replace` does for a batch that was lent. What was not encoded of it will be picked again."""
+        self._lent -= 1
+        self._spare.append(batch)
+        if self.is_hard:
+            self.hard_tried += batch.encoded
+        else:
+            self.tried += batch.encoded
+        return self._replace(batch, lock)
+
+    def give_back(self) -> None:
+        """Gives memory back that is of use only to cold encoders, unless they have some of it."""
+        self._spare.clear()
+
+    def _new_batch(self, most_blocks: int) -> Reencoder:
+        return Reencoder(
+            self._commit,
+            self._similarity,
+            self._pool.epochs,
+            most_blocks,
+            gain_bytes=GAIN_BYTES,
+            patch_gain_bytes=PATCH_GAIN_BYTES,
+            enough_share=ENOUGH_SHARE,
+            described_from_bytes=PATCH_FROM_BYTES,
+            most_dependents=MAXIMUM_DEPENDENTS,
+        )
+
+    def _pick_into(self, batch: Reencoder, lock: StoreLock | None) -> bool:
+        if not self._scan.pending and not self._scan.step():
+            if not self._lent:
+                self._finish(lock)
+            return False
+        for index in batch.pick(self._scan):
+            domain = self._domains.at(index)
+            if domain is not None:
+                batch.describe(index, domain.seed, domain.multipliers)
+        return True
+
+    def _finish(self, lock: StoreLock | None) -> None:
+        with lock or _NO_LOCK:
+            table = self._pool.segments
+            self._cold.finish(table.second_look if self.is_hard else table.first_look)
+        self._is_under_way, self._batch = False, None
+        self.give_back()
+
+    def _replace(self, batch: Reencoder, lock: StoreLock | None) -> bool:
+        before = batch.replaced, batch.saved_bytes
+        try:
+            if not batch.replace(self._scan, COMPACTION_RESERVE_SEGMENTS, lock):
+                with lock or _NO_LOCK:
+                    self._replace_with_room(batch)
+        except OutOfRoom:
+            batch.put_back(self._scan)
+            return False
+        finally:
+            self.replaced += batch.replaced - before[0]
+            self.saved_bytes += batch.saved_bytes - before[1]
         if self._pool.log.has_let_go:
             with lock or _NO_LOCK:
                 self._pool.take_back()
         return True
 
-    def _replace_with_room(self) -> None:
+    def _replace_with_room(self, batch: Reencoder) -> None:
         self._pool.take_back()
-        self._pool.make_room_for(self._batch.record_bytes, COMPACTION_RESERVE_SEGMENTS)
-        if not self._batch.replace(self._scan, COMPACTION_RESERVE_SEGMENTS, None):
+        self._pool.make_room_for(batch.record_bytes, COMPACTION_RESERVE_SEGMENTS)
+        if not batch.replace(self._scan, COMPACTION_RESERVE_SEGMENTS, None):
             raise self._pool.append_error()
-
-    def step(self, lock: StoreLock | None = None) -> bool | None:
-        """Encodes a batch, or a part of it, and replaces it when all of it is encoded. Returns None at the end of the
-        pass, False without room."""
-        if not self._batch.left and not self.pick(lock):
-            return None
-        if not self.encode() or not self._batch.has_gained:
-            return True
-        return self.replace(lock)
 
     def _look(self) -> None:
         table, log = self._pool.segments, self._pool.log

@@ -1,13 +1,16 @@
 """Recompression of idle pages, as a whole: the passes of densify.py, in short visits to the store.
 
 The store lock is held to publish records, and never while blocks are read and encoded, which takes most of the time and
-needs the interpreter's lock as little. All methods are for one thread.
+needs the interpreter's lock as little. All methods are for one thread. Cold encoders (plane/moves/cold_encoders.pyi)
+can be lent work: it is picked here, and here is published what came of it.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from blockstore.plane.moves.cold_encoders import ColdWork
+from blockstore.plane.moves.reencode import Reencoder
 from blockstore.plane.sync.lock import StoreLock
 from blockstore.store.moves.densify import Densify
 from blockstore.store.moves.upkeep import Upkeep
@@ -48,15 +51,35 @@ class Recompression:
         self._densify.begin_all(hard=hard)
 
     def step(self, store_lock: StoreLock) -> bool | None:
-        """Encodes some blocks, and replaces a batch when all of it is encoded. Returns None at the end of a pass, False
-        without room."""
+        """Encodes some blocks, and replaces a batch when all of it is encoded. Returns None when there is nothing more
+        to encode, False without room. That is the end of the pass, unless work is lent."""
         before = self._densify.replaced
         went_on = self._densify.step(store_lock)
-        if went_on is None or (went_on and self._densify.replaced == before):
-            return went_on
+        if went_on and self._densify.replaced != before:
+            self._compact(store_lock)
+        return went_on
+
+    def lend(self, store_lock: StoreLock) -> ColdWork | None:
+        """Returns work for a cold encoder, which comes back by `settle`. None when there is none now."""
+        return self._densify.lend(store_lock)
+
+    def settle(self, work: ColdWork, store_lock: StoreLock) -> bool:
+        """Publishes what came of work that was lent, done or not. Returns False when there is no room for it; it will
+        be lent again."""
+        assert isinstance(work, Reencoder)
+        before = self._densify.replaced
+        has_room = self._densify.settle(work, store_lock)
+        if self._densify.replaced != before:
+            self._compact(store_lock)
+        return has_room
+
+    def give_back(self) -> None:
+        """Gives memory back that is of use only to cold encoders, unless they have some of it."""
+        self._densify.give_back()
+
+    def _compact(self, store_lock: StoreLock) -> None:
+        """Segments that were emptied just now cost next to nothing to compact, long before there is as much garbage as
+        others wait for."""
         with store_lock:
-            # Segments that were emptied just now cost next to nothing to compact, long before there is as much garbage
-            # as others wait for.
             if self._upkeep.due(quiet=True):
                 self._upkeep.step()
-        return went_on

@@ -79,6 +79,7 @@ def gains(store: Store, densify: Densify) -> Iterator[Gain]:
 
 def gains_of_batch(store: Store, densify: Densify) -> Iterator[Gain]:
     """Of the batch that was encoded last."""
+    assert densify._batch is not None
     for row, base, record, is_patch in densify._batch.gains():
         yield Gain(row, base, record, is_patch, store.rows.where.items[row] & PATCH_BITS == PATCH_BITS)
 
@@ -315,6 +316,37 @@ def test_what_changed_since_it_was_picked_is_left_alone(store: Store, monkeypatc
         assert 0 <= left <= len(of_new_references), "only what has lost its reference is left, too"
         assert contents(store, volume) == expected
     assert densify.replaced > 100
+    check_store(store, decode=True)
+
+
+def test_a_pass_ends_when_nothing_is_lent_any_more(store: Store) -> None:
+    """And what was not encoded of a batch that was lent is picked again."""
+    volume = store.volumes[1]
+    expected = contents(store, volume)
+    store.densify.begin_all()
+    lent = [store.densify.lend() for _ in range(policy.MOST_LENT)]
+    assert all(lent) and store.densify.lend() is None
+    finish(store)
+    assert store.densify.begin(0.0, 1e9), "it is under way"
+    for batch in lent:
+        assert batch is not None and batch.left == policy.LENT_BLOCKS and batch.encode(5, hard=False, gain_share=0.05)
+        assert store.densify.settle(batch)
+    finish(store)
+    assert not store.densify.begin(0.0, 1e9)
+    assert store.densify.tried > TEXTS and encodings(store)[DENSE] > TEXTS / 2
+    assert contents(store, volume) == expected
+    check_store(store, decode=True)
+
+
+def test_without_room_what_was_lent_is_picked_again(store: Store) -> None:
+    store.densify.begin_all()
+    batch, log = store.densify.lend(), store.pool.log
+    assert batch is not None and batch.encode(policy.LENT_BLOCKS, hard=False, gain_share=0.05)
+    most, log.most_segments = log.most_segments, log.allocated_segments
+    assert not store.densify.settle(batch) and not store.densify.replaced
+    log.most_segments = most
+    finish(store)
+    assert encodings(store)[DENSE] > TEXTS / 2
     check_store(store, decode=True)
 
 
