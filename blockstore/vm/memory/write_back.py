@@ -15,8 +15,8 @@ from blockstore.store import sync_range
 from blockstore.vm import resident
 
 PIECE_BYTES: Final = 4 << 20
-"""Sent and waited for at once. With an eighth of it two guests on a busy machine waited twice as long for each byte that
-was written, and with a 32nd no less than that: there a small request waits for a processor as long as a large one, and
+"""Sent and waited for at once. With an eighth of it two guests on a busy machine waited twice as long for each byte
+that was written, and with a 32nd no less: there a small request waits for a processor as long as a large one, and
 there are more of them."""
 
 ROUND_S: Final = 20.0
