@@ -25,7 +25,7 @@ from blockstore.vm.memory.mechanism import ByCgroup, Clock, Mechanism
 from blockstore.vm.memory.policy import Aging, Auto, Fixed, Policy, Taken, pause_s
 from blockstore.vm.memory.read_ahead import ReadAhead
 from blockstore.vm.memory.refault_cost import RefaultCost
-from blockstore.vm.memory.write_back import WriteBack
+from blockstore.vm.memory.write_back import IDLE_TIMES, WriteBack
 from blockstore.vm.memory.write_errors import has_failed
 from blockstore.vm.open_files import folder_of, open_volume
 from blockstore.vm.qemu import qmp_sockets
@@ -78,16 +78,16 @@ class Controlled:
         return self._pidfd
 
     def tick(self, counts: Fields[str, Any], write_s: float, *, may_write: bool) -> None:
-        """Write back for `write_s` at most; look and reclaim, if it is time to. `counts` are the daemon's of this
-        volume; `may_write` is false while the pool has no room. Raises Ended; OSError when the file cannot be looked
-        at."""
+        """Write back, for `write_s` at most of a VM that works; look and reclaim, if it is time to. `counts` are the
+        daemon's of this volume; `may_write` is false while the pool has no room. Raises Ended; OSError when the file
+        cannot be looked at."""
         if has_ended(self._pidfd):
             raise Ended
         now = time.monotonic()
         self._read_ahead.tick(now)
         may_write = may_write and self._may_evict()
         if may_write:
-            self._write_back.go_on(now - self._written_at, write_s)
+            self._write_back.go_on(now - self._written_at, write_s if self._read_ahead.works else write_s * IDLE_TIMES)
         self._written_at = now
         if now < self._due:
             return

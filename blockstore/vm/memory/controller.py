@@ -29,9 +29,10 @@ from blockstore.vm.snapshot import snapshot_file
 
 TICK_S: Final = 1.0
 
-WRITE_S: Final = 0.2
+WRITE_S: Final = 0.1
 """Of a tick, for the write-back of all VMs together, each of which gets its part. While a piece is on its way a store
-into it waits, so this limits for how much of its time a VM can wait. An idle machine writes back 50 MB a second so."""
+into it waits, so this limits for how much of its time a VM can wait. An idle machine writes back 25 MB a second
+so, and five times as much of VMs that do not work (IDLE_TIMES)."""
 
 ASK_S: Final = 5.0
 """How long the daemon may take to answer."""

@@ -23,6 +23,9 @@ ROUND_S: Final = 20.0
 """In this time all of a file is gone through once: the kernel's flusher takes pages that are dirty for 30 s
 (vm.dirty_expire_centisecs), and so finds few. What could not be done in time is done when there is time."""
 
+IDLE_TIMES: Final = 5
+"""So many times as long may be written back of a VM that does not work, and waits for nothing."""
+
 PIECE_S: Final = 0.5
 """How long a piece is waited for: longer when the store is behind, and then more must not be sent."""
 
