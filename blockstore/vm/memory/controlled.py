@@ -22,20 +22,14 @@ from blockstore.daemon.host.process_stat import children, start_time
 from blockstore.vm import resident
 from blockstore.vm.memory.cgroups import Cgroup
 from blockstore.vm.memory.mechanism import ByCgroup, Clock, Mechanism
-from blockstore.vm.memory.policy import Auto, Fixed, Policy
+from blockstore.vm.memory.policy import Aging, Auto, Fixed, Policy, Taken, pause_s
 from blockstore.vm.memory.read_ahead import ReadAhead
 from blockstore.vm.memory.refault_cost import RefaultCost
-from blockstore.vm.memory.write_back import WriteBack
+from blockstore.vm.memory.write_back import IDLE_TIMES, WriteBack
 from blockstore.vm.memory.write_errors import has_failed
 from blockstore.vm.open_files import folder_of, open_volume
 from blockstore.vm.qemu import qmp_sockets
 from blockstore.vm.snapshot import working_set
-
-LARGEST_COST: Final = 0.008
-"""Of a core, for one VM: after a look that took long, or took much away, the next one comes so much later."""
-
-LONGEST_PAUSE_S: Final = 15.0
-"""But no later than that."""
 
 RECLAIM_S: Final = 2.0
 """How long the controller waits for the kernel to take pages back before it goes on with the next VM."""
@@ -71,30 +65,37 @@ class Controlled:
         )
         self._mechanism = self._choose(attachment.cgroup)
         self._reclaiming = Reclaiming()
+        self._aging = Aging()
+        self._taken = Taken()
         self._failures = 0
         self._reclaimed_bytes = 0
         self._counts: Fields[str, Any] | None = None
-        self._at = time.monotonic()
+        self._at = self._written_at = time.monotonic()
         self._due = 0.0
 
     def fileno(self) -> int:
         """Readable when the VM has ended (poll(2))."""
         return self._pidfd
 
-    def tick(self, counts: Fields[str, Any], *, may_write: bool) -> None:
-        """Look, write back, reclaim, if it is time to. `counts` are the daemon's of this volume; `may_write` is false
-        while the pool has no room. Raises Ended; OSError when the file cannot be looked at."""
+    def tick(self, counts: Fields[str, Any], write_s: float, *, may_write: bool) -> None:
+        """Write back, for `write_s` at most of a VM that works; look and reclaim, if it is time to. `counts` are the
+        daemon's of this volume; `may_write` is false while the pool has no room. Raises Ended; OSError when the file
+        cannot be looked at."""
         if has_ended(self._pidfd):
             raise Ended
         now = time.monotonic()
         self._read_ahead.tick(now)
+        may_write = may_write and self._may_evict()
+        if may_write:
+            self._write_back.go_on(now - self._written_at, write_s if self._read_ahead.works else write_s * IDLE_TIMES)
+        self._written_at = now
         if now < self._due:
             return
-        began_s, reclaimed_s = time.thread_time(), self._reclaiming.processor_s
+        began_s, reclaimed_s, taken_bytes = time.thread_time(), self._reclaiming.processor_s, self._reclaimed_bytes
         self._look(counts, now - self._at, may_write=may_write)
         self._at = now
         cost_s = time.thread_time() - began_s + self._reclaiming.processor_s - reclaimed_s
-        self._due = now + min(cost_s / LARGEST_COST, LONGEST_PAUSE_S)
+        self._due = now + pause_s(cost_s, self._reclaimed_bytes - taken_bytes)
 
     def report(self) -> dict[str, Any]:
         """For `status`."""
@@ -113,11 +114,16 @@ class Controlled:
 
     def _look(self, counts: Fields[str, Any], elapsed_s: float, *, may_write: bool) -> None:
         before, self._counts = self._counts, counts
-        waited_s = self._cost.waited_s(before, counts) if before is not None else 0.0
-        may_write = may_write and self._may_evict()
-        if may_write:
-            self._write_back.go_on(elapsed_s)
+        waited_s = 0.0
+        if before is not None:
+            part = self._taken.share_of(self._cost.blocks(before, counts))
+            waited_s = part * self._cost.waited_s(before, counts)
         resident_bytes = self._can_take_bytes()
+        if not self._policy.must:
+            if self._aging.is_due(resident_bytes, self._at + elapsed_s):
+                self._mechanism.age()
+            if not self._aging.is_over(self._at + elapsed_s):
+                may_write = False
         wanted = self._policy.reclaim_bytes(resident_bytes, waited_s, elapsed_s)
         if wanted and self._policy.must:  # then to the page
             wanted = self._policy.reclaim_bytes(resident.of_descriptor(self._descriptor).resident, waited_s, elapsed_s)
@@ -132,7 +138,9 @@ class Controlled:
         if self._failures >= KEEP_TRYING and not isinstance(self._mechanism, Clock):
             self._mechanism = self._choose("")
         else:
-            self._reclaimed_bytes += max(before_bytes - self._can_take_bytes(), 0)
+            taken_bytes = max(before_bytes - self._can_take_bytes(), 0)
+            self._reclaimed_bytes += taken_bytes
+            self._taken.take(taken_bytes)
 
     def _may_evict(self) -> bool:
         """Has the store all that is clean? Asked after a look at what is clean, by the reclaiming thread too."""
@@ -155,7 +163,7 @@ class Controlled:
             cgroup = cgroup_of(self.attachment)
             with contextlib.suppress(OSError):
                 cgroup.restore_limit()
-            return ByCgroup(cgroup)
+            return ByCgroup(cgroup, self._mappings)
         return Clock(self._descriptor, os.fstat(self._descriptor).st_size, self._mappings, self._may_evict)
 
     def _pids(self) -> list[int]:

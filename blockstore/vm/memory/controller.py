@@ -30,6 +30,11 @@ from blockstore.vm.snapshot import snapshot_file
 
 TICK_S: Final = 1.0
 
+WRITE_S: Final = 0.1
+"""Of a tick, for the write-back of all VMs together, each of which gets its part. While a piece is on its way a store
+into it waits, so this limits for how much of its time a VM can wait. An idle machine writes back 25 MB a second
+so, and five times as much of VMs that do not work (IDLE_TIMES)."""
+
 ASK_S: Final = 5.0
 """How long the daemon may take to answer."""
 
@@ -107,7 +112,7 @@ class Controller:
         volumes: dict[int, dict[str, Any]] = {int(number): counts for number, counts in answer["volumes"].items()}
         may_write = self._write_watch.has_looked and not answer["stalled"]
         for number, attachment in wanted.items():
-            self._attend(mount, number, attachment, volumes.get(number), may_write=may_write)
+            self._attend(mount, number, attachment, volumes.get(number), WRITE_S / len(wanted), may_write=may_write)
         for number in self._controlled.keys() - wanted.keys():
             self._controlled.pop(number).close()
         self._history.sample_if_due(mount)
@@ -127,6 +132,7 @@ class Controller:
         number: int,
         attachment: Attachment,
         counts: dict[str, Any] | None,
+        write_s: float,
         *,
         may_write: bool,
     ) -> None:
@@ -144,7 +150,7 @@ class Controller:
                     mount, str(name), attachment, self._write_watch.failed
                 )
             if counts is not None:
-                controlled.tick(counts, may_write=may_write)
+                controlled.tick(counts, write_s, may_write=may_write)
         except Ended:
             self._let_go(mount, number, name, attachment)
         except Exception as error:  # of one VM, and no reason to leave the others

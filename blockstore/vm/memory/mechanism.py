@@ -25,6 +25,9 @@ MAXIMUM_CHUNKS: Final = 1 << 16
 HOT_SHARE: Final = 0.25
 """A chunk of which so much has come back since it was paged out is in use."""
 
+AGE_STEP_BYTES: Final = 64 << 20
+"""Of a mapping, aged at once: 2 ms, for which the VM may wait when it faults."""
+
 MAXIMUM_SKIPS: Final = 32
 """A chunk that is in use each time is tried again after so many rounds at least."""
 
@@ -38,6 +41,9 @@ class Mechanism(Protocol):
         """Make about so many bytes of clean pages leave; cold ones, or any if they `must`. Raises OSError where that is
         not allowed (any more)."""
 
+    def age(self) -> None:
+        """Forget what was used until now, for the choice of what is cold. Raises OSError where that is not allowed."""
+
     def resident_bytes(self) -> int:
         """What is resident of all from which it can take. Raises OSError."""
 
@@ -45,12 +51,21 @@ class Mechanism(Protocol):
 class ByCgroup:
     """The kernel's choice."""
 
-    def __init__(self, cgroup: Cgroup) -> None:
+    def __init__(self, cgroup: Cgroup, mappings: Callable[[], Sequence[Mapping]]) -> None:
+        """`mappings` is asked for the VM's mappings of its file."""
         self.name = cgroup.version
         self._cgroup = cgroup
+        self._mappings = mappings
 
     def reclaim(self, size_bytes: int, *, must: bool) -> None:
         self._cgroup.reclaim(size_bytes)
+
+    def age(self) -> None:
+        """All pages of a VM that was loaded were used; the kernel would take them in the order in which they came."""
+        for mapping in self._mappings():
+            for done in range(0, mapping.length, AGE_STEP_BYTES):
+                length = min(AGE_STEP_BYTES, mapping.length - done)
+                page_out.age(mapping.pid, mapping.start + done, length)
 
     def resident_bytes(self) -> int:
         """The kernel's own count, with what QEMU has cached of other files. cachestat(2) on the file would look up each
@@ -94,6 +109,9 @@ class Clock:
                 return
             number, self._hand = self._hand, (self._hand + 1) % self._chunks
             size_bytes -= self._visit(number, mappings, any_page=count >= self._chunks)
+
+    def age(self) -> None:
+        """What comes back is all that counts here."""
 
     def resident_bytes(self) -> int:
         return resident.of_descriptor(self._descriptor).resident

@@ -41,6 +41,8 @@ class ReadAhead:
         self._at: float | None = None
         self._processor_s = 0.0
         self._worked_at = 0.0
+        self.works = True
+        """Since the last tick."""
         self._is_far: bool | None = None  # not known: a controller before this one may have set it
 
     def tick(self, now_s: float) -> None:
@@ -48,7 +50,8 @@ class ReadAhead:
         pids = self._pids()
         at, self._at = self._at, now_s
         before_s, self._processor_s = self._processor_s, sum(map(processor_s, pids))
-        if at is None or self._processor_s - before_s >= WORKING_SHARE * (now_s - at):
+        self.works = at is None or self._processor_s - before_s >= WORKING_SHARE * (now_s - at)
+        if self.works:
             self._worked_at = now_s
         is_far = now_s - self._worked_at < IDLE_AFTER_S
         if is_far != self._is_far:

@@ -5,7 +5,7 @@ What is compared, and why that is fair:
 * saved = 1 - cost / touched, for all. `touched` is what the guests wrote and did not free: for the store what
   `status` calls so; for anonymous memory what is mapped or swapped out of the guest's mapping (smaps: Rss + Swap, in
   which a page that KSM has merged counts for each of its users). Pages that were only read are in neither.
-* All start from the same saved guests (saved_guests.py), do the same light load for a fixed time, and are left alone.
+* All start from the same saved guests (saved_guests.py), do the same light load to its end, and are left alone.
   Everybody has free page reporting, and nobody huge pages: `blockstore run` refuses them, and with them `touched` of
   anonymous memory would hold what no guest ever wrote, which KSM and zram would then save.
 * To load a guest QEMU looks at every page, whether it is zero; on the store the holes are pages in memory then, and are
@@ -29,7 +29,7 @@ What is compared, and why that is fair:
 The data, `saved` in results.json:
 {SET: {"memory_bytes": of a guest, "guests": [names], "systems": {SYSTEM: {
   "saved": fraction, mean of the last samples; "load_ended": seconds; "residents": {guest: bytes};
-  "requests": {guest: {"done": requests of the light load, "seconds": that they took}};
+  "requests": {guest: {"done": requests of the light load, "seconds": that they took, "steps": [[seconds, done]]}};
   "series": [{"seconds": since the guests went on, "touched": bytes, "cost": bytes, "saved": fraction,
     "parts": {part: bytes, which add up to cost}}];
   "stack": {"cost": {part: bytes} of the last sample, of the store with its pool by mechanism (stored_shared, ...);
@@ -51,27 +51,22 @@ from guestlab.errors import GuestLabError
 
 from benchlab.bench import Bench
 from benchlab.errors import BenchError
-from benchlab.figures import AT_LEAST, Figure
+from benchlab.figures import Figure
 from benchlab.peers import ksm, swap
-from benchlab.saved import saved_cells, saved_guests, saved_sets, saved_systems
+from benchlab.saved import saved_cells, saved_figures, saved_guests, saved_sets, saved_systems
 from benchlab.saved.saved_cells import Cell, WrongMemory
 from benchlab.saved.saved_guests import Saved
 from benchlab.saved.saved_sets import GuestSet
 from benchlab.saved.saved_systems import Anonymous, OnStore, System, Times
 
-KSM_TARGET: Final = 1.5
-"""What the paper had over a scanner for guests that are alike; for others it had more."""
-
-BOTH_TARGET_POINTS: Final = 0.0
-"""Never less than KSM and zram together."""
-
 LEAST_RESIDENT_BYTES: Final = (0, 12 << 20, 24 << 20)
 """Of a guest under swap: with the 5 MiB that the store leaves of an idle one the kernel may find nothing to take, and
 kill QEMU, whose heap is in the same cgroup. Then it gets so much."""
 
-TIMES: Final = Times(load=20.0, rest=125.0, rest_scanning=45.0, rest_swapping=20.0, every=3.0)
-"""The store's controller has most of its work done in one to two minutes; KSM, at its rate here, in ten seconds."""
-QUICK: Final = Times(load=1.0, rest=0.0, rest_scanning=4.0, rest_swapping=1.0, every=0.5)
+TIMES: Final = Times(load=20.0, longest_load=120.0, rest=180.0, rest_scanning=45.0, rest_swapping=20.0, every=3.0)
+"""The store has most of its work done within a minute, and is looked at until that is steady; KSM, at its rate here,
+takes ten seconds."""
+QUICK: Final = Times(load=1.0, longest_load=20.0, rest=0.0, rest_scanning=4.0, rest_swapping=1.0, every=0.5)
 
 
 def alike(bench: Bench) -> list[Figure]:
@@ -106,7 +101,7 @@ def _measure(bench: Bench, wanted: GuestSet) -> list[Figure]:
         "guests": [plan.name for plan in wanted.guests],
         "systems": {name: cell.as_json() for name, cell in cells.items()},
     }
-    return figures(wanted.name, cells, quick=bench.quick)
+    return saved_figures.figures(wanted.name, cells, quick=bench.quick)
 
 
 def _refusals(bench: Bench, wanted: GuestSet) -> set[str]:
@@ -154,24 +149,3 @@ def _first(
                 raise
             if number == len(systems):
                 bench.leave_out(f"saved, {wanted.name}, {system.name}", str(error))
-
-
-def figures(name: str, cells: dict[str, Cell], *, quick: bool) -> list[Figure]:
-    """The two that something is promised of, and what each system saved."""
-    saved = {system: 100 * cell.saved for system, cell in cells.items()}
-    found: list[Figure] = []
-    if not quick and saved.get("ksm", 0) > 0:
-        ratio = saved["store"] / saved["ksm"]
-        found.append(Figure("saved", f"{name}: store / KSM", ratio, "", KSM_TARGET, AT_LEAST))
-    if not quick and "ksm+zram" in saved:
-        points = saved["store"] - saved["ksm+zram"]
-        title = f"{name}: store minus KSM and zram together"
-        found.append(Figure("saved", title, points, "points", BOTH_TARGET_POINTS, AT_LEAST))
-    return found + [Figure("saved", f"{name}: {each}", saved[each], "%", note=_note(cells[each])) for each in saved]
-
-
-def _note(cell: Cell) -> str:
-    last = cell.samples[-1]
-    parts = ", ".join(f"{part.replace('_', ' ')} {size / 2**20:.0f}" for part, size in last.parts.items())
-    done = sum(done for done, _ in cell.requests.values())
-    return f"MiB: touched {last.touched / 2**20:.0f}; {parts}" + (f"; {done} requests" if done else "")

@@ -14,6 +14,7 @@ from benchlab.errors import BenchError
 from benchlab.saved import saved_guests
 from benchlab.saved.saved_cost import Sample
 from benchlab.saved.saved_guests import Saved
+from benchlab.saved.saved_progress import Progress
 from benchlab.saved.saved_systems import System, Times
 
 LAST: Final = 3
@@ -30,7 +31,7 @@ class Cell:
 
     system: str
     samples: list[Sample] = field(default_factory=list)
-    requests: dict[str, tuple[int, float]] = field(default_factory=dict)
+    requests: dict[str, Progress] = field(default_factory=dict)
     stack: dict[str, Any] = field(default_factory=dict)
     load_ended: float = 0.0
 
@@ -47,7 +48,7 @@ class Cell:
         return {name: sum(each.residents[name] for each in last) // len(last) for name in last[-1].residents}
 
     def as_json(self) -> dict[str, Any]:
-        requests = {name: {"done": done, "seconds": seconds} for name, (done, seconds) in self.requests.items()}
+        requests = {name: progress.as_json() for name, progress in self.requests.items()}
         return {
             "saved": round(self.saved, 4),
             "load_ended": round(self.load_ended, 1),
@@ -67,9 +68,7 @@ def measure(bench: Bench, system: System, guests: Sequence[Saved], times: Times)
         saved_guests.go_on(running.values())
         for guest in running.values():
             saved_guests.begin_load(guest)
-        load_s = times.load if any(saved.plan.light for saved in guests) else 0.0
-        while _tick(cell, system, running, began, times) < load_s:
-            pass
+        _wait_for_load(cell, system, running, began, times, has_load=any(saved.plan.light for saved in guests))
         cell.requests = {name: saved_guests.end_load(guest) for name, guest in running.items()}
         cell.load_ended = time.monotonic() - began
         # At rest once, it is looked at some times more: the mean of those is the result.
@@ -82,6 +81,17 @@ def measure(bench: Bench, system: System, guests: Sequence[Saved], times: Times)
         _verify(system, running)
     bench.say(f"saved: {system.name}: {100 * cell.saved:.1f} % after {cell.samples[-1].seconds:.0f} s")
     return cell
+
+
+def _wait_for_load(
+    cell: Cell, system: System, running: Mapping[str, Guest], began: float, times: Times, *, has_load: bool
+) -> None:
+    """Until all guests have done it, within the times."""
+    while (passed_s := _tick(cell, system, running, began, times)) < times.longest_load:
+        if not has_load:
+            return
+        if passed_s >= times.load and all(saved_guests.has_ended_load(guest) for guest in running.values()):
+            return
 
 
 def _tick(cell: Cell, system: System, running: Mapping[str, Guest], began: float, times: Times) -> float:

@@ -22,7 +22,8 @@ from guestlab.overlay import make_overlay
 
 from benchlab.bench import Bench
 from benchlab.errors import BenchError
-from benchlab.saved import saved_run
+from benchlab.saved import saved_progress, saved_run
+from benchlab.saved.saved_progress import Progress
 from benchlab.saved.saved_sets import GuestSet, Plan
 
 _TOGETHER: Final = 2
@@ -91,14 +92,18 @@ def go_on(guests: Iterable[Guest]) -> None:
 
 def begin_load(guest: Guest) -> None:
     """Have it do its light load, beside us."""
-    guest.command("sh /work/light.sh >/work/light.log 2>&1 &", _COMMAND_S)
+    guest.command(f"sh {saved_progress.SCRIPT} >{saved_progress.LOG} 2>&1 &", _COMMAND_S)
 
 
-def end_load(guest: Guest) -> tuple[int, float]:
-    """Requests that were done, and the seconds that they took; what is not done is left."""
-    guest.command("touch /work/stop", _COMMAND_S)
-    requests, seconds = guest.command("cat /work/light", _COMMAND_S).split()
-    return int(requests), float(seconds)
+def has_ended_load(guest: Guest) -> bool:
+    """Whether it has done all of it."""
+    return bool(guest.command(f"ls {saved_progress.ENDED} 2>/dev/null", _COMMAND_S, check=False).strip())
+
+
+def end_load(guest: Guest) -> Progress:
+    """How far it came; what is not begun is left."""
+    guest.command(f"touch {saved_progress.STOP}", _COMMAND_S)
+    return Progress.parse(guest.command(f"cat {saved_progress.PROGRESS}", _COMMAND_S))
 
 
 def wrong_files(guest: Guest) -> list[str]:
@@ -170,18 +175,7 @@ def _end_warm_up(saved: Saved, guest: Guest) -> None:
             raise BenchError(f"what guest {guest.name} should do before it is saved failed: {log.strip()}")
         work.fill(guest, _CHECKED_MIB, "random")
         work.fill(guest, _CHECKED_MIB, "text")
-    guest.write_file("/work/light.sh", _light_script(saved.plan), _COMMAND_S)
-
-
-def _light_script(plan: Plan) -> str:
-    """Its loads in turn, a unit at a time; after each unit it notes what is done, and when."""
-    lines = ["n=0; began=$(date +%s); echo 0 0 >/work/light"]
-    for round_number in range(max((light.units for light in plan.light), default=0)):
-        for light in plan.light:
-            if round_number < light.units:
-                lines.append(f"[ -e /work/stop ] || {{ ({light.unit}) && n=$((n + {light.requests})); }}")
-                lines.append("echo $n $(($(date +%s) - began)) >/work/light.new; mv /work/light.new /work/light")
-    return "\n".join(lines) + "\n"
+    guest.write_file(saved_progress.SCRIPT, saved_progress.script(saved.plan.light), _COMMAND_S)
 
 
 def _write_stream(guest: Guest, stream: Path) -> None:

@@ -42,11 +42,11 @@ class GuestSet:
     debian: bool = True
 
 
-_VISIT: Final = Light("ab -q -n 5 -c 2 http://127.0.0.1/near/17", 5, 4)
-_BUILD: Final = Light("cd /root/project && gcc -O0 -g -c -o /work/built.o src/module03.c", 1, 4)
+_VISIT: Final = Light("ab -q -n 5 -c 2 http://127.0.0.1/near/17", 5, 8)
+_BUILD: Final = Light("cd /root/project && gcc -O0 -g -c -o /work/built.o src/module03.c", 1, 8)
 _LIGHT: Final = {
-    "pgbench": Light("runuser -u postgres -- /usr/lib/postgresql/15/bin/pgbench -n -c 2 -t 10 bench", 20, 5),
-    "redis": Light("redis-benchmark -q -t get,set,lpush -n 200 -r 20000", 600, 5),
+    "pgbench": Light("runuser -u postgres -- /usr/lib/postgresql/15/bin/pgbench -n -c 2 -t 10 bench", 20, 10),
+    "redis": Light("redis-benchmark -q -t get,set,lpush -n 200 -r 20000", 600, 10),
     "app": _VISIT,
     "build": _BUILD,
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from benchlab.errors import BenchError
 from benchlab.peers import ksm
-from benchlab.saved import saved, saved_cost, saved_systems
+from benchlab.saved import saved_cost, saved_systems
 from benchlab.saved.saved_cells import LAST, Cell
 from benchlab.saved.saved_cost import Sample
 
@@ -83,21 +83,6 @@ def test_result_is_the_mean_of_the_last_samples() -> None:
     assert [each["saved"] for each in found.as_json()["series"]] == [0.0, 0.1, 0.6, 0.7, 0.8]
 
 
-def test_targets() -> None:
-    cells = {each.system: each for each in (cell("store", 0.6), cell("ksm", 0.3), cell("ksm+zram", 0.65))}
-    by_name = {figure.name: figure for figure in saved.figures("alike", cells, quick=False)}
-    ratio, points = by_name["alike: store / KSM"], by_name["alike: store minus KSM and zram together"]
-    assert ratio.value == pytest.approx(2.0) and ratio.verdict == "met"
-    assert points.value == pytest.approx(-5.0) and points.verdict == "short"
-    assert by_name["alike: ksm"].value == pytest.approx(30.0) and not by_name["alike: ksm"].verdict
-
-
-def test_what_was_left_out_has_no_target() -> None:
-    cells = {each.system: each for each in (cell("store", 0.6), cell("nothing", -0.01))}
-    assert [figure.verdict for figure in saved.figures("idle", cells, quick=False)] == ["", ""]
-    assert len(saved.figures("idle", cells | {"ksm": cell("ksm", 0.3)}, quick=True)) == 3
-
-
 def test_tables_of_ksm() -> None:
     counters = ksm.Counters(pages_shared=10, pages_sharing=70, pages_unshared=15, pages_volatile=5, full_scans=4)
     assert counters.rmap_items == 100
@@ -106,7 +91,7 @@ def test_tables_of_ksm() -> None:
     assert ksm.table_bytes(counters, 100, 2) > 110 * 48
 
 
-def test_store_is_waited_for_while_its_resident_part_shrinks() -> None:
+def test_store_is_waited_for_while_its_cost_shrinks() -> None:
     shrinking = [round(700 * 0.95**look) for look in range(60)]
     assert not any(saved_systems.is_steady(shrinking[:looks]) for looks in range(len(shrinking) + 1))
     level = [*shrinking, *([32, 40] * saved_systems.STEADY_LOOKS)]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from pathlib import Path
 
 import pytest
 from benchlab.machine import pinned
 
 from blockstore.daemon.host import mounts
+from blockstore.vm import resident
 from blockstore.vm.memory.evict import Evicted, evict
-from blockstore.vm.memory.page_out import page_out
+from blockstore.vm.memory.page_out import age, page_out
 from tests.daemon.lab import Lab, ask, end, noisy, put, said, spawn
 
 pytestmark = pytest.mark.mount
@@ -58,3 +60,21 @@ def test_what_is_unmapped_meanwhile_is_left_out() -> None:
     page_out(os.getpid(), start, mmap.PAGESIZE)
     with pytest.raises(OSError, match=f"process {os.getpid()}: Invalid argument"):
         page_out(os.getpid(), start + 1, mmap.PAGESIZE)
+
+
+def test_aged_pages_stay_and_are_unused(lab: Lab) -> None:
+    path = lab.mount().path / "memory"
+    put(path, noisy(MIB, 1))
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+        start = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
+        assert mapping[:] == noisy(MIB, 1)
+        assert referenced_bytes(start) == MIB
+        age(os.getpid(), start, MIB)
+        assert referenced_bytes(start) == 0
+        assert resident.of_descriptor(file.fileno()).resident == MIB
+
+
+def referenced_bytes(start: int) -> int:
+    """Of our mapping that begins there (proc_pid_smaps(5))."""
+    text = Path("/proc/self/smaps").read_text()
+    return int(text.partition(f"{start:x}-")[2].partition("Referenced:")[2].split()[0]) << 10
