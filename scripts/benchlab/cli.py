@@ -24,7 +24,7 @@ from benchlab.figures import table
 from benchlab.latency import background, busy, clients, dirty, faults, paging, placement, standstill
 from benchlab.peers import fio
 from benchlab.saved import saved
-from benchlab.vms import beyond, clone, fork, resident, slowdown
+from benchlab.vms import beyond, clone, fork, resident, slowdown, twice
 from blockstore.errors import BlockstoreError
 
 GROUPS: dict[str, tuple[Group, ...]] = {
@@ -44,6 +44,7 @@ GROUPS: dict[str, tuple[Group, ...]] = {
     "fork": (fork.measure,),
     "start": (start.measure,),
     "resident": (resident.measure,),
+    "twice": (twice.idle, twice.different, twice.alike, twice.garbage),
     "mechanisms": (mechanisms.measure,),
     "slowdown": (slowdown.measure,),
     "growth": (growth.measure,),
@@ -102,6 +103,7 @@ def bench(
     fork     a clone of 4 GiB, snapshots of a guest that works, forks of it: one, and twenty
     start    a start on existing state, up to 4 GiB of logical memory, and a restart after kill -9
     resident what the controller gives back of guests, and what that costs them
+    twice    records of blocks that are resident as well, while guests work and at rest; garbage after a rewrite
     mechanisms  sharing, breaking, (un)compressing and (un)patching, by the block; the paper's figures beside them
     slowdown what work in a guest on the store takes, against a guest on plain memory
     growth   ingest, faults, tables and a restart after kill -9 from 256 MiB to 32 GiB

@@ -29,6 +29,7 @@ from blockstore.store.checks.verify import Verification, steps
 from blockstore.store.checks.verify_pieces import PieceCheck
 from blockstore.store.moves.densify import Densify
 from blockstore.store.moves.mover import Mover
+from blockstore.store.moves.pieces import word_of
 from blockstore.store.state.geometry import BLOCK_BYTES
 from blockstore.store.state.home import DirectoryHome, Home, MemoryHome
 from blockstore.store.steps import Blocks, Outcome, Steps, blocks_of, run
@@ -478,7 +479,7 @@ class PagingMachine(DirectoryMachine):
     @rule()
     def page_out_other_half(self) -> None:
         assert self.half is not None
-        self.store.paging.publish(self.half, self.half_piece)
+        self.store.paging.publish(self.half, self.half_piece, word_of(self.half.data))
         self.half = None
 
     @rule()

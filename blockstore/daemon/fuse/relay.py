@@ -17,7 +17,6 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from blockstore.daemon.fuse.buffers import untouched
 from blockstore.daemon.fuse.device import Device
 from blockstore.daemon.fuse.fuse_abi import (
     ASYNC_DIO,
@@ -46,6 +45,7 @@ from blockstore.daemon.fuse.fuse_abi import (
     UNIQUE_RESEND,
 )
 from blockstore.daemon.host.mounts import READ_AHEAD_BYTES
+from blockstore.store.state.untouched import untouched
 
 log = logging.getLogger(__name__)
 

@@ -394,11 +394,13 @@ class Operations(pyfuse3.Operations):
         if await trio.to_thread.run_sync(self._is_in_use, inode):
             return  # it is forgotten once more, when the last who has it open is done
         volume = self._store.volumes.get(inode)
-        if volume is not None and not volume.deleted:
+        if volume is not None:
+            if volume.deleted:  # by another task, which forgets the inode
+                return
             await self._stepper.change(self._store.delete_steps(volume))
-            self._names.forget(inode)
-            self._ended.discard(inode)
-            self._lend()
+        self._names.forget(inode)  # no file, or one whose memory went before a daemon was killed
+        self._ended.discard(inode)
+        self._lend()
 
     def _lend(self) -> None:
         """Let writes have the room of files that have no name and that no VM can be using, before they are deleted.

@@ -151,7 +151,8 @@ def _findings_of_names(names: Names, store: Store) -> Iterator[Finding]:
     for text in names.damage():
         yield Finding("name", text)
     files = names.files()
-    for number in sorted(files.keys() - store.volumes.keys()):
+    # One without a name and without memory was being deleted: the memory goes first, and the name when that is done.
+    for number in sorted(files.keys() - store.volumes.keys() - set(names.nameless())):
         yield Finding("name", f"the file {files[number]} has no memory: volume-{number} is not there")
     for number in sorted(store.volumes.keys() - files.keys()):
         yield Finding("name", f"volume-{number} has no name: no file of the mount shows it", number)

@@ -27,4 +27,7 @@ def find_features(blocks: Buffer, places: I64s, key: array[int], features: U32s)
     """Writes the features of the blocks at these places in `blocks` to `features`, of shape (places, FEATURES) and
     C-contiguous; NO_FEATURE for a block of zeros. Works without the interpreter's lock.
 
-    Raises ValueError for a place outside `blocks`, and for another shape."""
+    Raises ValueError for a place outside `blocks`, and for another shape.
+
+    Ingest finds them in compiled code only (encode.pyx); this is what the test compares with the model of them, bit by
+    bit."""

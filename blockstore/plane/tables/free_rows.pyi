@@ -49,9 +49,6 @@ class ChangedRows:
 
     def __init__(self) -> None: ...
     def watch(self, marks: Bytes | None) -> None:
-        """Marks changed rows in this array, by row, with 1 from now on; nowhere if it is None, which may also be said
-        without the store lock. Raises BufferError for
-        an array that cannot be written, and then nothing has changed."""
-
-    def mark(self, rows: U32s) -> None:
-        """Marks these rows, those of them that have a place in the array."""
+        """Has changed rows marked in this array, by row, with 1 from now on, those of them that have a place in it;
+        nowhere if it is None, which may also be said without the store lock. Raises BufferError for an array that
+        cannot be written, and then nothing has changed."""

@@ -92,8 +92,3 @@ cdef class ChangedRows:
         if marks.shape[0]:
             self.state.marks = &self.view[0]
             store_64(&self.state.length, marks.shape[0])
-
-    def mark(self, const uint32_t[::1] rows not None):
-        cdef Py_ssize_t place
-        for place in range(rows.shape[0]):
-            mark(&self.state, rows[place])

@@ -53,7 +53,10 @@ class Log:
         """Appends records that lie one behind the other and end at `ends` (64-bit numbers), together at most a segment.
         None is split across segments. Returns (split, first, second): where the first of them lies, and where number
         `split` does, which begins another segment unless it is none. Returns None, and then nothing has changed, when
-        there is no spare segment, or `error` tells why nothing was written."""
+        there is no spare segment, or `error` tells why nothing was written.
+
+        The product appends in compiled code only; this is its face for the tests of the log, of the pool and of what
+        moves records, which need records at known places."""
 
     def let_go(self, words: U64s) -> None:
         """Counts the records at these location words no longer. A word of a damaged row may name any place. Raises

@@ -50,7 +50,9 @@ class SimilarityIndex:
     def candidates(self, features: U32s, domain: int, own: U32s | None = None) -> tuple[array[int], array[int]]:
         """Returns for each line of features the row that most of them hint at, and how many do; the row is 0 where none
         does, and where that row may not be the reference of a new patch in the domain. With `own`, those are the rows
-        that have these features, and hints at them do not count. Raises ValueError for another shape."""
+        that have these features, and hints at them do not count. Raises ValueError for another shape.
+
+        Ingest and re-encoding ask in compiled code only; this is what the test compares with a plain table."""
 
     def enter(self, features: U32s, rows: U32s) -> None:
         """Lets these rows, whose digests are set, have these features from now on. Raises ValueError for another shape,

@@ -8,12 +8,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from blockstore.plane.tables.cross_count import rows_that_need
 from blockstore.store.checks.repair import Repair
 from blockstore.store.checks.verify import RECORDS_A_STEP, ROWS_A_STEP, Finding, Verification
 from blockstore.store.decode import Decoder
+from blockstore.store.moves.pieces import word_of
 from blockstore.store.remote import fetch
 from blockstore.store.remote.record_cache import RecordCache
 from blockstore.store.remote.wants import missing_of_rows
@@ -27,6 +28,13 @@ Ask = Callable[[Tier], Any]
 
 Steps = Generator[Ask | None, Any, None]
 """Each `Ask` wants its answer sent; None is a step that was taken."""
+
+
+class _Content(NamedTuple):
+    """What the tier has as a piece, and its word."""
+
+    data: bytes
+    word: int
 
 
 class PieceCheck:
@@ -44,9 +52,9 @@ class PieceCheck:
         for piece in pieces.numbers():
             generation, length = int(pieces.generation[piece]), pieces.length(piece)
             if length:
-                data = yield partial(_whole, piece, length)
+                found = yield partial(_whole, piece, length)
                 if generation == pieces.generation[piece]:  # else nobody needs it any more
-                    yield from self._look(piece, generation, data)
+                    yield from self._look(piece, generation, found)
         divided = sorted(self._divided)
         for start in range(0, len(divided), RECORDS_A_STEP):
             rows = divided[start : start + RECORDS_A_STEP]
@@ -57,17 +65,17 @@ class PieceCheck:
                 cache.enter(where, generation, record)
             yield from self._decode(rows, cache)
 
-    def _look(self, piece: int, generation: int, data: bytes | None) -> Steps:
+    def _look(self, piece: int, generation: int, found: _Content | None) -> Steps:
         """The tier has this, or nothing, as the piece: decode what is in it, and the patches against that."""
         store, rows = self._store, self._store.rows
         affected = yield from self._needing(piece)
         if generation != store.pool.pieces.generation[piece]:  # meanwhile
             return
         words = [where for row in affected if place_of(where := rows.where.items[row]) == PAGED_PLACE + piece]
-        if data is None or not store.pool.pieces.is_whole(piece, data):
-            what = "is missing" if data is None else "is not what was put there"
+        if found is None or not store.pool.pieces.is_whole(piece, found.word):
+            what = "is missing" if found is None else "is not what was put there"
             self._result.add(Finding("piece", f"piece {piece} of the tier, with {len(words)} records, {what}"))
-        if data is None:
+        if found is None:
             one = array("I", [0])  # some may have been freed meanwhile, and be rows of other contents
             still = [row for row in affected if rows_that_need(store.tables, piece, row, one)]
             self.unreadable.update((row, rows.where.items[row]) for row in still)
@@ -75,7 +83,7 @@ class PieceCheck:
         cache = RecordCache(store.pool.pieces, most_records=len(words))
         for word in words:
             _, offset, size_bytes = unpack_paged(word)
-            cache.enter(word, generation, data[offset : offset + size_bytes])
+            cache.enter(word, generation, found.data[offset : offset + size_bytes])
         yield from self._decode(affected, cache)
 
     def _needing(self, piece: int) -> Generator[Ask | None, Any, array[int]]:
@@ -118,8 +126,9 @@ def run(steps: Steps, tier: Tier) -> None:
         return
 
 
-def _whole(piece: int, length: int, tier: Tier) -> bytes | None:
+def _whole(piece: int, length: int, tier: Tier) -> _Content | None:
     try:
-        return tier.read(piece, 0, length)
+        data = tier.read(piece, 0, length)
     except PieceMissing:
         return None
+    return _Content(data, word_of(data))

@@ -15,6 +15,7 @@ from blockstore.errors import OutOfRoom
 from blockstore.plane.moves.choice import warmest
 from blockstore.plane.moves.record_batch import RecordBatch
 from blockstore.store.moves.paging import BACK_RECORDS, Paging
+from blockstore.store.moves.pieces import word_of
 from blockstore.store.state.location import PAGED_PLACE, piece_of
 from blockstore.store.state.pool import Pool
 from blockstore.store.tiers import PieceMissing, Tier, TierAway
@@ -167,8 +168,9 @@ class Mover:
             with self._store_lock:
                 self._pieces.abandon(piece)
             raise
+        word = word_of(batch.data)
         with self._store_lock:
-            self._paging.publish(batch, piece)
+            self._paging.publish(batch, piece, word)
 
     def _content(self, piece: int) -> bytes | None:
         """The whole piece; None if it is not needed any more, or not what was put there, which whoever reads its
@@ -183,10 +185,11 @@ class Mover:
             with self._store_lock:
                 self._pieces.miss(piece, generation)
             return None
+        word = word_of(data)
         with self._store_lock:
             if self._pieces.generation[piece] != generation:
                 return None
-            if not self._pieces.is_whole(piece, data):
+            if not self._pieces.is_whole(piece, word):
                 self._pieces.distrust(piece)
                 return None
         return data

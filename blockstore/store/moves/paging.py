@@ -96,13 +96,14 @@ class Paging:
             pool.log, pool.epochs, self._placed, pool.pieces.generation, pool.mended, most_records, PIECE_BYTES
         )
 
-    def publish(self, batch: RecordBatch, piece: int) -> None:
-        """The tier has the batch's data as this piece: let the rows that have not changed have it."""
+    def publish(self, batch: RecordBatch, piece: int, word: int) -> None:
+        """The tier has the batch's data, which has this word, as this piece: let the rows that have not changed have
+        it."""
         pieces, size_bytes = self._pool.pieces, self._keep_unchanged(batch)
         if not size_bytes:
             pieces.abandon(piece)
             return
-        pieces.enter(piece, batch.data)
+        pieces.enter(piece, word)
         pieces.live_bytes[piece] += size_bytes
         batch.publish(piece)
         self._pool.take_back()

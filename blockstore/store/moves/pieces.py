@@ -83,9 +83,9 @@ class Pieces:
         """The size in bytes; 0 if there is no such piece."""
         return self._table.items[piece] & _LENGTH_MASK if piece < self._table.capacity else 0
 
-    def is_whole(self, piece: int, data: Buffer) -> bool:
-        """Is this what was given to the tier?"""
-        return self._table.items[piece] == _word(data)
+    def is_whole(self, piece: int, word: int) -> bool:
+        """Is what has this word what was given to the tier?"""
+        return self._table.items[piece] == word
 
     def numbers(self) -> list[int]:
         """Of all pieces that are needed."""
@@ -109,9 +109,9 @@ class Pieces:
         self._next += 1
         return self._next - 1
 
-    def enter(self, piece: int, data: Buffer) -> None:
-        """The tier has this. Rows are pointed at it in the same visit to the store."""
-        self._table.items[piece] = _word(data)
+    def enter(self, piece: int, word: int) -> None:
+        """The tier has what has this word. Rows are pointed at it in the same visit to the store."""
+        self._table.items[piece] = word
         self.generation[piece] += 1
         self.heat[piece] = 0
 
@@ -155,16 +155,26 @@ class Pieces:
         self.doomed.append(piece)
 
     def _grow(self) -> None:
+        """Raises OutOfRoom, and then nothing has changed: the table grows last, for its length says what numbers there
+        are."""
+        more = self._table.capacity
+        try:
+            live_bytes, generation, heat = (
+                self.live_bytes + _zeros(more),
+                self.generation + _zeros(more),
+                self.heat + _zeros(more),
+            )
+        except MemoryError:
+            raise OutOfRoom(f"there is no memory to count {more} more pieces of the tier") from None
         self._table.grow(2 * self._table.capacity)
-        more = self._table.capacity - len(self.live_bytes)
-        self.live_bytes = self.live_bytes + _zeros(more)
-        self.generation = self.generation + _zeros(more)
-        self.heat = self.heat + _zeros(more)
+        self.live_bytes, self.generation, self.heat = live_bytes, generation, heat
 
 
 def _zeros(count: int) -> array[int]:
     return array("q", [0]) * count
 
 
-def _word(data: Buffer) -> int:
+def word_of(data: Buffer) -> int:
+    """Returns the word of a piece with this content. Hashes all of it, which takes 0.1 ms for a MiB or more: not to be
+    done at the store."""
     return digest(data, 0) & ~_LENGTH_MASK | memoryview(data).nbytes

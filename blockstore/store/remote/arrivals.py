@@ -53,7 +53,6 @@ class Arrivals:
     """Of one store."""
 
     def __init__(self, home: Home) -> None:
-        self._home = home
         self._table = SharedArray(home, NAME, "Q", _FIRST_CAPACITY * WORDS, most=MAXIMUM_DUE * WORDS)
         self.count = used_arrivals(self._table.items)
         self.generation = 0
@@ -121,17 +120,15 @@ class Arrivals:
             self.known[place] = now
 
     def forget_all(self) -> None:
-        """No map entry is due: give the memory back."""
-        self._home.remove(NAME)
-        table, self._table = (
-            self._table,
-            SharedArray(self._home, NAME, "Q", _FIRST_CAPACITY * WORDS, most=MAXIMUM_DUE * WORDS),
-        )
-        table.close()
+        """No map entry is due: give the memory back. Raises OutOfRoom, OSError, and then nothing has changed. The file
+        stays the same one: a table in a file that the next start does not find would lose what is entered from now
+        on."""
+        known = untouched(0)
+        self._table.empty()
         self.count = 0
         self.generation += 1
         self.known.release()
-        self._known = untouched(0)
+        self._known = known
         self.known = memoryview(self._known).cast("Q")
         self.lost.clear()
         self._contents.clear()

@@ -20,8 +20,7 @@ import mmap
 import os
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from blockstore.errors import InputError, OutOfRoom
@@ -31,7 +30,6 @@ from blockstore.plane.tables.log import MOST_LET_GO, Log
 from blockstore.plane.tables.recount import count_records, list_unused
 from blockstore.plane.tables.soundness import Places
 from blockstore.plane.tables.tables import Tables
-from blockstore.store.codec import Buffer
 from blockstore.store.moves.pieces import Pieces
 from blockstore.store.remote.arrivals import Arrivals
 from blockstore.store.state.geometry import SEGMENT_BYTES
@@ -207,29 +205,6 @@ class Pool:
         """How full it is."""
         reserve_bytes = COMPACTION_RESERVE_SEGMENTS * SEGMENT_BYTES
         return PoolFigures(self.limit_bytes, self.allocated_bytes, self.garbage_bytes, self.free_bytes, reserve_bytes)
-
-    def append(
-        self,
-        records: Sequence[Buffer],
-        sizes: Sequence[int],
-        reserved_segments: int = COMPACTION_RESERVE_SEGMENTS,
-    ) -> list[int]:
-        """Store records of these sizes, at most a segment together; their offsets. None is split across segments.
-
-        Raises OutOfRoom, and then nothing is stored: the limit is reached, or the file system under the state is full.
-        """
-        ends = array("Q", accumulate(sizes))
-        self.make_room_for(ends[-1], reserved_segments)
-        placed = self.log.append(b"".join(records), ends)
-        if placed is None:
-            raise self.append_error()
-        self.take_back()
-        split, first, second = placed
-        starts = [end - size for end, size in zip(ends, sizes, strict=True)]
-        if split == len(starts):
-            return [first + start for start in starts]
-        second -= starts[split]
-        return [(first if number < split else second) + start for number, start in enumerate(starts)]
 
     def make_room_for(self, size_bytes: int, reserved_segments: int) -> None:
         """Have a spare segment where records of so many bytes do not fit in the head. Raises OutOfRoom."""

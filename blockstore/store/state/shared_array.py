@@ -62,6 +62,13 @@ class SharedArray:
         self.items = memoryview(self._region).cast(self._typecode)
         self.capacity = size_bytes // self._width
 
+    def empty(self) -> None:
+        """Gives all memory back: `capacity` is 0 until it grows anew, from zeros. No older view may be touched any
+        more. Raises OutOfRoom, OSError, and then nothing has changed."""
+        region = map_region(self._fd, self._region.reserved_bytes, self._place)
+        os.ftruncate(self._fd, 0)
+        self._region, self.items, self.capacity = region, memoryview(region).cast(self._typecode), 0
+
     def close(self) -> None:
         """Let go of the memory; the file stays. Idempotent."""
         if self._fd < 0:

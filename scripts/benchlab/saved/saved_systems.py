@@ -115,27 +115,27 @@ class OnStore:
         self._parts: dict[str, int] = {}
 
     def __enter__(self) -> Self:
-        self._mount = StoreMount(self._bench.workspace, "saved", *self._options)
+        self.mount = StoreMount(self._bench.workspace, "saved", *self._options)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._mount.__exit__(kind, error, traceback)
+        self.mount.__exit__(kind, error, traceback)
 
     def memory_path(self, saved: Saved) -> Path:
-        return self._mount.path / saved.plan.name
+        return self.mount.path / saved.plan.name
 
     def runner(self, saved: Saved) -> list[str]:
-        run = [sys.executable, "-m", "blockstore", "run", saved.plan.name, "--mount", str(self._mount.path)]
+        run = [sys.executable, "-m", "blockstore", "run", saved.plan.name, "--mount", str(self.mount.path)]
         return [*run, "--memory", f"{saved.of.memory_bytes >> 20}M", "--resident", "auto", "--"]
 
     def loaded(self, guests: Mapping[str, Guest]) -> None:
-        drop = saved_drop.command(self._mount.path, [_qemu(guest) for guest in guests.values()])
-        processes.run(drop, self._mount.abort, _EVICT_S)
+        drop = saved_drop.command(self.mount.path, [_qemu(guest) for guest in guests.values()])
+        processes.run(drop, self.mount.abort, _EVICT_S)
 
     def look(self, guests: Mapping[str, Guest], seconds: float) -> Sample:
-        report = self._report = self._mount.status()
+        report = self._report = self.mount.status()
         total = report["total"]
         self._parts = {
             "resident": total["resident"],
@@ -151,8 +151,8 @@ class OnStore:
 
     def is_at_rest(self, rested_s: float) -> bool:
         if not self._rest_s:
-            evict: list[str | Path] = [sys.executable, "-m", "blockstore", "evict", self._mount.path]
-            processes.run(evict, self._mount.abort, _EVICT_S)
+            evict: list[str | Path] = [sys.executable, "-m", "blockstore", "evict", self.mount.path]
+            processes.run(evict, self.mount.abort, _EVICT_S)
         return rested_s >= self._rest_s or is_steady(self._costs)
 
     def stack(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyfuse3
 import pytest
@@ -18,7 +19,7 @@ from blockstore.daemon.lane.stepper import Stepper
 from blockstore.daemon.namespace.names import Names
 from blockstore.daemon.namespace.operations import Operations
 from blockstore.store.state.home import MemoryHome
-from blockstore.store.steps import NotHere
+from blockstore.store.steps import NotHere, run
 from blockstore.store.store import Store
 from blockstore.store.tiers import PieceMissing, TierAway
 
@@ -104,6 +105,25 @@ def test_a_user_who_empties_a_file_takes_its_set_id_bits(
         assert stat.S_IMODE(names.get(made.st_ino).mode) == left
 
     trio.run(empty)
+
+
+def test_what_lost_its_memory_before_a_daemon_was_killed_is_forgotten(names: Names, operations: Operations) -> None:
+    """And so is what had none, a directory and a link."""
+
+    async def make_and_remove() -> None:
+        context: Any = Context(0)
+        _, made = await operations.create(ROOT, pyfuse3.FileNameT(b"x"), 0o644, os.O_RDWR, context)
+        await operations.mkdir(ROOT, pyfuse3.FileNameT(b"y"), pyfuse3.ModeT(0o755), context)
+        await operations.symlink(ROOT, pyfuse3.FileNameT(b"z"), pyfuse3.FileNameT(b"x"), context)
+        await operations.unlink(ROOT, pyfuse3.FileNameT(b"x"), context)
+        await operations.rmdir(ROOT, pyfuse3.FileNameT(b"y"), context)
+        await operations.unlink(ROOT, pyfuse3.FileNameT(b"z"), context)
+        run(operations._store.delete_steps(operations._store.volumes[made.st_ino]))
+        assert len(names.nameless()) == 3
+        await operations.drop_unused()
+
+    trio.run(make_and_remove)
+    assert names.nameless() == [] and names.count() == 1
 
 
 @pytest.mark.parametrize("signal", (NotHere(), TierAway("away"), PieceMissing("missing")))

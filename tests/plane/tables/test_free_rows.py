@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from array import array
+from collections.abc import Iterator
 
 import pytest
 
-from blockstore.plane.tables.free_rows import ChangedRows, FreeRows
+from blockstore.plane.tables.free_rows import FreeRows
 from blockstore.plane.tables.tables import Tables
-from blockstore.store.state.geometry import FIRST_ROW
+from blockstore.store.state.geometry import BLOCK_BYTES, FIRST_ROW, ID_MASK
+from blockstore.store.state.home import MemoryHome
+from blockstore.store.store import Store
+from tests.store.material import near, noise, put, text
 
 
 def rows(*numbers: int) -> array[int]:
@@ -50,38 +54,52 @@ def test_a_start_says_which_are_free() -> None:
     assert free.numbers() == [7, 5] and free.next_row == 20 and list(free.take(3)) == [5, 7, 20]
 
 
-def test_changed_rows_takes_marks_of_any_length() -> None:
-    changed = ChangedRows()
-    for marks in (bytearray(), bytearray(3), None):
-        changed.watch(marks)
-        changed.mark(rows(1))
+@pytest.fixture
+def store() -> Iterator[Store]:
+    """With one volume, 1. What it writes counts rows up and down, and has them marked."""
+    made = Store(MemoryHome(), 16 << 20)
+    made.create_volume(1, 1)
+    yield made
+    made.close()
+
+
+def test_changed_rows_takes_marks_of_any_length(store: Store) -> None:
+    for seed, marks in enumerate((bytearray(), bytearray(3), None)):
+        store.rows.changed_rows.watch(marks)
+        put(store, store.volumes[1], 0, noise(seed))
     with pytest.raises(BufferError):
-        changed.watch(b"only to be read")
-    changed.mark(rows(1))
+        store.rows.changed_rows.watch(b"only to be read")
+    put(store, store.volumes[1], 0, noise(4))
+    assert store.read(store.volumes[1], 0, BLOCK_BYTES) == noise(4)
 
 
-def test_marks_stay_until_there_are_others() -> None:
+def test_marks_stay_until_there_are_others(store: Store) -> None:
     """A thread with the store lock may be about to mark in them when a comparison is given up without it."""
-    changed, marks = ChangedRows(), bytearray(4)
+    changed, marks = store.rows.changed_rows, bytearray(store.rows.capacity)
     alone = sys.getrefcount(marks)
     changed.watch(marks)
     held = sys.getrefcount(marks)
     changed.watch(None)
     assert sys.getrefcount(marks) == held > alone
-    changed.mark(rows(1))
+    put(store, store.volumes[1], 0, noise(1))
     assert not any(marks)
     changed.watch(bytearray(4))
     assert sys.getrefcount(marks) == alone
 
 
-def test_changed_rows_that_have_a_place_are_marked() -> None:
-    changed, marks = ChangedRows(), bytearray(8)
-    changed.watch(marks)
-    changed.mark(rows(0, 7, 7, 3, 8, 2**32 - 1))
-    assert marks == bytes([1, 0, 0, 1, 0, 0, 0, 1])
-    changed.watch(None)
-    changed.mark(rows(1))
-    assert not marks[1]
+def test_changed_rows_that_have_a_place_are_marked(store: Store) -> None:
+    """Those that a map entry comes to name, or names no longer, and references of patches."""
+    volume = store.volumes[1]
+    put(store, volume, 0, b"".join(map(noise, range(5))) + text(1))
+    numbers = [volume.lookup(block) & ID_MASK for block in range(6)]
+    marks = bytearray(max(numbers))  # but the last one, which is that of the text
+    store.rows.changed_rows.watch(marks)
+    put(store, volume, BLOCK_BYTES, noise(3) + near(text(1), 1))
+    assert numbers[5] == len(marks) and store.rows.dependents.items[numbers[5]] == 1
+    assert [row for row in range(len(marks)) if marks[row]] == [numbers[1], numbers[2], numbers[3]]
+    store.rows.changed_rows.watch(None)
+    put(store, volume, 0, noise(4))
+    assert not marks[numbers[0]] and not marks[numbers[4]]
 
 
 def test_words_are_cleared_before_rows_are_free() -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from blockstore.errors import CorruptBlock, OutOfRoom
+from blockstore.plane.codec import codec
 from blockstore.store.checks import verify, verify_pieces
 from blockstore.store.checks.verify import Verification
 from blockstore.store.checks.verify_pieces import PieceCheck
+from blockstore.store.moves import pieces as piece_columns
 from blockstore.store.moves.mover import Mover
 from blockstore.store.moves.paging import OUT_RECORDS
-from blockstore.store.moves.pieces import Pieces
+from blockstore.store.moves.pieces import Pieces, word_of
 from blockstore.store.state.geometry import BLOCK_BYTES, FIRST_ROW, PAGED, PATCH_BITS, SEGMENT_BYTES
 from blockstore.store.state.home import MemoryHome
 from blockstore.store.state.location import unpack_paged
@@ -222,7 +225,7 @@ def half_way(store: Store) -> Callable[[], None]:
     batch = paging.pick()
     batch.gather({})
     piece = store.pool.pieces.reserve()
-    return lambda: paging.publish(batch, piece)
+    return lambda: paging.publish(batch, piece, word_of(batch.data))
 
 
 def test_what_is_mended_meanwhile_stays(store: Store, volume: Volume) -> None:
@@ -329,6 +332,67 @@ def test_numbers_are_left_when_the_state_is_full(monkeypatch: pytest.MonkeyPatch
     pieces.deleted(7)
     assert pieces.reserve() == 7
     pieces.close()
+
+
+def test_without_memory_pieces_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that is longer than a column would give numbers away that nothing can be counted for."""
+    pieces = Pieces(MemoryHome())
+    before, zeros, asked = pieces.live_bytes, piece_columns._zeros, list[int]()
+
+    def fail(count: int) -> array[int]:
+        asked.append(count)
+        if len(asked) == 2:
+            raise MemoryError
+        return zeros(count)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(piece_columns, "_zeros", fail)
+        with pytest.raises(OutOfRoom, match="no memory"):
+            pieces._grow()
+    assert pieces.live_bytes is before and len(pieces.lengths()) == len(pieces.generation) == len(pieces.heat) == 4096
+    for number in range(5000):
+        assert pieces.reserve() == number
+        pieces.enter(number, word_of(b"data"))
+    columns = (pieces.live_bytes, pieces.generation, pieces.heat)
+    assert {len(column) for column in columns} == {len(pieces.lengths())} and pieces.generation[4999] == 1
+    pieces.close()
+
+
+def test_no_piece_is_hashed_at_the_store(
+    store: Store, volume: Volume, tier: FaultyTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A MiB takes as long as many faults, which would wait for it."""
+    hashed, digest = list[int](), codec.digest
+
+    def seen(data: bytes, seed: int) -> int:
+        assert not lock.is_held
+        hashed.append(len(data))
+        return digest(data, seed)
+
+    class Lock:
+        is_held = False
+
+        def __enter__(self) -> None:
+            self.is_held = True
+
+        def __exit__(self, *error: object) -> None:
+            self.is_held = False
+
+    lock = Lock()
+    monkeypatch.setattr(piece_columns, "digest", seen)
+    mover = Mover(store.paging, store.pool, tier, lock)
+    all_out(mover)
+    assert len(hashed) == 3
+    assert all(mover.back(piece) for piece in store.pool.pieces.numbers())
+    assert len(hashed) == 6 and contents(store, volume) == DATA
+    all_out(mover)
+    check, asked, answer = PieceCheck(store, Verification()).steps(), 0, None
+    with suppress(StopIteration):
+        while True:
+            with lock:
+                ask = check.send(answer)
+            answer, asked = (ask(tier), asked + 1) if ask is not None else (None, asked)
+    assert asked == 3 and len(hashed) == 12
 
 
 def test_first_row_is_never_paged(store: Store, volume: Volume, mover: Mover) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -237,6 +239,51 @@ def test_forgotten_at_the_end(source: Tier) -> None:
     assert store.pool.arrivals.count == 0 and store.pool.arrivals.get(0) is None
     assert store.read(volume, 0, len(MEMORY)) == MEMORY
     check_store(store, decode=True)
+
+
+@pytest.mark.parametrize("failing", ("map", "truncate"))
+def test_a_table_that_cannot_be_forgotten_stays_in_the_state(
+    source: Tier, state_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """Arrivals that were entered into a table which the state has not got would be lost with the daemon."""
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EIO, "the file system fails")
+
+    places = {
+        "map": "blockstore.store.state.shared_array.map_region",
+        "truncate": "os.ftruncate",
+    }
+    store = Store(DirectoryHome(state_path), LIMIT_BYTES)
+    pull(store, store.create_volume(1, 1), source)
+    settle(store, store.volumes[1], source, range(BLOCKS))
+    with monkeypatch.context() as patch:
+        patch.setattr(places[failing], fail)
+        with suppress(OSError):
+            store.remote.forget_all()
+    pull(store, store.create_volume(2, 1), source)
+    store.close()
+    store = Store(DirectoryHome(state_path), LIMIT_BYTES)
+    assert b"".join(read(store, store.volumes[2], source, number) for number in range(BLOCKS)) == MEMORY
+    store.close()
+
+
+def test_forgotten_arrivals_take_no_room(source: Tier, state_path: Path) -> None:
+    """Also of the next start, and of those that are entered again."""
+    store = Store(DirectoryHome(state_path), LIMIT_BYTES)
+    volume = store.create_volume(1, 1)
+    pull(store, volume, source)
+    settle(store, volume, source, range(BLOCKS))
+    assert store.remote.forget_all()
+    assert (state_path / "arrivals").stat().st_size == 0 == store.pool.arrivals.size_bytes
+    store.close()
+    store = Store(DirectoryHome(state_path), LIMIT_BYTES)
+    assert store.remote.contents == 0 and not store.remote.sources
+    assert store.remote.forget_all()
+    pull(store, store.create_volume(2, 1), source)
+    settle(store, store.volumes[2], source, range(BLOCKS))
+    check_store(store, decode=True)
+    store.close()
 
 
 def test_killed_while_arrivals_are_entered(source: Tier, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,17 @@ def host_bytes(pool: Pool) -> int:
 
 
 def append(pool: Pool, *records: bytes, reserved_segments: int = COMPACTION_RESERVE_SEGMENTS) -> list[int]:
-    """Store them together; their `where` words."""
-    offsets = pool.append(records, [len(record) for record in records], reserved_segments)
+    """Store them together, as those do who move records; their `where` words."""
+    ends = array("Q", accumulate(map(len, records)))
+    pool.make_room_for(ends[-1], reserved_segments)
+    placed = pool.log.append(b"".join(records), ends)
+    if placed is None:
+        raise pool.append_error()
+    pool.take_back()
+    split, first, second = placed
+    starts = [end - len(record) for end, record in zip(ends, records, strict=True)]
+    offsets = [first + start for start in starts[:split]]
+    offsets += [second + start - starts[split] for start in starts[split:]]
     return [pack(offset, len(record), RAW) for offset, record in zip(offsets, records, strict=True)]
 
 
