@@ -69,10 +69,6 @@ LOOK_RETRY_S: Final = 0.1
 SETTLE_S: Final = 5.0
 """After the start, when a VM no longer waits for it, its memory is given back."""
 
-SHED_S: Final = 60.0
-"""From then on so often that of a burst. It takes a few milliseconds, and what was wrongly given back is faulted in
-again from the page cache: 2 us for 64 KiB."""
-
 CRASHED_EXIT_CODE: Final = 70
 
 BEATS: Final = 4
@@ -357,7 +353,7 @@ class Session:
         while True:
             self.lane.trim()
             await trio.to_thread.run_sync(pressure.shed, abandon_on_cancel=True)
-            await trio.sleep(SHED_S)
+            await trio.sleep(pressure.SHED_S)
 
     async def _beat(self) -> None:
         progress, was_stuck = Progress(-1, -1, -1), False

@@ -23,6 +23,10 @@ FREE_HEAP_BYTES: Final = 1 << 20
 """As much may stay free at the heap's end: what a slice takes to be written comes and goes. With an eighth of that,
 the default, every slice asks the host for it again, for a twentieth of all that writing costs."""
 
+SHED_S: Final = 60.0
+"""So often what a burst has used is given back. It takes a few milliseconds, and what was wrongly given back is faulted
+in again from the page cache: 2 us for 64 KiB."""
+
 PR_SET_IO_FLUSHER: Final = 57  # include/uapi/linux/prctl.h, prctl(2)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # mallopt(3)
 _MADV_DONTNEED: Final = 4
