@@ -3,10 +3,11 @@
 import sys
 
 from blockstore.daemon.supervise import lean
+from blockstore.daemon.supervise.docstrings import WithoutDocstrings
 from blockstore.errors import BlockstoreError
 
 try:
-    with lean.StandIns():
+    with WithoutDocstrings(), lean.StandIns():
         from blockstore.daemon.process import main
 except BlockstoreError as error:  # of the compiled core
     sys.exit(f"blockstore: {error}")

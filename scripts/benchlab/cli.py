@@ -92,7 +92,7 @@ def bench(
     busy     the same beside a writer at full speed, and how fast that one is beside zram
     placement  faults by the cores of client and daemon: free, on one core, on two; with and without --lane-cpu follow
     dirty    the longest hold-up of a process that dirties its memory
-    memory   processes of a mount without VMs; tables and heap after 1 GiB
+    memory   processes of a mount without VMs and with three; tables and heap after 1 GiB
     patch    what patches save on three guests
     stored   bytes stored against what the commit before the compiled core stored of the same images
     paging   faults on blocks in a tier, beside reads of the same disk, and GETRANGE of the same server

@@ -12,6 +12,7 @@ from blockstore.cli.types.paths import DIRECTORY
 from blockstore.cli.types.sizes import counted, format_size
 from blockstore.cli.views import health
 from blockstore.cli.views.control_table import print_control
+from blockstore.cli.views.process_table import print_processes
 from blockstore.cli.views.savings_table import print_savings
 from blockstore.cli.views.table import terminal_width
 from blockstore.daemon.control import client
@@ -60,6 +61,7 @@ def status(mountpoint: Path | None, as_json: bool, check: bool) -> int:
     print_control(report, width)
     if report["snapshots"]["count"]:
         say(_snapshots(report))
+    print_processes(report["total"], width)
     say(_pool(report))
     say(_background(report["total"]["background"]))
     if report["total"]["tier"]:

@@ -46,7 +46,7 @@ class Answers:
         self._session = session
         self._verifying = OnlineVerification(session)
         self._weighing = trio.CapacityLimiter(1)
-        self._weighed: dict[str, int] | None = None
+        self._weighed: bill.Bill | None = None
 
     def handlers(self) -> dict[str, server.Handler]:
         """By the request's `do`."""
@@ -85,9 +85,11 @@ class Answers:
             volume = session.store.volumes.get(number)
             figures["refaults"] = volume.refaults + volume.range_refaults if volume is not None else 0
             figures["controller"] = session.attachments.describe(number)
+        weighed = await self._bill()
         return {
             "report": report,
-            "memory": await self._bill(),
+            "memory": weighed.memory,
+            "processes": {name: process._asdict() for name, process in weighed.processes.items()},
             "fault_latency": session.lane.fault_latency.figures(),
             "write_latency": session.lane.write_figures(),
             "daemon_pid": os.getpid(),
@@ -117,7 +119,7 @@ class Answers:
             "write_back": session.handover.write_back_figures(),
         }
 
-    async def _bill(self) -> dict[str, int]:
+    async def _bill(self) -> bill.Bill:
         """Returns what the processes weigh, or did when that could be learned last."""
         session, state = self._session, Path(self._session.options.state)
         if self._weighed is None:

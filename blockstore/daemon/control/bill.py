@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
+from blockstore.daemon.host.process_stat import processor_s
 from blockstore.store.state.home import SECTOR_BYTES
 
-PARTS: Final = ("daemon", "supervisor", "controller", "files")
+PROCESSES: Final = ("daemon", "supervisor", "controller")
+PARTS: Final = (*PROCESSES, "files")
 
 
-def take(supervisor_pid: int | None, controller_pid: int | None, state: Path) -> dict[str, int]:
-    """Bytes by PARTS. `files` are names, log and the like; what the store keeps is counted by itself (census.py)."""
-    return {
-        "daemon": process_bytes("self"),
-        "supervisor": process_bytes(supervisor_pid) if supervisor_pid is not None and _is_ours(supervisor_pid) else 0,
-        "controller": process_bytes(controller_pid) if controller_pid is not None else 0,
-        "files": _files_bytes(state),
+class Process(NamedTuple):
+    """`memory` is in bytes; `processor_s` is processor time of all its threads since it began."""
+
+    pid: int
+    memory: int
+    processor_s: float
+
+
+class Bill(NamedTuple):
+    """`files` are names, log and the like; what the store keeps is counted by itself (census.py)."""
+
+    processes: dict[str, Process]
+    files: int
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes by PARTS; 0 for a process that does not run."""
+        parts = {name: self.processes[name].memory if name in self.processes else 0 for name in PROCESSES}
+        return {**parts, "files": self.files}
+
+
+def take(supervisor_pid: int | None, controller_pid: int | None, state: Path) -> Bill:
+    """Returns what our own process, the other two if they run, and the small files in the state directory take."""
+    if supervisor_pid is not None and not _is_ours(supervisor_pid):
+        supervisor_pid = None
+    pids = dict(zip(PROCESSES, (os.getpid(), supervisor_pid, controller_pid), strict=True))
+    processes = {
+        name: Process(pid, process_bytes(pid), processor_s(pid)) for name, pid in pids.items() if pid is not None
     }
+    return Bill(processes, _files_bytes(state))
 
 
 def process_bytes(pid: int | str) -> int:

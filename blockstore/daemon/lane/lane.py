@@ -219,6 +219,11 @@ class Lane:
             or (is_encoding_stuck and now.encoded == before.encoded)
         )
 
+    def trim(self) -> None:
+        """Gives back the memory that is kept for the next writes. A guest that writes a little each second never rests,
+        and encoders answer it without this thread, which would see that it does. For any thread."""
+        self._requests.trim()
+
     def has_waiting(self) -> bool:
         """Is there something to do: jobs that can go on, or requests that wait? For trio's thread."""
         return (

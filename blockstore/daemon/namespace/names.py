@@ -52,6 +52,9 @@ _PAGE_BYTES: Final = 4096
 _LOG_PAGES: Final = 64
 """After so many pages the log is written to the database and begins anew, in the room that it has already."""
 
+_CACHE_KIB: Final = 128
+"""Of the database, which lies in memory anyway: SQLite keeps 2 MiB of it by default, and half a MiB from the start."""
+
 DONE_SLOTS: Final = 1024
 """Changes that are remembered as done. A change is answered at once, so that only the very last can be asked again."""
 
@@ -96,6 +99,7 @@ class Names:
         for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=OFF", "temp_store=MEMORY"):
             self._db.execute(f"PRAGMA {pragma}")
         self._db.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
+        self._db.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         self._db.executescript(_SCHEMA)
         self._make_room()
         if self._db.execute("SELECT 1 FROM inodes WHERE inode = ?", (ROOT,)).fetchone() is None:

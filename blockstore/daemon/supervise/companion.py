@@ -1,6 +1,6 @@
 """The companion: the controller's process (vm/memory/controller.py), which the daemon starts, again when it ends.
 
-It is not started before there is something for it to do: a mount without files has none, and 8 MB less.
+It is not started before there is something for it to do: a mount without files has none, and 7 MB less.
 
 It is a process of its own because it opens, writes back and evicts files of the mount: no thread of the daemon may ever
 wait for the daemon, and nothing that it does may take time from the lane. Its stdin is a pipe that ends with the

@@ -23,10 +23,15 @@ FREE_HEAP_BYTES: Final = 1 << 20
 """As much may stay free at the heap's end: what a slice takes to be written comes and goes. With an eighth of that,
 the default, every slice asks the host for it again, for a twentieth of all that writing costs."""
 
+SHED_S: Final = 60.0
+"""So often what a burst has used is given back. It takes a few milliseconds, and what was wrongly given back is faulted
+in again from the page cache: 2 us for 64 KiB."""
+
 PR_SET_IO_FLUSHER: Final = 57  # include/uapi/linux/prctl.h, prctl(2)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # mallopt(3)
 _MADV_DONTNEED: Final = 4
 _MADV_PAGEOUT: Final = 21  # Linux 5.4
+_MLOCK_ONFAULT: Final = 1  # mlock2(2)
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4  # mlockall(2)
 
 
@@ -56,21 +61,23 @@ def trim_heap() -> None:
 
 
 def shed() -> None:
-    """Gives back what only the start has used: free heap, and pages of programs and libraries that nobody asks for any
-    more, 10 MB of them. What is needed after all comes back, and is locked then.
+    """Gives back what only the start, or a burst, has used: free heap, and pages of programs and libraries that nobody
+    asks for any more, 10 MB of them after the start. What is needed after all comes back, and is locked then.
 
     MADV_PAGEOUT leaves alone what other processes have mapped as well, such as the daemon of another mount; so what is
-    the file's alone is unmapped here, too, and each of them pays for what it uses."""
+    the file's alone is unmapped here, too, and each of them pays for what it uses. Only these mappings are unlocked for
+    it, for what is locked cannot leave: to lock all anew takes as long as the pool is large, and faults wait."""
     trim_heap()
-    was_locked = _locked_bytes() > 0
-    if was_locked:
-        _libc.munlockall()  # what is locked cannot leave
-    for start, size, has_own_pages in _mappings_of_programs():
-        _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_PAGEOUT)
+    is_locked = _locked_bytes() > 0
+    for start, size_bytes, has_own_pages in _mappings_of_programs():
+        place, size = ctypes.c_void_p(start), ctypes.c_size_t(size_bytes)
+        if is_locked:
+            _libc.munlock(place, size)
+        _libc.madvise(place, size, _MADV_PAGEOUT)
         if not has_own_pages:
-            _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_DONTNEED)
-    if was_locked:
-        _lock_memory()
+            _libc.madvise(place, size, _MADV_DONTNEED)
+        if is_locked:
+            _libc.mlock2(place, size, _MLOCK_ONFAULT)
 
 
 def _mappings_of_programs() -> list[tuple[int, int, bool]]:

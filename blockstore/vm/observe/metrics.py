@@ -72,6 +72,10 @@ def _parts(figures: Figures) -> Series:
     return [([part], float(figures["daemon_memory_parts"][part])) for part in PARTS]
 
 
+def _processor_s(figures: Figures) -> Series:
+    return [([name], float(each["processor_s"])) for name, each in (figures["processes"] or {}).items()]
+
+
 def _background(key: str) -> Callable[[Figures], Series]:
     """What the daemon tells of its background work."""
     return lambda figures: [([], float(figures["background"][key]))]
@@ -149,6 +153,7 @@ MOUNT: Final = (
     _Of("pool_used_ratio", "The part of the pool's room that is in use.", _one("pool_full")),
     _Of("tables_bytes", "Memory of block rows, indexes and volume maps.", _in("host", "tables")),
     _Of("process_memory_bytes", "Memory of the mount's processes and small files.", _parts, ("part",)),
+    _Of("process_cpu_seconds", "Processor time of a process of the mount.", _processor_s, ("part",), is_counter=True),
     _Of("restarts", "Daemons that took over since the mount was made.", _one("restarts"), is_counter=True),
     _Of("mounted_timestamp_seconds", "When the mount was made.", _one("mounted_at")),
     _Of("stalled_requests", "Requests that wait for room in the pool.", _one("stalled")),

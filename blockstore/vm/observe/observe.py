@@ -17,7 +17,7 @@ from blockstore.vm import resident
 from blockstore.vm.open_files import open_volume
 
 KEPT: Final = (
-    *("daemon_pid", "supervisor_pid", "controller_pid", "controller_ticks", "restarts", "mounted_at"),
+    *("daemon_pid", "supervisor_pid", "controller_pid", "controller_ticks", "processes", "restarts", "mounted_at"),
     *("pool_limit", "pool_reserve"),
     *("stalled", "refused_writes", "corrupt_reads", "lost_blocks", "can_be_replaced", "write_back"),
     *("fault_latency", "write_latency", "background", "tier", "tier_latency", "arriving"),

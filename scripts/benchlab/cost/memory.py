@@ -1,5 +1,5 @@
-"""What the store itself costs: the processes of a mount without VMs, tables and heap after 1 GiB of guest memory went
-through a mount, and the worst case.
+"""What the store itself costs: the processes of a mount without VMs and with three, tables and heap after 1 GiB of
+guest memory went through a mount, and the worst case.
 
 The memory is that of the guests, then of the same guests with 64 bytes of each block changed, until 1 GiB is not
 zero. The worst case for tables is a store in memory of blocks that are all unique, where no row serves two.
@@ -7,15 +7,22 @@ zero. The worst case for tables is a store in memory of blocks that are all uniq
 
 from __future__ import annotations
 
+import compileall
 import time
-from typing import Final
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
 
+import blockstore
 from benchlab import images
 from benchlab.bench import Bench
 from benchlab.cost.engine import WRITE_BYTES
 from benchlab.figures import Figure
 from benchlab.latency import faults
 from benchlab.mounts import StoreMount
+from benchlab.vms.resident import BOOT_S, controlled_guest
+from blockstore.daemon.control.bill import PROCESSES
+from blockstore.daemon.supervise.pressure import SHED_S
 from blockstore.store.state.home import MemoryHome
 from blockstore.store.state.pool_limit import MINIMUM_LIMIT_BYTES
 from blockstore.store.steps import run
@@ -24,14 +31,12 @@ from blockstore.store.store import Store
 TABLES_TARGET_PERCENT: Final = 1.5
 HEAP_TARGET_MIB: Final = 96.0
 PROCESSES_TARGET_MB: Final = 30.0
-PROCESSES: Final = ("daemon", "supervisor", "controller")
-"""Parts of the bill in `status` (blockstore/daemon/control/bill.py)."""
-
-
 _MOUNT_BYTES: Final = 1 << 30
 _UNIQUE_BYTES: Final = 256 << 20
 _SETTLED_S: Final = 10.0
 """After the first five seconds the daemon gives back what its start took."""
+
+_GUESTS: Final = 3
 
 _WORST_FROM_BYTES: Final = 32 << 20
 """Below this the tables' first sizes, which are fixed, weigh more than the blocks."""
@@ -42,6 +47,7 @@ def measure(bench: Bench) -> list[Figure]:
     scale = 3 if bench.quick else 0
     return [
         processes_of_a_mount(bench),
+        *([] if bench.quick else [_processes_with_guests(bench)]),
         *_through_a_mount(bench, _MOUNT_BYTES >> scale),
         *_worst_case(bench, _UNIQUE_BYTES >> scale),
     ]
@@ -50,13 +56,34 @@ def measure(bench: Bench) -> list[Figure]:
 def processes_of_a_mount(bench: Bench) -> Figure:
     """The memory of the processes of a mount that serves no file, each with its part of what several share (PSS)."""
     bench.say("memory: the processes of a mount without VMs")
+    _compile()
     with StoreMount(bench.workspace, "idle") as mount:
         time.sleep(_SETTLED_S)
-        total = mount.status()["total"]
+        return _processes("without VMs", mount.status()["total"])
+
+
+def _processes_with_guests(bench: Bench) -> Figure:
+    """The same with guests that have booted, once what their start has used is given back."""
+    bench.say(f"memory: the processes of a mount with {_GUESTS} guests on auto")
+    _compile()
+    with StoreMount(bench.workspace, "attached") as mount, ExitStack() as stack:
+        guests = [stack.enter_context(controlled_guest(mount, f"vm{number}", "auto")) for number in range(_GUESTS)]
+        for guest in guests:
+            guest.wait_ready(BOOT_S)
+        time.sleep(SHED_S + _SETTLED_S)
+        return _processes("with three VMs attached", mount.status()["total"])
+
+
+def _compile() -> None:
+    """An installed package is compiled. A clone may not be, and then each process does it, for 3 MB."""
+    compileall.compile_dir(Path(blockstore.__file__).parent, quiet=1)
+
+
+def _processes(which: str, total: dict[str, Any]) -> Figure:
     parts_mb = {name: total["daemon_memory_parts"][name] / 1e6 for name in PROCESSES}
     return Figure(
         "memory",
-        "processes of a mount without VMs, PSS",
+        f"processes of a mount {which}, PSS",
         sum(parts_mb.values()),
         "MB",
         PROCESSES_TARGET_MB,

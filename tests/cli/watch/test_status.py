@@ -40,6 +40,7 @@ HOST = ("pool", "tables", "daemon_memory", "resident")
 BESIDES = {
     *("state", "daemon_pid", "supervisor_pid", "restarts", "can_be_replaced"),
     *("refaults", "controller", "controller_pid", "controller_ticks", "mounted_at", "daemon_memory_parts"),
+    "processes",
     *("fault_latency", "write_latency", "background", "tier", "tier_latency", "arriving"),
     *(
         "pool_limit",
@@ -155,6 +156,27 @@ def test_empty_mount_and_table(mounted: Mounted) -> None:
     assert result.returncode == 0 and not result.stderr
     assert all(word in result.stdout for word in ("vm1", *CLASSES, "stored", "footprint", "resident"))
     assert "\x1b" not in result.stdout
+
+
+def test_processes_are_named_with_what_they_take(mounted: Mounted) -> None:
+    """Those that run: there is no controller before there is a file."""
+    total = mounted.total()
+    assert set(total["processes"]) == {"daemon", "supervisor"}
+    put(mounted.path / "vm1", b"".join(mixed_blocks(1)))
+    mounted.controller_ticks()
+    total = mounted.total()
+    assert list(total["processes"]) == ["daemon", "supervisor", "controller"]
+    for name, process in total["processes"].items():
+        assert process["pid"] == total[f"{name}_pid"]
+        assert process["memory"] == total["daemon_memory_parts"][name] > 1 << 20
+    took_s = total["processes"]["daemon"]["processor_s"]
+    assert took_s > 0, "its start alone takes a tenth of a second"
+    until(lambda: mounted.total()["processes"]["daemon"]["processor_s"] > took_s, "it is counted on while it works")
+    result = blockstore("status", str(mounted.path))
+    table = result.stdout.partition("Processes of the mount")[2]
+    assert result.returncode == 0 and "processor time" in table and "all processes" in table
+    for name, process in total["processes"].items():
+        assert name in table and str(process["pid"]) in table
 
 
 def test_deleted_but_open_file_has_a_name_in_the_report(shared: Mounted) -> None:

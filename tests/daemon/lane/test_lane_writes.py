@@ -118,3 +118,14 @@ def test_a_lane_is_stuck_while_what_waits_is_not_taken(driven: Driven) -> None:
     driven.kernel.shutdown(socket.SHUT_WR)
     driven.lane._reader_thread.join()
     assert driven.lane.is_stuck(driven.lane.progress), "in the device, whose reader has ended"
+
+
+def test_buffers_that_a_burst_has_left_go_back(driven: Driven) -> None:
+    """Without a rest: the lane's second thread, which sees one, does not run here."""
+    requests = driven.lane._requests
+    body = bytes(64 << 10)
+    requests.put(abi.IN_HEADER.pack(abi.IN_HEADER.size + len(body), abi.WRITE, 2, 1, 0, 0, 0, 0, 0) + body)
+    requests.take()
+    assert (requests.spare, requests.large_in_use) == (1, 0)
+    driven.lane.trim()
+    assert requests.spare == 0

@@ -62,7 +62,7 @@ except KeyError:
 PROCESS = """
 import sys
 from blockstore.daemon.supervise import lean
-with lean.StandIns():
+with lean.StandIns(is_typing_plain=True):
     import MODULE
 print(*sys.modules)
 """
@@ -139,7 +139,8 @@ assert ipaddress.ip_address("::1").is_loopback and parse.ipaddress.ip_address is
             "blockstore.daemon.supervise.supervisor",
             {"typing", "pathlib", "json", "re", "enum", "collections", "signal", "socket"},
         ),
-        ("blockstore.vm.memory.controller", LEFT_OUT | {"shutil", "bz2", "lzma", "hashlib", "subprocess"}),
+        ("blockstore.vm.memory.controller", LEFT_OUT | {"shutil", "hashlib", "subprocess", "typing"}),
+        ("blockstore.daemon.host.unmount", LEFT_OUT | {"typing"}),
     ],
 )
 def test_the_small_processes_need_no_library(module: str, left_out: set[str]) -> None:
@@ -157,3 +158,26 @@ def test_a_lean_process_calls_main_with_its_arguments(tmp_path: Path) -> None:
     place = lean.environment()["PYTHONPATH"]
     result = run(lean.command("said", "one", "two words"), PYTHONPATH=f"{place}:{tmp_path}")
     assert result.returncode == 3 and result.stdout == "['one', 'two words']\n", result
+
+
+def test_named_tuples_are_what_they_are_with_the_module_typing() -> None:
+    program = """
+import sys
+from blockstore.daemon.supervise import lean
+with lean.StandIns(is_typing_plain=IS_PLAIN):
+    from blockstore.daemon.control.attachments import Attachment
+    from blockstore.daemon.control.bill import Bill, Process
+print("plain" if "blockstore.daemon.supervise.plain_typing" in sys.modules else "typing", file=sys.stderr)
+bill = Bill({"daemon": Process(1, memory=2, processor_s=3.0)}, 4)
+print(bill, bill.memory, Bill._fields, Bill.__module__, Process(1, 2, 3.0)._asdict(), Process(1, 2, 3.0) < (1, 3))
+print(Attachment._fields, Attachment._field_defaults, Attachment.__name__, isinstance(bill, tuple))
+"""
+    outcomes = [
+        run(
+            [sys.executable, "-S", "-c", program.replace("IS_PLAIN", is_plain)],
+            PYTHONPATH=lean.environment()["PYTHONPATH"],
+        )
+        for is_plain in ("True", "False")
+    ]
+    assert [outcome.stderr.strip() for outcome in outcomes] == ["plain", "typing"]
+    assert outcomes[0].stdout == outcomes[1].stdout and outcomes[0].returncode == outcomes[1].returncode == 0

@@ -68,6 +68,32 @@ def test_pages_of_libraries_go_though_another_process_has_them_too(prepare: str)
     assert result.returncode == 0 and result.stdout == "0 6 True\n", result
 
 
+STAYS_LOCKED = """
+from pathlib import Path
+from blockstore.daemon.supervise import pressure
+
+def unlocked():
+    found, name = set(), ""
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        fields = line.split(None, 5)
+        if not fields[0].endswith(":"):
+            name = fields[5] if len(fields) == 6 else ""
+        elif fields[0] == "VmFlags:" and name.startswith("/") and "lo" not in fields and "lf" not in line.split():
+            found.add(name)
+    return found
+
+pressure.prepare()
+before = unlocked()
+pressure.shed()
+print(before == unlocked() == set())
+"""
+
+
+def test_what_was_locked_is_locked_afterwards() -> None:
+    result = run([sys.executable, "-c", STAYS_LOCKED])
+    assert result.returncode == 0 and result.stdout == "True\n", result
+
+
 @pytest.mark.mount
 def test_memory_goes_back_to_the_host_though_it_is_locked(lab: Lab) -> None:
     """MADV_REMOVE does not work on locked pages."""

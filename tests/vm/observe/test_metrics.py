@@ -18,6 +18,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from blockstore.daemon.control.bill import PROCESSES
 from blockstore.daemon.lane.latency import BOUNDS_US
 from tests.cli.runner import invoke
 from tests.daemon.lab import (
@@ -138,6 +139,7 @@ def test_equals_status(lab: Lab) -> None:
     assert value(samples, "replaceable") == total["can_be_replaced"] and value(samples, "orphaned") == 0
     assert value(samples, "mounted_timestamp_seconds") == pytest.approx(time.time(), abs=300)
     assert value(samples, "process_memory_bytes", part="controller") > 0
+    assert all(value(samples, "process_cpu_seconds_total", part=part) >= 0 for part in PROCESSES)
     assert ("blockstore_fault_duration_seconds_count", frozenset()) in samples
 
 
