@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from blockstore.plane.codec.codec cimport Codec
+from blockstore.plane.codec.dictionary cimport ZSTD_CDict
 
 cdef struct Job:
     # Of one block of 4096 bytes. `reference`, as many, may be NULL.
@@ -14,6 +15,9 @@ cdef struct Job:
     uint32_t size_bytes
     uint32_t spared_bytes
     int encoding
+    # For the block alone, with the encoding that it gets by it; NULL and DENSE without.
+    const ZSTD_CDict* dictionary
+    int alone_encoding
     # What came of it: a record if `record_bytes` is not 0.
     int record_bytes
     bint becomes_patch

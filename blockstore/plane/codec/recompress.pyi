@@ -4,6 +4,7 @@ Compiled code calls it for batches of blocks, without the interpreter's lock (pl
 """
 
 from blockstore.plane.codec.codec import Codec
+from blockstore.plane.codec.dictionary import DictionaryEncoder
 
 class Recompressor:
     """Contexts of its own. For one thread at a time."""
@@ -25,6 +26,7 @@ class Recompressor:
         reference_digest: int = 0,
         *,
         spared_bytes: int = 0,
+        encoder: DictionaryEncoder | None = None,
         hard: bool,
         gain_share: float,
     ) -> tuple[bytes, bool] | None:
@@ -32,6 +34,7 @@ class Recompressor:
         than `gain_bytes` or `gain_share` of what the block takes now, or if its content does not match its digest:
         damaged, it may be repaired only as it is. `where` tells the encoding and the size of its record. `reference`
         has as many bytes: that of a patch, or of what may become one; if it does not match its digest it is not used.
-        `spared_bytes` is what it takes if this patch alone keeps it.
+        `spared_bytes` is what it takes if this patch alone keeps it. The block alone is encoded with `encoder`, one for
+        `hard`; a record that needs another dictionary than that is given up for any that is no longer.
 
         Raises ValueError for a block or a reference of another length."""

@@ -5,7 +5,17 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from blockstore.plane.codec.codec cimport Codec, digest_of, encode_cold
-from blockstore.plane.codec.layout cimport BLOCK_BYTES, DENSE, DENSE_PATCHED, PATCH_BITS, encoding_of, size_of
+from blockstore.plane.codec.dictionary cimport DictionaryEncoder
+from blockstore.plane.codec.layout cimport (
+    BLOCK_BYTES,
+    DENSE,
+    DENSE_FIRST,
+    PATCH_BITS,
+    encoding_of,
+    is_dense,
+    needs_dictionary,
+    size_of,
+)
 
 
 cdef class Recompressor:
@@ -23,6 +33,7 @@ cdef class Recompressor:
         uint64_t reference_digest=0,
         *,
         uint32_t spared_bytes=0,
+        DictionaryEncoder encoder=None,
         bint hard,
         double gain_share,
     ):
@@ -31,6 +42,9 @@ cdef class Recompressor:
         job.reference = bytes_of_block(reference) if reference is not None else NULL
         job.digest, job.reference_digest, job.seed = digest, reference_digest, seed
         job.encoding, job.size_bytes, job.spared_bytes = encoding_of(where), size_of(where), spared_bytes
+        job.dictionary, job.alone_encoding = NULL, DENSE
+        if encoder is not None:
+            job.dictionary, job.alone_encoding = encoder.tables, DENSE_FIRST + encoder.slot
         self.encode_job(&job, hard, gain_share)
         if not job.record_bytes:
             return None
@@ -38,7 +52,7 @@ cdef class Recompressor:
 
     cdef void encode_job(self, Job* job, bint hard, double gain_share) noexcept nogil:
         cdef bint was_patch = job.encoding & PATCH_BITS == PATCH_BITS
-        cdef bint was_cold = job.encoding == DENSE or job.encoding == DENSE_PATCHED
+        cdef bint was_cold = is_dense(job.encoding)
         cdef uint32_t patch_costs = job.spared_bytes if was_patch else self.limits.patch_gain_bytes
         cdef int size = 0
         job.record_bytes = 0
@@ -49,7 +63,7 @@ cdef class Recompressor:
             and (hard or not was_cold)
             and digest_of(job.reference, job.seed) == job.reference_digest
         ):
-            size = encode_cold(&self.codec.contexts, job.block, job.reference, hard, job.record)
+            size = encode_cold(&self.codec.contexts, job.block, job.reference, hard, NULL, job.record)
             if 0 < size < BLOCK_BYTES:
                 job.record_bytes = size
                 job.becomes_patch = True
@@ -57,7 +71,7 @@ cdef class Recompressor:
             if not (
                 job.record_bytes and job.record_bytes + patch_costs <= self.limits.enough_share * job.size_bytes
             ):
-                size = encode_cold(&self.codec.contexts, job.block, NULL, hard, self.other)
+                size = encode_cold(&self.codec.contexts, job.block, NULL, hard, job.dictionary, self.other)
                 if 0 < size < BLOCK_BYTES and (
                     not job.record_bytes or <uint32_t>size <= job.record_bytes + patch_costs
                 ):
@@ -77,6 +91,9 @@ cdef const uint8_t* bytes_of_block(bytes block) except NULL:
 cdef bint is_worth(const Job* job, const Limits* limits, double gain_share, bint was_patch) noexcept nogil:
     """Whether the record saves enough, beside the old one and, when the patch is given up, what only it kept."""
     cdef double before = job.size_bytes
+    if needs_dictionary(job.encoding) and job.encoding != job.alone_encoding:
+        # It alone may keep a dictionary that no other record needs.
+        return job.record_bytes <= before
     if job.becomes_patch != was_patch:
         before += job.spared_bytes
     return before - job.record_bytes >= max(<double>limits.gain_bytes, gain_share * before)

@@ -1,6 +1,6 @@
 """Counts what the blocks of a map and the records of rows are, by kind, for the census (store/accounting/census.py).
 
-To be called with the store lock; both functions let go of the interpreter's, and write nothing but the sums that they
+To be called with the store lock, but for the last; all functions let go of the interpreter's, and write nothing but the sums that they
 are given. What lies beyond the end of a table is left out.
 """
 
@@ -21,3 +21,8 @@ def count_blocks(
 def count_record_bytes(tables: Tables, first: int, end: int, record_bytes: I64s) -> None:
     """Adds the bytes of the records of rows [first, end) to `record_bytes` by class (RECORDS). Raises ValueError when
     there are not as many sums as classes."""
+
+def count_encodings(tables: Tables, first: int, end: int, rows: I64s) -> None:
+    """Adds rows [first, end) that are in use to `rows`, by eight times their domain's index and their encoding; those of
+    domains that it is too short for are left out. Needs no lock: a row that is being changed counts as it was or as it
+    is."""

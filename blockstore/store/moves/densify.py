@@ -8,7 +8,8 @@ what is dense is tried with a slower encoder, which makes a little less of it. W
 in compaction: the record is appended, then one store of its row's word publishes it, so that a process killed in
 between leaves the old record or the new one. The holes are for compaction (upkeep.py).
 
-A patch stays a patch against the same reference. A block of its own may become one, for zstd finds more to copy than
+A block alone is encoded with the dictionary of its domain, if that has one (training.py); at its second look also one that
+needs an older one. A patch stays a patch against the same reference. A block of its own may become one, for zstd finds more to copy than
 LZ4: against the row that ingest took a note of, or one that the similarity index has learned of since. And a patch that
 alone keeps a reference which is in no file any more becomes a block of its own, when that takes less than both.
 
@@ -29,9 +30,18 @@ from blockstore.plane.moves.reencode import Reencoder
 from blockstore.plane.sync.lock import StoreLock
 from blockstore.plane.tables.similarity_index import SimilarityIndex
 from blockstore.plane.tables.tables import Tables
+from blockstore.store.dictionaries import Dictionaries
 from blockstore.store.domains import Domains
 from blockstore.store.ingest import PATCH_FROM_BYTES
-from blockstore.store.state.geometry import COMPRESSED, DENSE, DENSE_PATCHED, PATCHED, RAW
+from blockstore.store.state.geometry import (
+    COMPRESSED,
+    DENSE,
+    DENSE_FIRST,
+    DENSE_PATCHED,
+    DENSE_SECOND,
+    PATCHED,
+    RAW,
+)
 from blockstore.store.state.pool import COMPACTION_RESERVE_SEGMENTS, Pool
 from blockstore.store.state.rows import MAXIMUM_DEPENDENTS
 
@@ -72,7 +82,7 @@ ROWS_A_STEP: Final = 1 << 14
 """Rows looked at in one step, about 0.1 ms."""
 
 _FIRST_LOOK: Final = 1 << RAW | 1 << COMPRESSED | 1 << PATCHED
-_SECOND_LOOK: Final = 1 << DENSE | 1 << DENSE_PATCHED
+_SECOND_LOOK: Final = 1 << DENSE | 1 << DENSE_FIRST | 1 << DENSE_SECOND | 1 << DENSE_PATCHED
 """Encodings that are tried: a bit for each."""
 
 _NO_LOCK: Final[AbstractContextManager[object]] = nullcontext()
@@ -85,10 +95,17 @@ class Densify:
     none."""
 
     def __init__(
-        self, pool: Pool, domains: Domains, similarity: SimilarityIndex, tables: Tables, commit: Commit
+        self,
+        pool: Pool,
+        domains: Domains,
+        dictionaries: Dictionaries,
+        similarity: SimilarityIndex,
+        tables: Tables,
+        commit: Commit,
     ) -> None:
         self._pool = pool
         self._domains = domains
+        self._dictionaries = dictionaries
         self.is_hard = False
         """Is the pass that is under way one of second looks?"""
         self._is_under_way = False
@@ -107,6 +124,11 @@ class Densify:
         )
         self.tried = self.hard_tried = 0
         """Blocks that were tried, and once more."""
+
+    @property
+    def is_under_way(self) -> bool:
+        """Has a pass begun that has not come to its end?"""
+        return self._is_under_way
 
     @property
     def replaced(self) -> int:
@@ -153,7 +175,8 @@ class Densify:
         for index in self._batch.pick(self._scan):
             domain = self._domains.at(index)
             if domain is not None:
-                self._batch.describe(index, domain.seed, domain.multipliers)
+                encoder = self._dictionaries.encoder(index, hard=self.is_hard)
+                self._batch.describe(index, domain.seed, domain.multipliers, encoder)
         return True
 
     def encode(self) -> bool:
