@@ -13,9 +13,11 @@ from __future__ import annotations
 from blockstore.errors import CorruptBlock
 from blockstore.plane.blocks.decode import Reader
 from blockstore.plane.codec.codec import DecodeError, digest
+from blockstore.plane.codec.dictionary import Dictionary
 from blockstore.plane.tables.tables import Tables
 from blockstore.store.remote.arrivals import content_digest
 from blockstore.store.remote.record_cache import RecordCache
+from blockstore.store.state.dictionary_file import file_name
 from blockstore.store.state.geometry import (
     BLOCK_BYTES,
     BLOCK_SHIFT,
@@ -30,8 +32,6 @@ from blockstore.store.state.geometry import (
     ZERO_BLOCK,
     ZERO_ENTRY,
 )
-from blockstore.plane.codec.dictionary import Dictionary
-from blockstore.store.state.dictionary_file import file_name
 from blockstore.store.state.location import offset_of, size_of, unpack_paged
 from blockstore.store.state.pool import Pool
 from blockstore.store.state.rows import Rows

@@ -1,8 +1,8 @@
 """The dictionaries of a store: for cold blocks without a reference, two a domain at most, in slots.
 
 A row's encoding says which slot its record needs, and its domain whose. Blocks are encoded with the younger one, its
-*current* one. A slot gets another dictionary only when no row of the domain needs what is in it (`spare_slot`): none can
-come to need it, for it is not current. What compiled threads may still be looking at lives on until they have moved on.
+*current* one. A slot gets another dictionary only when no row of the domain needs what is in it (`spare_slot`): none
+can come to need it, for it is not current. What compiled threads may be looking at lives on until they have moved on.
 
 In this order a dictionary is published: its file is complete, the superblock says that there is one, decoders have it,
 encoders have it. So a killed process leaves rows with the dictionaries that they need, and at most one too many.
@@ -88,8 +88,8 @@ class Dictionaries:
         return None if slot is None else self._known.get((domain, slot))
 
     def open(self, *, mend: bool, look: bool) -> None:
-        """At start, when all domains are known: takes up what is there. With `mend` one that is damaged beyond repair is
-        given up: blocks that need it are not found any more then. With `look` all is left as it is."""
+        """At start, when all domains are known: takes up what is there. With `mend` one that is damaged beyond repair
+        is given up: blocks that need it are not found any more then. With `look` all is left as it is."""
         places = dict.fromkeys(place for name in self._home.names() if (place := place_of(name)) is not None)
         if not places and superblock.read_version(self._home) < DICTIONARY_VERSION:
             return
@@ -117,8 +117,8 @@ class Dictionaries:
         for name, count in self.missing():
             place = self._home.describe()
             raise StateError(
-                f"the state in {place} is damaged: {name} is missing, and {count} blocks cannot be read without it; put it "
-                f"back, or run `blockstore verify --state {place} --repair`, which makes the rest usable"
+                f"the state in {place} is damaged: {name} is missing, and {count} blocks cannot be read without it; "
+                f"put it back, or run `blockstore verify --state {place} --repair`, which makes the rest usable"
             )
 
     def problems(self, *, repair: bool) -> Iterator[tuple[str, bool]]:
@@ -159,8 +159,8 @@ class Dictionaries:
         return None
 
     def prepare(self, domain: Domain, slot: int, content: bytes, trained_blocks: int) -> Prepared:
-        """Writes the file of a new dictionary for a spare slot, which nobody else fills meanwhile. Needs no lock. Raises
-        OutOfRoom, OSError, MemoryError, and ValueError for what is none."""
+        """Writes the file of a new dictionary for a spare slot, which nobody else fills meanwhile. Needs no lock.
+        Raises OutOfRoom, OSError, MemoryError, and ValueError for what is none."""
         dictionary = Dictionary(content)
         known = [file.generation for (index, _), file in list(self._known.items()) if index == domain.index]
         file = DictionaryFile(1 + max(known, default=0), trained_blocks, content)
@@ -291,4 +291,3 @@ class Dictionaries:
         found = self._domains.at(domain)
         assert found is not None
         return found.seed
-

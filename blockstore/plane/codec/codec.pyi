@@ -52,4 +52,5 @@ class Codec:
         self, record: Buffer, encoding: int, reference: Buffer | None = None, dictionary: Dictionary | None = None
     ) -> bytes:
         """Returns the 4096 bytes of a record. `encoding` is one of store/state/geometry.py. Raises DecodeError when the
-        record is damaged or the dictionary is not given that it needs, ValueError for a reference that is not 4096 bytes long."""
+        record is damaged, or needs a dictionary and there is none, ValueError for a reference that is not 4096 bytes
+        long."""

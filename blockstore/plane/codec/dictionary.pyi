@@ -1,8 +1,8 @@
 """Dictionaries: what the cold blocks of a domain that have no reference have in common, for zstd to copy from.
 
 One is in zstd's own format (RFC 8878, section 5): tables of symbols, then content. Whatever such a file holds, the
-decoder copies only from within it. A block of 4096 bytes is encoded with the search of codec.pyx, and with tables of the
-dictionary that are made once and only looked at (`ZSTD_dictForceAttach`): copying them for each block takes longer.
+decoder copies only from within it. A block of 4096 bytes is encoded with the search of codec.pyx, and with tables of
+the dictionary that are made once and only looked at (`ZSTD_dictForceAttach`): copying them for each block takes longer.
 """
 
 from typing import Final

@@ -1,7 +1,7 @@
 """Counts what the blocks of a map and the records of rows are, by kind, for the census (store/accounting/census.py).
 
-To be called with the store lock, but for the last; all functions let go of the interpreter's, and write nothing but the sums that they
-are given. What lies beyond the end of a table is left out.
+To be called with the store lock, but for the last; all functions let go of the interpreter's, and write nothing but
+the sums that they are given. What lies beyond the end of a table is left out.
 """
 
 from blockstore.plane.buffers import F64s, I64s
@@ -23,6 +23,6 @@ def count_record_bytes(tables: Tables, first: int, end: int, record_bytes: I64s)
     there are not as many sums as classes."""
 
 def count_encodings(tables: Tables, first: int, end: int, rows: I64s) -> None:
-    """Adds rows [first, end) that are in use to `rows`, by eight times their domain's index and their encoding; those of
-    domains that it is too short for are left out. Needs no lock: a row that is being changed counts as it was or as it
-    is."""
+    """Adds rows [first, end) that are in use to `rows`, by eight times their domain's index and their encoding; those
+    of domains that it is too short for are left out. Needs no lock: a row that is being changed counts as it was or as
+    it is."""

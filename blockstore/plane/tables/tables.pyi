@@ -39,10 +39,10 @@ class Tables:
         """Takes this as the pool, writable or not. Raises ValueError for a shorter one than is bound."""
 
     def bind_dictionary(self, domain: int, slot: int, dictionary: Dictionary | None, *, is_known: bool = True) -> None:
-        """Lets records of a domain (its index) be decoded with this dictionary in the slot, and none be encoded with what
-        was there; with None by nothing. `is_known` says then whether records that need it are to be taken for sound:
-        it is there, and damaged. Whoever takes one away has it live on until nobody can be looking at it. Raises
-        ValueError for another slot than 0 and 1."""
+        """Lets records of a domain (its index) be decoded with this dictionary in the slot, and none be encoded with
+        what was there; with None by nothing. `is_known` says then whether records that need it are to be taken for
+        sound: it is there, and damaged. Whoever takes one away has it live on until nobody can be looking at it.
+        Raises ValueError for another slot than 0 and 1."""
 
     def let_encode(self, domain: int, slot: int) -> None:
         """From now on blocks of the domain may be encoded with the dictionary in this slot, and with no other. Raises

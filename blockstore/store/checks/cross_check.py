@@ -92,9 +92,7 @@ def _with_dictionary(content: bytes) -> Callable[..., bytes]:
     found = _tools.with_dictionary.get(content)
     if found is None:
         dictionary = zstandard.ZstdCompressionDict(content, dict_type=zstandard.DICT_TYPE_FULLDICT)
-        found = zstandard.ZstdDecompressor(
-            format=zstandard.FORMAT_ZSTD1_MAGICLESS, dict_data=dictionary
-        ).decompress
+        found = zstandard.ZstdDecompressor(format=zstandard.FORMAT_ZSTD1_MAGICLESS, dict_data=dictionary).decompress
         if len(_tools.with_dictionary) >= MAXIMUM_DICTIONARIES:
             _tools.with_dictionary.clear()
         _tools.with_dictionary[content] = found

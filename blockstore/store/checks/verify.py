@@ -53,7 +53,8 @@ MAXIMUM_FINDINGS: Final = 1000
 
 @dataclass
 class Finding:
-    """`kind`: block (one of a volume cannot be read), record, dictionary, piece, count, orphan, name. `volume` is its number."""
+    """`kind`: block (one of a volume cannot be read), record, dictionary, piece, count, orphan, name. `volume` is
+    its number."""
 
     kind: str
     text: str

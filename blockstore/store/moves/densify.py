@@ -8,8 +8,10 @@ what is dense is tried with a slower encoder, which makes a little less of it. W
 in compaction: the record is appended, then one store of its row's word publishes it, so that a process killed in
 between leaves the old record or the new one. The holes are for compaction (upkeep.py).
 
-A block alone is encoded with the dictionary of its domain, if that has one (training.py); at its second look also one that
-needs an older one. A patch stays a patch against the same reference. A block of its own may become one, for zstd finds more to copy than
+A block alone is encoded with the dictionary of its domain, if that has one (training.py). At its second look one that
+was encoded without it, or with an older one, is tried with it, so that in time nothing needs the older one.
+
+A patch stays a patch against the same reference. A block of its own may become one, for zstd finds more to copy than
 LZ4: against the row that ingest took a note of, or one that the similarity index has learned of since. And a patch that
 alone keeps a reference which is in no file any more becomes a block of its own, when that takes less than both.
 

@@ -1,7 +1,8 @@
 """Recompression of idle pages, as a whole: the passes of densify.py, in short visits to the store.
 
 The store lock is held to publish records, and never while blocks are read and encoded, which takes most of the time and
-needs the interpreter's lock as little. Before a pass, a domain may get a dictionary (training.py). All methods are for one thread.
+needs the interpreter's lock as little. Before a pass, a domain may get a dictionary (training.py). All methods are for
+one thread.
 """
 
 from __future__ import annotations

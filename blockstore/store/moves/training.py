@@ -1,8 +1,8 @@
 """When a domain gets a dictionary for its cold blocks without a reference, and when another one.
 
 At the beginning of a pass of recompression all rows are counted, some at each step. A domain with enough blocks that a
-dictionary is for gets one, in a thread of its own at the lowest priority: blocks are sampled from all of the domain, the
-dictionary is trained, tried on others of its blocks, and published. No lock is held meanwhile but to publish.
+dictionary is for gets one, in a thread of its own at the lowest priority: blocks are sampled from all of the domain,
+the dictionary is trained, tried on others of its blocks, and published. No lock is held meanwhile but to publish.
 
 What was encoded without it, or with an older one, gets it at its second look (densify.py).
 """
@@ -41,8 +41,8 @@ from blockstore.store.volume import Domain
 log = logging.getLogger(__name__)
 
 TRAIN_FROM_BLOCKS: Final = 16384
-"""Of a domain, in records of their own. A dictionary takes 230 KB, twice in its file and once for decoders, and saves 45
-bytes a block of guests: three times what it costs with so many."""
+"""Of a domain, in records of their own. A dictionary takes 230 KB, twice in its file and once for decoders, and saves
+45 bytes a block of guests: three times what it costs with so many."""
 
 SAMPLE_BLOCKS: Final = 2048
 """8 MiB. Four times as many make records of guests 0.2 % smaller, and take four times as long: 0.15 s for these."""
@@ -78,9 +78,7 @@ _ALONE: Final = (COMPRESSED, DENSE, DENSE_FIRST, DENSE_SECOND)
 class Training:
     """Of one store. `begin` and `step` are for whoever drives recompression, several threads at a time."""
 
-    def __init__(
-        self, tables: Tables, rows: Rows, pool: Pool, domains: Domains, dictionaries: Dictionaries
-    ) -> None:
+    def __init__(self, tables: Tables, rows: Rows, pool: Pool, domains: Domains, dictionaries: Dictionaries) -> None:
         self._tables = tables
         self._rows = rows
         self._pool = pool

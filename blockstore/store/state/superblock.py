@@ -1,6 +1,7 @@
 """The superblock: says that a directory is a blockstore state, of which version and geometry, and which one.
 
-Offset 0 magic 16s, 16 format version u32 (FORMAT_VERSION, or DICTIONARY_VERSION), 20 block bytes u32, 24 segment bytes u32, 28 row bytes u32, 32 id 16s.
+Offset 0 magic 16s, 16 format version u32 (FORMAT_VERSION, or DICTIONARY_VERSION), 20 block bytes u32,
+24 segment bytes u32, 28 row bytes u32, 32 id 16s.
 """
 
 from __future__ import annotations
