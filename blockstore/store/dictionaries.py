@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 ENCODINGS: Final = ENCODING_MASK + 1
 
 MAXIMUM_ENCODERS: Final = 4
-"""Tables for encoders that are kept while a pass is under way: of 0.5 MB each. More domains take turns."""
+"""Tables for encoders that are kept while a pass is under way: of 0.8 MB each. More domains take turns."""
 
 Place = tuple[int, int]
 """The index of a domain, and a slot."""
@@ -147,7 +147,7 @@ class Dictionaries:
             count_encodings(self._tables, first, end, rows)
             return rows
 
-        parts = share(count, self._rows.next_row)
+        parts = share(count, self._rows.capacity)  # at start nobody knows yet how far they are used
         return array("q", map(sum, zip(*parts, strict=True))) if parts else array("q", bytes(8 * size))
 
     def spare_slot(self, domain: int, rows: array[int]) -> int | None:

@@ -22,6 +22,7 @@ from blockstore.plane.blocks import commit, ranges
 from blockstore.plane.moves import publish, reencode
 from blockstore.store import domains
 from blockstore.store.checks.verify import Verification, steps
+from blockstore.store.moves import training
 from blockstore.store.moves.mover import Mover
 from blockstore.store.state.geometry import BLOCK_BYTES
 from blockstore.store.state.home import DirectoryHome
@@ -182,6 +183,11 @@ def _small_extents(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blockstore.store.tiers.file.EXTENT_BYTES", 4 << 20)
 
 
+@pytest.fixture(autouse=True)
+def _small_domains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "TRAIN_FROM_BLOCKS", 40)
+
+
 def check_old_or_new(store: Store, old: Model, new: Model) -> None:
     """Each block of each volume is what it was before the operation or what it should be after it."""
     assert old.keys() & new.keys() <= store.volumes.keys() <= old.keys() | new.keys()
@@ -293,9 +299,11 @@ def write(number: int, block: int, data: bytes) -> Operation:
 Life = list[tuple[Operation, Callable[[Model], Model]]]
 SHORT_LIFE: Life = []
 LIFE_WITH_TIER: Life = []
+LIFE_WITH_DICTIONARIES: Life = []
 
+DICTIONARIES = {"dictionaries.py", "dictionary_file.py", "superblock.py", "training.py"}
 PAGING = {"file.py", "mover.py", "paging.py", "pieces.py"}
-"""Files of which the life without a tier comes by little."""
+"""Files of which the first life comes by little."""
 
 
 def then(operation: Operation, effect: Callable[[Model], Model], life: Life = SHORT_LIFE) -> None:
@@ -381,6 +389,33 @@ for operation, effect in (
     then(operation, effect, LIFE_WITH_TIER)
 
 
+def encode_all(store: Store) -> None:
+    """As the daemon does it in time: domains get dictionaries, and all is looked at twice."""
+    for hard in (False, True):
+        store.recompression.begin_all(hard=hard)
+        while store.recompression.step(store.lock) is not None:
+            pass
+
+
+_TEXTS = b"".join(text(1000 + seed) for seed in range(230))
+_FEW = 45
+for operation, effect in (
+    (create(1, 1), lambda model: {**model, 1: b""}),
+    (create(2, 2), lambda model: {**model, 2: b""}),
+    (write(1, 0, _TEXTS[: _FEW * BLOCK_BYTES]), written(1, 0, _TEXTS[: _FEW * BLOCK_BYTES])),
+    (encode_all, lambda model: model),
+    (write(1, _FEW, _TEXTS[_FEW * BLOCK_BYTES :]), written(1, _FEW, _TEXTS[_FEW * BLOCK_BYTES :])),
+    (write(2, 0, _TEXTS[: _FEW * BLOCK_BYTES]), written(2, 0, _TEXTS[: _FEW * BLOCK_BYTES])),
+    (encode_all, lambda model: model),  # the first domain has another one by now
+    (encode_all, lambda model: model),  # and the second its first
+    (
+        lambda store: run(store, store.delete_steps(store.volumes[1])),
+        lambda model: {2: model[2]},
+    ),
+):
+    then(operation, effect, LIFE_WITH_DICTIONARIES)
+
+
 def models(life: Life) -> list[Model]:
     """The volumes before the first operation, and after each."""
     states: list[Model] = [{}]
@@ -445,24 +480,29 @@ def survive(path: Path, line: Line, begun: int, done: int, states: list[Model]) 
     return ""
 
 
-LIVES = pytest.mark.parametrize(("life", "with_tier"), [(SHORT_LIFE, False), (LIFE_WITH_TIER, True)], ids=["", "tier"])
+LIVES = pytest.mark.parametrize(
+    ("life", "files"),
+    [(SHORT_LIFE, set()), (LIFE_WITH_TIER, PAGING), (LIFE_WITH_DICTIONARIES, DICTIONARIES)],
+    ids=["", "tier", "dictionaries"],
+)
+"""Lives, and the files in whose lines they end; the first in all others."""
 
 
 @pytest.mark.nightly
 @LIVES
-def test_killed_at_every_line(state_path: Path, life: Life, with_tier: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_at_every_line(state_path: Path, life: Life, files: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each line of the store that this life comes by, the first, the last or some other time."""
-    die_at_lines(state_path, life, 1, monkeypatch, with_tier=with_tier)
+    die_at_lines(state_path, life, 1, monkeypatch, files)
 
 
 @LIVES
 def test_killed_at_every_tenth_line(
-    state_path: Path, life: Life, with_tier: bool, monkeypatch: pytest.MonkeyPatch
+    state_path: Path, life: Life, files: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    die_at_lines(state_path, life, 10, monkeypatch, with_tier=with_tier)
+    die_at_lines(state_path, life, 10, monkeypatch, files)
 
 
-def die_at_lines(state_path: Path, life: Life, step: int, monkeypatch: pytest.MonkeyPatch, *, with_tier: bool) -> None:
+def die_at_lines(state_path: Path, life: Life, step: int, monkeypatch: pytest.MonkeyPatch, files: set[str]) -> None:
     """Lives and dies at one of `step` lines."""
     if sys.gettrace():
         pytest.skip("a debugger or coverage uses sys.settrace")
@@ -481,7 +521,7 @@ def die_at_lines(state_path: Path, life: Life, step: int, monkeypatch: pytest.Mo
     due: dict[Line, int] = {}
     for line, often in sorted(times.items()):
         file = Path(line[0]).name
-        if file in READ_ONLY or (file in PAGING) != with_tier:
+        if file in READ_ONLY or (file not in files if files else file in PAGING | DICTIONARIES - {"superblock.py"}):
             continue
         due[line] = chance.choice((1, often, chance.randint(1, often)))
     due = {line: due[line] for line in list(due)[::step]}
@@ -543,10 +583,11 @@ MODULES = pytest.mark.parametrize(
         (publish, SHORT_LIFE, 100),
         (publish, LIFE_WITH_TIER, 500),
         (reencode, SHORT_LIFE, 30),
+        (reencode, LIFE_WITH_DICTIONARIES, 100),
         (ranges, LIFE_OF_RANGES, 15),
         (commit, LIFE_OF_RANGES, 90),
     ],
-    ids=["commit", "compaction", "tier", "re-encoding", "ranges", "counts of ranges"],
+    ids=["commit", "compaction", "tier", "re-encoding", "dictionaries", "ranges", "counts of ranges"],
 )
 """What stores, and how often at least in that life."""
 

@@ -29,7 +29,7 @@ class Dictionary:
         of this slot of the domain. Raises MemoryError."""
 
 class DictionaryEncoder:
-    """What encoders need of a dictionary: 0.4 MB, 0.5 MB to encode hard (sys.getsizeof). It does not change, and any
+    """What encoders need of a dictionary: 0.4 MB, 0.8 MB to encode hard (sys.getsizeof). It does not change, and any
     thread may use it."""
 
     dictionary: Dictionary

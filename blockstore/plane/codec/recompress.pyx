@@ -18,6 +18,11 @@ from blockstore.plane.codec.layout cimport (
 )
 
 
+# Of its record, what one may take instead that needs another dictionary. Few get longer: blocks that the older one was
+# trained on, of which it has pieces.
+cdef double LEAVING_SHARE = 1.5
+
+
 cdef class Recompressor:
     def __cinit__(self, *, uint32_t gain_bytes, uint32_t patch_gain_bytes, double enough_share):
         self.limits = Limits(gain_bytes, patch_gain_bytes, enough_share)
@@ -92,8 +97,10 @@ cdef bint is_worth(const Job* job, const Limits* limits, double gain_share, bint
     """Whether the record saves enough, beside the old one and, when the patch is given up, what only it kept."""
     cdef double before = job.size_bytes
     if needs_dictionary(job.encoding) and job.encoding != job.alone_encoding:
-        # It alone may keep a dictionary that no other record needs.
-        return job.record_bytes <= before
+        # It alone may keep a dictionary that no other record needs, and with it another one from being trained.
+        return job.record_bytes <= LEAVING_SHARE * before
     if job.becomes_patch != was_patch:
         before += job.spared_bytes
+    if is_dense(job.encoding):
+        return job.record_bytes < before and before - job.record_bytes >= gain_share * before
     return before - job.record_bytes >= max(<double>limits.gain_bytes, gain_share * before)

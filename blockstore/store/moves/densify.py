@@ -54,8 +54,8 @@ GAIN_BYTES: Final = 32
 GAIN_SHARE: Final = 0.05
 """A record that gets smaller by less than either stays as it is: it would not be worth its slower reads."""
 
-HARD_GAIN_SHARE: Final = 0.02
-"""The same at the second look: reading a dense record takes what it takes, whoever made it."""
+HARD_GAIN_SHARE: Final = 0.01
+"""All that one must save at the second look: reading a dense record takes what it takes, whoever made it."""
 
 HARD_AGE: Final = 20.0
 """Times as old as a cold segment one must be to be looked at a second time: ten minutes, as a rule."""

@@ -135,14 +135,12 @@ class Training:
         due = self._due(counts)
         if due is None or self._is_to_end:
             return
-        domain, slot, blocks = due
-        self._thread = threading.Thread(
-            target=self._make, args=(domain, slot, blocks, store_lock), name="training", daemon=True
-        )
+        if wait:
+            self._make(*due, store_lock)
+            return
+        self._thread = threading.Thread(target=self._run, args=(*due, store_lock), name="training", daemon=True)
         self._since_s = time.monotonic()
         self._thread.start()
-        if wait:
-            self._thread.join()
 
     def _due(self, counts: array[int]) -> tuple[Domain, int, int] | None:
         """Returns a domain that should have a new dictionary, the slot for it, and its blocks."""
@@ -159,9 +157,12 @@ class Training:
                 return domain, slot, blocks
         return None
 
-    def _make(self, domain: Domain, slot: int, blocks: int, store_lock: StoreLock) -> None:
+    def _run(self, domain: Domain, slot: int, blocks: int, store_lock: StoreLock) -> None:
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        self._make(domain, slot, blocks, store_lock)
+
+    def _make(self, domain: Domain, slot: int, blocks: int, store_lock: StoreLock) -> None:
         self._tried = {key: count for key, count in self._tried.items() if self._domains.knows(key)}
         self._tried[domain.key] = blocks
         try:
