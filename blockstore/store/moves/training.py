@@ -94,6 +94,8 @@ class Training:
         """By the key of a domain for which none could be made, its blocks then."""
         self.trained = 0
         """Dictionaries that were published since the store was opened."""
+        self.saved_share = 0.0
+        """What the last one that was tried saved of the records of the blocks on which it was tried."""
 
     def is_under_way(self, now_s: float) -> bool:
         """Is one being made, for no more than PATIENCE_S?"""
@@ -194,7 +196,8 @@ class Training:
         checked = bytearray(CHECK_BLOCKS * BLOCK_BYTES)
         others = SAMPLE_BLOCKS // CHECK_BLOCKS * every
         count = sampler.sample(domain.index, domain.seed, others, every // 2, checked)  # between those of the sample
-        return content if _is_worth(content, checked, count) else None
+        self.saved_share = _saved_share(content, checked, count)
+        return content if self.saved_share > WORTH_SHARE else None
 
     def _look_again(self) -> None:
         """Has all segments looked at a second time, with the new dictionary."""
@@ -203,12 +206,12 @@ class Training:
             second_look[segment] = -1
 
 
-def _is_worth(content: bytes, blocks: bytearray, count: int) -> bool:
-    """Returns whether these blocks take enough less with the dictionary."""
+def _saved_share(content: bytes, blocks: bytearray, count: int) -> float:
+    """Returns how much less the records of these blocks take with the dictionary, as a share."""
     codec, encoder = Codec(), Dictionary(content).encoder(0, hard=False)
     before = after = 0
     for number in range(count):
         block = bytes(blocks[number * BLOCK_BYTES : (number + 1) * BLOCK_BYTES])
         before += min(len(codec.encode_cold(block)), BLOCK_BYTES)
         after += min(len(codec.encode_cold(block, encoder=encoder)), BLOCK_BYTES)
-    return before - after > WORTH_SHARE * before
+    return 1 - after / before if before else 0.0
