@@ -62,7 +62,7 @@ class Prepared(NamedTuple):
 
 
 class Dictionaries:
-    """Of one store. With the store lock, but for `encoder`, `rest`, `current` and `prepare`."""
+    """Of one store. With the store lock, but for `encoder`, `current`, `count_rows`, `spare_slot` and `prepare`."""
 
     def __init__(self, home: Home, tables: Tables, rows: Rows, pool: Pool, domains: Domains) -> None:
         self._home = home

@@ -331,7 +331,8 @@ class Store:
         self.pool.set_limit(limit_bytes)
 
     def close(self) -> None:
-        """Let go of all files; idempotent. Nothing needs to be written: the state is its files."""
+        """Let go of all files; idempotent. Nothing needs to be written: the state is its files. Without the lock, for a
+        dictionary that is being made may wait for it."""
         self._files.close()
 
     def locked(self, steps: Steps) -> Generator[Yielded, None, Any]:

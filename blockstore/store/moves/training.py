@@ -128,7 +128,8 @@ class Training:
             self._turn.release()
 
     def close(self) -> None:
-        """Ends what is under way."""
+        """Ends what is under way, and waits for it: at most for the training of one dictionary. Without the store
+        lock."""
         self._is_to_end = True
         if self._thread is not None:
             self._thread.join()
