@@ -13,13 +13,17 @@ from __future__ import annotations
 from blockstore.errors import CorruptBlock
 from blockstore.plane.blocks.decode import Reader
 from blockstore.plane.codec.codec import DecodeError, digest
+from blockstore.plane.codec.dictionary import Dictionary
 from blockstore.plane.tables.tables import Tables
 from blockstore.store.remote.arrivals import content_digest
 from blockstore.store.remote.record_cache import RecordCache
+from blockstore.store.state.dictionary_file import file_name
 from blockstore.store.state.geometry import (
     BLOCK_BYTES,
     BLOCK_SHIFT,
     CHECK_SHIFT,
+    DENSE_FIRST,
+    DENSE_SECOND,
     DUE,
     ENCODING_MASK,
     ID_MASK,
@@ -41,6 +45,7 @@ class Decoder:
     def __init__(self, rows: Rows, pool: Pool, tables: Tables, cache: RecordCache | None = None) -> None:
         self._rows = rows
         self._pool = pool
+        self._tables = tables
         self.cache = cache or RecordCache(pool.pieces)
         self._reader = Reader(tables)
 
@@ -130,9 +135,24 @@ class Decoder:
                 raise CorruptBlock(row, f"its reference {base} is none")
             reference = self.content(base)
         try:
-            return self._reader.codec.decode(self.record(where), where & ENCODING_MASK, reference)
+            dictionary = self._dictionary(row, where & ENCODING_MASK)
+            return self._reader.codec.decode(self.record(where), where & ENCODING_MASK, reference, dictionary)
         except DecodeError as error:
             raise CorruptBlock(row, str(error)) from None
+
+    def dictionary(self, domain: int, slot: int) -> Dictionary | None:
+        """That of a domain (its index) in a slot; None if there is none, or it is damaged."""
+        return self._tables.dictionary(domain, slot)
+
+    def _dictionary(self, row: int, encoding: int) -> Dictionary | None:
+        """What a record needs; None for an encoding that needs none. Raises CorruptBlock."""
+        if encoding not in (DENSE_FIRST, DENSE_SECOND):
+            return None
+        domain, slot = self._rows.domain.items[row], encoding - DENSE_FIRST
+        dictionary = self.dictionary(domain, slot)
+        if dictionary is None:
+            raise CorruptBlock(row, f"{file_name(domain, slot)}, with which it was encoded, is damaged or missing")
+        return dictionary
 
     def _due(self, entry: int, seed: int) -> bytes:
         arrivals = self._pool.arrivals

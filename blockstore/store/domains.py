@@ -40,6 +40,11 @@ class Domains:
             self._by_key[key] = Domain(index, key, seed)
 
     @property
+    def capacity(self) -> int:
+        """No domain has a higher index, or this one."""
+        return self._triples.capacity // _WORDS
+
+    @property
     def size_bytes(self) -> int:
         return self._triples.size_bytes
 

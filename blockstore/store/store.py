@@ -29,12 +29,14 @@ from blockstore.plane.tables.tables import Tables
 from blockstore.plane.tables.volumes import VolumeTable
 from blockstore.store.changes import Changes, check_size
 from blockstore.store.decode import Decoder
+from blockstore.store.dictionaries import Dictionaries
 from blockstore.store.domains import Domains
 from blockstore.store.ingest import SLICE_BLOCKS, Extent, Ingest
 from blockstore.store.moves.densify import Densify
 from blockstore.store.moves.mover import Mover
 from blockstore.store.moves.paging import Paging
 from blockstore.store.moves.recompression import Recompression
+from blockstore.store.moves.training import Training
 from blockstore.store.moves.upkeep import Upkeep
 from blockstore.store.recovery import Recovery
 from blockstore.store.remote.fetch import Fetched, Wants
@@ -81,6 +83,8 @@ class Store:
             similarity = SimilarityIndex(hints, tags, self.tables, MAXIMUM_DEPENDENTS)
             self.similarity = files.enter_context(closing(similarity))
             self.domains = files.enter_context(closing(Domains(home)))
+            dictionaries = Dictionaries(home, self.tables, self.rows, self.pool, self.domains)
+            self.dictionaries = files.enter_context(closing(dictionaries))
             self.volumes: dict[int, Volume] = {}
             self._lane_volumes = VolumeTable()
             self.pool.settle_lanes = self._lane_volumes.settle
@@ -91,9 +95,13 @@ class Store:
                 self.rows, self.pool, self.content, self.similarity, self.tables, self._commit, patching=patching
             )
             self.upkeep = Upkeep(self.rows, self.pool, self.tables)
-            self.densify = Densify(self.pool, self.domains, self.similarity, self.tables, self._commit)
+            self.densify = Densify(
+                self.pool, self.domains, self.dictionaries, self.similarity, self.tables, self._commit
+            )
             self.paging = Paging(self.rows, self.pool, self.tables)
-            self.recompression = Recompression(self.densify, self.upkeep)
+            training = Training(self.tables, self.rows, self.pool, self.domains, self.dictionaries)
+            self.training = files.enter_context(closing(training))
+            self.recompression = Recompression(self.densify, self.upkeep, self.dictionaries, self.training)
             self.remote = Remote(self.volumes, self.tables, self.rows, self.pool, self.decoder, self._ingest)
             self.read_blocks, self.read_range = self.decoder.read_blocks, self.decoder.read_range
             """See there. For those that answer a READ: a fault takes one call then."""
@@ -123,7 +131,10 @@ class Store:
             )
             if existed:
                 recovery.find_volumes()
+                self.dictionaries.open(mend=mend, look=look)
                 if not look:
+                    if not mend:
+                        self.dictionaries.refuse_missing()
                     self.lost_blocks, self.remote.made_due = recovery.adopt(mend=mend)
                 for number, volume in self.volumes.items():
                     self._lane_volumes.enter(number, volume.block_map)
@@ -156,6 +167,8 @@ class Store:
         self._lane_volumes.remove(volume.number)
         volume.close()
         self._home.remove(file_name(volume.number))
+        if volume.domain.volumes == 1:
+            self.dictionaries.forget(volume.domain.index)
         self.domains.leave(volume.domain)
 
     def read(self, volume: Volume, offset: int, length: int) -> bytes:
@@ -219,12 +232,13 @@ class Store:
 
     @property
     def table_bytes(self) -> int:
-        """Memory of all tables: rows, both indexes, domains, volume maps."""
+        """Memory of all tables: rows, both indexes, domains, dictionaries, volume maps."""
         return (
             self.rows.size_bytes
             + self.content.size_bytes
             + self.similarity.size_bytes
             + self.domains.size_bytes
+            + self.dictionaries.size_bytes
             + self.pool.pieces.size_bytes
             + self.pool.arrivals.size_bytes
             + sum(volume.table_bytes for volume in self.volumes.values())
@@ -321,7 +335,8 @@ class Store:
         self.similarity.close()
 
     def close(self) -> None:
-        """Let go of all files; idempotent. Nothing needs to be written: the state is its files."""
+        """Let go of all files; idempotent. Nothing needs to be written: the state is its files. Without the lock, for a
+        dictionary that is being made may wait for it."""
         self._files.close()
 
     def locked(self, steps: Steps) -> Generator[Yielded, None, Any]:

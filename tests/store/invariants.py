@@ -14,8 +14,20 @@ import numpy as np
 
 from blockstore.store.store import Store
 from tests.store import live
-from tests.store.records import BLOCK_BYTES, ENCODINGS, FREE, RAW, SEGMENT_BYTES, Damaged, Elsewhere, digest
+from tests.store.records import (
+    BLOCK_BYTES,
+    ENCODINGS,
+    FREE,
+    RAW,
+    SEGMENT_BYTES,
+    ZSTD_FIRST,
+    ZSTD_SECOND,
+    Damaged,
+    Elsewhere,
+    digest,
+)
 from tests.store.state_files import (
+    DICTIONARY_VERSION,
     DUE,
     DUE_FACTOR,
     FIRST_ROW,
@@ -95,6 +107,7 @@ def violations(state: State, *, decode: bool = False, figures: Figures | None = 
         yield from _map(state, volume)
     yield from _counts(state)
     yield from _rows(state)
+    yield from _dictionaries(state)
     yield from _records(state)
     yield from _pieces(state)
     if figures is not None:
@@ -119,7 +132,7 @@ def _superblock(state: State) -> Iterator[str]:
     found = state.superblock
     if found is None:
         return  # a store in memory
-    if found.magic != SUPERBLOCK_MAGIC or found.version != FORMAT_VERSION:
+    if found.magic != SUPERBLOCK_MAGIC or found.version not in (FORMAT_VERSION, DICTIONARY_VERSION):
         yield f"the superblock says {found.magic!r}, version {found.version}"
     if (found.block_bytes, found.segment_bytes, found.row_bytes) != (BLOCK_BYTES, SEGMENT_BYTES, ROW_BYTES):
         yield "the superblock has another geometry"
@@ -215,6 +228,19 @@ def _rows(state: State) -> Iterator[str]:
     unknown = ~np.isin(state.domain[np.flatnonzero(state.where)], [domain.index for domain in state.domains])
     if unknown.any():
         yield f"{unknown.sum()} live rows have a domain that is not in the table"
+
+
+def _dictionaries(state: State) -> Iterator[str]:
+    """What rows need is there, and of a version of the format that has such."""
+    rows = np.flatnonzero(np.isin(state.encoding, (ZSTD_FIRST, ZSTD_SECOND)))
+    needed = {(int(state.domain[row]), int(state.encoding[row]) - ZSTD_FIRST) for row in rows.tolist()}
+    if missing := needed - state.dictionaries.keys():
+        yield f"rows need the dictionaries {sorted(missing)}, which are not there"
+    indexes = {domain.index for domain in state.domains}
+    if strange := {place for place in state.dictionaries if place[0] not in indexes}:
+        yield f"the dictionaries {sorted(strange)} are of no domain"
+    if needed and state.superblock is not None and state.superblock.version != DICTIONARY_VERSION:
+        yield f"rows need dictionaries, and the state is of version {state.superblock.version}"
 
 
 def _records(state: State) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -16,8 +17,8 @@ BLOCK_BYTES: Final = 4096
 SEGMENT_BYTES: Final = 1 << 20
 """Of a segment of the pool, and of a slot of a tier in a file."""
 
-FREE, RAW, LZ4, LZ4_PATCH, ZSTD, ZSTD_PATCH = 0, 1, 2, 3, 4, 7
-ENCODINGS: Final = {RAW, LZ4, LZ4_PATCH, ZSTD, ZSTD_PATCH}
+FREE, RAW, LZ4, LZ4_PATCH, ZSTD, ZSTD_FIRST, ZSTD_SECOND, ZSTD_PATCH = range(8)
+ENCODINGS: Final = {RAW, LZ4, LZ4_PATCH, ZSTD, ZSTD_FIRST, ZSTD_SECOND, ZSTD_PATCH}
 
 TIER_HEADER: Final = struct.Struct("<16sII16s")
 TIER_MAGIC: Final = b"blockstore tier\0"
@@ -63,14 +64,17 @@ def digest(data: bytes, seed: int) -> int:
 
 
 def decode(record: bytes, encoding: int, reference: bytes) -> bytes:
-    """The 4096 bytes of a record. Raises Damaged."""
+    """The 4096 bytes of a record; `reference` is the block of a patch, or the dictionary that the encoding needs.
+    Raises Damaged."""
     try:
         if encoding == RAW:
             block = record
         elif encoding in (LZ4, LZ4_PATCH):
             block = lz4.block.decompress(record, uncompressed_size=BLOCK_BYTES, dict=reference)
-        elif encoding in (ZSTD, ZSTD_PATCH):
-            block = _zstd(reference).decompress(_ZSTD_HEADER + record, max_output_size=BLOCK_BYTES)
+        elif encoding in (ZSTD, ZSTD_FIRST, ZSTD_SECOND, ZSTD_PATCH):
+            block = _zstd(reference, is_trained=encoding in (ZSTD_FIRST, ZSTD_SECOND)).decompress(
+                _ZSTD_HEADER + record, max_output_size=BLOCK_BYTES
+            )
         else:
             raise Damaged(f"encoding {encoding} is not known")
     except (lz4.block.LZ4BlockError, zstandard.ZstdError) as error:
@@ -80,10 +84,12 @@ def decode(record: bytes, encoding: int, reference: bytes) -> bytes:
     return bytes(block)
 
 
-def _zstd(reference: bytes) -> zstandard.ZstdDecompressor:
+@lru_cache(maxsize=4)
+def _zstd(reference: bytes, *, is_trained: bool) -> zstandard.ZstdDecompressor:
     if not reference:
         return _PLAIN_ZSTD
-    dictionary = zstandard.ZstdCompressionDict(reference, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    kind = zstandard.DICT_TYPE_FULLDICT if is_trained else zstandard.DICT_TYPE_RAWCONTENT
+    dictionary = zstandard.ZstdCompressionDict(reference, dict_type=kind)
     return zstandard.ZstdDecompressor(dict_data=dictionary)
 
 

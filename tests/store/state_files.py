@@ -8,6 +8,8 @@
     rows-digest   u64, rows-reference u32, rows-domain u16, rows-count u32, rows-dependents u16
     pool          records, in segments of 1 MiB
     pieces        u64: bits 0..20 the length, 21..63 of the digest of a piece of the tier
+    dictionary-D-N  two copies of a page and 64 KiB each: magic 16s, version, size, domain, slot u32, generation,
+                  blocks, digest of the content u64, digest of all that u64, both under the domain's seed; then content
     arrivals      place, two words of a digest, source, u64 each
 
 Reading changes nothing. Tables are read by pread(2), which gives no hole of a file memory, as a mapping would; the pool
@@ -29,10 +31,21 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.store.places import Files, data_ranges
-from tests.store.records import BLOCK_BYTES, SEGMENT_BYTES, Damaged, Elsewhere, ReadPiece, decode
+from tests.store.records import (
+    BLOCK_BYTES,
+    SEGMENT_BYTES,
+    ZSTD_FIRST,
+    ZSTD_SECOND,
+    Damaged,
+    Elsewhere,
+    ReadPiece,
+    decode,
+    digest,
+)
 
 FORMAT_VERSION: Final = 4
-"""The one that is read here."""
+DICTIONARY_VERSION: Final = 5
+"""Those that are read here; the second is that of a state which has, or had, a dictionary."""
 
 ROW_BYTES: Final = 28
 PAGE_BYTES: Final = 4096
@@ -50,6 +63,10 @@ SUPERBLOCK: Final = struct.Struct("<16sIIII16s")
 SUPERBLOCK_MAGIC: Final = b"blockstore state"
 VOLUME_HEADER: Final = struct.Struct("<4QqQ")
 VOLUME_MAGIC: Final = int.from_bytes(b"bsvolume", "little")
+
+DICTIONARY_HEADER: Final = struct.Struct("<16s4I4Q")
+DICTIONARY_MAGIC: Final = b"blockstore dict\0"
+DICTIONARY_COPY_BYTES: Final = 4096 + (64 << 10)
 
 PIECE_LENGTH_MASK: Final = (1 << 21) - 1
 SIZE_BITS: Final = 45
@@ -223,7 +240,41 @@ class State:
             if base >= self.rows_capacity or int(self.where[base]) & 3 == 3:
                 raise Damaged(f"row {row} has the reference {base}, which can be none")
             reference = self._references.get(base) or self._references.setdefault(base, self.content(base))
+        elif word & 7 in (ZSTD_FIRST, ZSTD_SECOND):
+            index, slot = int(self.domain[row]), (word & 7) - ZSTD_FIRST
+            reference = self.dictionaries.get((index, slot), b"")
+            if not reference:
+                raise Damaged(f"row {row} needs dictionary-{index}-{slot}")
         return decode(self._record(word), word & 7, reference)
+
+    @cached_property
+    def dictionaries(self) -> dict[tuple[int, int], bytes]:
+        """The content of each that has a whole copy, by domain and slot."""
+        found = {}
+        for name in sorted(self._names):
+            if name.startswith("dictionary-"):
+                index, slot = map(int, name.removeprefix("dictionary-").split("-"))
+                seeds = [domain.seed for domain in self.domains if domain.index == index]
+                copies = [self.dictionary_copy(name, copy, seeds[0]) if seeds else b"" for copy in range(2)]
+                found[index, slot] = copies[0] or copies[1]
+        return {place: content for place, content in found.items() if content}
+
+    def dictionary_copy(self, name: str, copy: int, seed: int) -> bytes:
+        """The content of a copy; nothing if it is not whole."""
+        with self._opened(name) as fd:
+            data = os.pread(fd, DICTIONARY_COPY_BYTES, copy * DICTIONARY_COPY_BYTES)
+        if len(data) < PAGE_BYTES:
+            return b""
+        magic, version, size, domain, slot, _, _, wanted, check = DICTIONARY_HEADER.unpack_from(data)
+        content = data[PAGE_BYTES : PAGE_BYTES + size]
+        is_whole = (
+            magic == DICTIONARY_MAGIC
+            and version == 1
+            and name == f"dictionary-{domain}-{slot}"
+            and check == digest(data[: DICTIONARY_HEADER.size - 8], seed)
+            and wanted == digest(content, seed)
+        )
+        return content if is_whole else b""
 
     def contents(self, number: int) -> bytes:
         """All bytes of a volume. Raises Damaged, Elsewhere."""

@@ -16,7 +16,7 @@ import pytest
 from blockstore.daemon.namespace.names_copy import copied_names
 from blockstore.daemon.state.verification import verify_state
 from blockstore.errors import StateError
-from blockstore.store.state.geometry import BLOCK_BYTES, FORMAT_VERSION
+from blockstore.store.state.geometry import BLOCK_BYTES, DICTIONARY_VERSION, FORMAT_VERSION
 from blockstore.store.state.home import DirectoryHome
 from blockstore.store.state.superblock import check_version
 from blockstore.store.steps import run
@@ -143,7 +143,7 @@ def test_it_is_opened_read_and_written(golden: dict[str, Any], state_path: Path,
 
 def test_another_format_is_refused(golden: dict[str, Any], state_path: Path) -> None:
     """And what refuses it leaves it as it is."""
-    for version in (FORMAT_VERSION - 1, FORMAT_VERSION + 1):
+    for version in (FORMAT_VERSION - 1, DICTIONARY_VERSION + 1):
         with (state_path / "superblock").open("r+b") as file:
             file.seek(16)
             file.write(version.to_bytes(4, "little"))
@@ -161,7 +161,7 @@ def test_golden_states_of_other_formats_are_refused(state_path: Path) -> None:
 def check_refused(state: Path, version: int) -> None:
     before = {path.name: path.read_bytes() for path in state.iterdir() if path.name != "lock"}
     sentence = (
-        f"the state in {state} has format version {version}, not {FORMAT_VERSION}; "
+        f"the state in {state} has format version {version}, not {FORMAT_VERSION} or {DICTIONARY_VERSION}; "
         "use the blockstore that wrote it, or mount with an empty state directory"
     )
     with pytest.raises(StateError, match=f"^{re.escape(sentence)}$"):

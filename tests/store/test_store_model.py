@@ -312,7 +312,9 @@ class StoreMachine(RuleBasedStateMachine):
     def densify_half(self, batches: int) -> None:
         """Pick records, and let all kinds of things happen to them before they are replaced."""
         store = self.store
-        self.held = Densify(store.pool, store.domains, store.similarity, store.tables, store._commit)
+        self.held = Densify(
+            store.pool, store.domains, store.dictionaries, store.similarity, store.tables, store._commit
+        )
         self.held.begin_all()
         while batches and self.held.pick():
             batches -= 1

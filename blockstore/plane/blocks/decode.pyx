@@ -27,10 +27,12 @@ from blockstore.plane.codec.layout cimport (
     encoding_of,
     is_paged,
     is_patch,
+    needs_dictionary,
     offset_of,
     size_of,
 )
-from blockstore.plane.tables.tables cimport Columns, Tables
+from blockstore.plane.codec.dictionary cimport ZSTD_DDict
+from blockstore.plane.tables.tables cimport Columns, Tables, decoder_of
 
 cdef struct SizesAlone:
     uint64_t each_bytes
@@ -39,17 +41,20 @@ cdef struct SizesAlone:
 
 
 cdef Status read_record(
-    Contexts* contexts, const Columns* columns, uint64_t where, const uint8_t* reference, uint8_t* block
+    Contexts* contexts, const Columns* columns, uint64_t row, uint64_t where, const uint8_t* reference, uint8_t* block
 ) noexcept nogil:
     cdef uint64_t offset = offset_of(where)
     cdef uint64_t size = size_of(where)
     cdef uint64_t pool_bytes = load_64(&columns.pool_bytes)
+    cdef const ZSTD_DDict* dictionary = NULL
     cdef const uint8_t* pool = <const uint8_t*>load_pointer(&columns.pool)
     if is_paged(where):
         return IN_TIER
     if size > pool_bytes or offset > pool_bytes - size:
         return DAMAGED_RECORD
-    if decode_record(contexts, pool + offset, size, encoding_of(where), reference, block):
+    if needs_dictionary(encoding_of(where)):
+        dictionary = decoder_of(columns, row, where)
+    if decode_record(contexts, pool + offset, size, encoding_of(where), reference, dictionary, block):
         return DAMAGED_RECORD
     return READ
 
@@ -63,15 +68,15 @@ cdef Status read_row(
         return NO_ROW
     where = load_64(&columns.where[row])
     if not is_patch(where):
-        return read_record(contexts, columns, where, NULL, block)
+        return read_record(contexts, columns, row, where, NULL, block)
     base = load_32(&columns.reference[row])
     if base >= load_64(&columns.capacity):
         return NO_REFERENCE
     where_of_reference = load_64(&columns.where[base])
     if is_patch(where_of_reference):
         return NO_REFERENCE
-    status = read_record(contexts, columns, where_of_reference, NULL, reference)
-    return status if status != READ else read_record(contexts, columns, where, reference, block)
+    status = read_record(contexts, columns, base, where_of_reference, NULL, reference)
+    return status if status != READ else read_record(contexts, columns, row, where, reference, block)
 
 
 cdef Status read_entry(

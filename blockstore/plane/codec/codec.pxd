@@ -2,6 +2,8 @@
 
 from libc.stdint cimport uint8_t, uint64_t
 
+from blockstore.plane.codec.dictionary cimport ZSTD_CDict, ZSTD_DDict
+
 cdef extern from "lz4.h" nogil:
     ctypedef union LZ4_stream_t:
         pass
@@ -32,7 +34,7 @@ cdef class Codec:
 cdef uint64_t digest_of(const uint8_t* block, uint64_t seed) noexcept nogil
 cdef int encode_hot(Contexts* contexts, const uint8_t* block, const uint8_t* reference, uint8_t* record) noexcept nogil
 cdef int encode_cold(
-    Contexts* contexts, const uint8_t* block, const uint8_t* reference, bint hard, uint8_t* record
+    Contexts* contexts, const uint8_t* block, const uint8_t* reference, bint hard, const ZSTD_CDict* dictionary, uint8_t* record
 ) noexcept nogil
 cdef int decode_record(
     Contexts* contexts,
@@ -40,5 +42,6 @@ cdef int decode_record(
     size_t size_bytes,
     int encoding,
     const uint8_t* reference,
+    const ZSTD_DDict* dictionary,
     uint8_t* block,
 ) noexcept nogil

@@ -1,12 +1,14 @@
 """The codec: blocks of 4096 bytes become records and back.
 
 LZ4 with a dictionary is the delta coder: a *patch* is the block compressed with its reference as the dictionary. What
-is cold is encoded with zstd instead, with the reference as its prefix (ZSTD_CCtx_refPrefix); its record is a frame
-without the header, which is the same for all blocks.
+is cold is encoded with zstd instead, with the reference as its prefix (ZSTD_CCtx_refPrefix), or with a
+dictionary (dictionary.pyi); its record is a frame without the header, which is the same for all blocks.
 
 What is here keeps the interpreter's lock: giving it up for one block of some 5 us would cost more than it gives, and
 because of it two threads cannot be in one Codec. Compiled code (codec.pxd) has a Codec for each of its threads.
 """
+
+from blockstore.plane.codec.dictionary import Dictionary, DictionaryEncoder
 
 Buffer = bytes | bytearray | memoryview
 
@@ -35,10 +37,20 @@ class Codec:
         bench. Returns the digests' exclusive or, and how many bytes of records there were. Works without the
         interpreter's lock. Raises ValueError for what is no whole blocks."""
 
-    def encode_cold(self, block: Buffer, reference: Buffer | None = None, *, hard: bool = False) -> bytes:
-        """Returns the block as a zstd record; with `hard` some 3 % smaller, for five times the time. Raises ValueError
-        as `encode` does, and MemoryError."""
+    def encode_cold(
+        self,
+        block: Buffer,
+        reference: Buffer | None = None,
+        *,
+        hard: bool = False,
+        encoder: DictionaryEncoder | None = None,
+    ) -> bytes:
+        """Returns the block as a zstd record; with `hard` some 3 % smaller, for five times the time. `encoder` is one
+        for `hard`, and of no use beside a reference. Raises ValueError as `encode` does, and MemoryError."""
 
-    def decode(self, record: Buffer, encoding: int, reference: Buffer | None = None) -> bytes:
+    def decode(
+        self, record: Buffer, encoding: int, reference: Buffer | None = None, dictionary: Dictionary | None = None
+    ) -> bytes:
         """Returns the 4096 bytes of a record. `encoding` is one of store/state/geometry.py. Raises DecodeError when the
-        record is damaged, ValueError for a reference that is not 4096 bytes long."""
+        record is damaged, or needs a dictionary and there is none, ValueError for a reference that is not 4096 bytes
+        long."""

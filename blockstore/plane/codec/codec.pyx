@@ -9,6 +9,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport UINT64_MAX, uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from blockstore.plane.codec.dictionary cimport Dictionary, DictionaryEncoder, ZSTD_CDict, ZSTD_DDict
 from blockstore.plane.codec.layout cimport (
     BLOCK_BYTES,
     COMPRESSED,
@@ -16,6 +17,7 @@ from blockstore.plane.codec.layout cimport (
     DENSE_PATCHED,
     PATCHED,
     RAW,
+    needs_dictionary,
 )
 
 
@@ -52,6 +54,7 @@ cdef extern from "zstd.h" nogil:
         ZSTD_c_checksumFlag
         ZSTD_c_dictIDFlag
         ZSTD_c_experimentalParam2
+        ZSTD_c_experimentalParam4
     ctypedef enum ZSTD_dParameter:
         ZSTD_d_experimentalParam1
     ctypedef enum ZSTD_strategy:
@@ -61,6 +64,7 @@ cdef extern from "zstd.h" nogil:
     size_t ZSTD_freeCCtx(ZSTD_CCtx* context)
     size_t ZSTD_CCtx_setParameter(ZSTD_CCtx* context, ZSTD_cParameter parameter, int value)
     size_t ZSTD_CCtx_refPrefix(ZSTD_CCtx* context, const void* prefix, size_t size)
+    size_t ZSTD_CCtx_refCDict(ZSTD_CCtx* context, const ZSTD_CDict* dictionary)
     size_t ZSTD_compress2(ZSTD_CCtx* context, void* target, size_t room, const void* source, size_t size)
     ZSTD_DCtx* ZSTD_createDCtx()
     size_t ZSTD_freeDCtx(ZSTD_DCtx* context)
@@ -69,11 +73,15 @@ cdef extern from "zstd.h" nogil:
     size_t ZSTD_sizeof_CCtx(const ZSTD_CCtx* context)
     size_t ZSTD_sizeof_DCtx(const ZSTD_DCtx* context)
     size_t ZSTD_decompressDCtx(ZSTD_DCtx* context, void* target, size_t room, const void* source, size_t size)
+    size_t ZSTD_decompress_usingDDict(
+        ZSTD_DCtx* context, void* target, size_t room, const void* source, size_t size, const ZSTD_DDict* dictionary
+    )
     unsigned ZSTD_isError(size_t code)
     const char* ZSTD_getErrorName(size_t code)
 
 cdef enum:
     MAGICLESS = 1  # ZSTD_f_zstd1_magicless, of ZSTD_c_format (zstd.h)
+    ATTACH = 1  # ZSTD_dictForceAttach, of ZSTD_c_forceAttachDict
 
 # By `hard`: what levels 5 and 12 of zstd 1.5 are for a block with a prefix (its clevels.h, sources up to 16 KiB), set by
 # hand so that another version makes the same records in the same time. 12 is the lowest level with matches of three
@@ -123,10 +131,11 @@ cdef int encode_hot(Contexts* contexts, const uint8_t* block, const uint8_t* ref
 
 
 cdef int encode_cold(
-    Contexts* contexts, const uint8_t* block, const uint8_t* reference, bint hard, uint8_t* record
+    Contexts* contexts, const uint8_t* block, const uint8_t* reference, bint hard, const ZSTD_CDict* dictionary, uint8_t* record
 ) noexcept nogil:
     """Returns the bytes written to `record`, which has RECORD_LIMIT_BYTES; 0 when zstd has no memory for its tables, or
-    writes a header that is not FRAME_HEADER, which no version does that is known."""
+    writes a header that is not FRAME_HEADER, which no version does that is known. A block alone may be given a
+    `dictionary`, made for `hard`."""
     cdef ZSTD_CCtx* context = contexts.cold[hard]
     cdef const uint8_t* source = block
     cdef size_t size
@@ -138,6 +147,9 @@ cdef int encode_cold(
         source = contexts.pair + BLOCK_BYTES
         if ZSTD_isError(ZSTD_CCtx_refPrefix(context, contexts.pair, BLOCK_BYTES)):
             return 0
+    # The context of an earlier call may still have a dictionary that is gone by now.
+    elif ZSTD_isError(ZSTD_CCtx_refCDict(context, dictionary)):
+        return 0
     size = ZSTD_compress2(context, contexts.frame, sizeof(contexts.frame), source, BLOCK_BYTES)
     if ZSTD_isError(size) or size <= FRAME_HEADER_BYTES:
         return 0
@@ -157,10 +169,12 @@ cdef int decode_record(
     size_t size_bytes,
     int encoding,
     const uint8_t* reference,
+    const ZSTD_DDict* dictionary,
     uint8_t* block,
 ) noexcept nogil:
     """Writes the 4096 bytes of a record to `block` and returns 0; -1 when the record is damaged, and then `block` has
-    any content. `reference` is the block that a patch is against, and NULL for every other encoding."""
+    any content. `reference` is the block that a patch is against, and NULL for every other encoding;
+    `dictionary` that of DENSE_FIRST and DENSE_SECOND, NULL if it is damaged."""
     cdef size_t size
     if size_bytes == 0 or size_bytes > BLOCK_BYTES:
         return -1
@@ -179,16 +193,22 @@ cdef int decode_record(
         return 0 if LZ4_decompress_safe_usingDict(
             <const char*>record, <char*>block, <int>size_bytes, BLOCK_BYTES, <const char*>reference, BLOCK_BYTES
         ) == BLOCK_BYTES else -1
+    memcpy(contexts.frame, FRAME_HEADER, FRAME_HEADER_BYTES)
+    memcpy(contexts.frame + FRAME_HEADER_BYTES, record, size_bytes)
+    size_bytes += FRAME_HEADER_BYTES
+    if needs_dictionary(encoding):
+        if dictionary == NULL:
+            return -1
+        size = ZSTD_decompress_usingDDict(
+            contexts.cold_decoder, block, BLOCK_BYTES, contexts.frame, size_bytes, dictionary
+        )
+        return 0 if not ZSTD_isError(size) and size == BLOCK_BYTES else -1
     if encoding != DENSE and encoding != DENSE_PATCHED:
         return -1
     if encoding == DENSE_PATCHED:
         if reference == NULL or ZSTD_isError(ZSTD_DCtx_refPrefix(contexts.cold_decoder, reference, BLOCK_BYTES)):
             return -1
-    memcpy(contexts.frame, FRAME_HEADER, FRAME_HEADER_BYTES)
-    memcpy(contexts.frame + FRAME_HEADER_BYTES, record, size_bytes)
-    size = ZSTD_decompressDCtx(
-        contexts.cold_decoder, block, BLOCK_BYTES, contexts.frame, size_bytes + FRAME_HEADER_BYTES
-    )
+    size = ZSTD_decompressDCtx(contexts.cold_decoder, block, BLOCK_BYTES, contexts.frame, size_bytes)
     return 0 if not ZSTD_isError(size) and size == BLOCK_BYTES else -1
 
 
@@ -251,19 +271,22 @@ cdef class Codec:
                 size_bytes += encode_hot(&self.contexts, &blocks[number * BLOCK_BYTES], NULL, record)
         return digests, size_bytes
 
-    def encode_cold(self, block, reference=None, *, bint hard=False):
+    def encode_cold(self, block, reference=None, *, bint hard=False, DictionaryEncoder encoder=None):
         cdef uint8_t[RECORD_LIMIT_BYTES] record
         cdef int size
         cdef Py_buffer content
         cdef Py_buffer against
+        cdef const ZSTD_CDict* dictionary = encoder.tables if encoder is not None else NULL
         hold_blocks(block, reference, &content, &against)
-        size = encode_cold(&self.contexts, <const uint8_t*>content.buf, <const uint8_t*>against.buf, hard, record)
+        size = encode_cold(
+            &self.contexts, <const uint8_t*>content.buf, <const uint8_t*>against.buf, hard, dictionary, record
+        )
         release_blocks(&content, &against)
         if not size:
             raise MemoryError("zstd has no memory for its tables")
         return PyBytes_FromStringAndSize(<const char*>record, size)
 
-    def decode(self, record, int encoding, reference=None):
+    def decode(self, record, int encoding, reference=None, Dictionary dictionary=None):
         cdef int failed
         cdef size_t size_bytes
         cdef Py_buffer source
@@ -282,6 +305,7 @@ cdef class Codec:
             size_bytes,
             encoding,
             <const uint8_t*>against.buf,
+            dictionary.decoder if dictionary is not None else NULL,
             <uint8_t*>PyBytes_AS_STRING(block),
         )
         release_blocks(&source, &against)
@@ -348,6 +372,7 @@ cdef int set_parameters(Contexts* contexts) except -1:
         refuse_failure(ZSTD_CCtx_setParameter(contexts.cold[hard], ZSTD_c_checksumFlag, 0))
         refuse_failure(ZSTD_CCtx_setParameter(contexts.cold[hard], ZSTD_c_dictIDFlag, 0))
         refuse_failure(ZSTD_CCtx_setParameter(contexts.cold[hard], ZSTD_c_experimentalParam2, MAGICLESS))
+        refuse_failure(ZSTD_CCtx_setParameter(contexts.cold[hard], ZSTD_c_experimentalParam4, ATTACH))
     return refuse_failure(ZSTD_DCtx_setParameter(contexts.cold_decoder, ZSTD_d_experimentalParam1, MAGICLESS))
 
 

@@ -20,6 +20,8 @@ cdef enum:
     COMPRESSED = 2
     PATCHED = 3
     DENSE = 4
+    DENSE_FIRST = 5
+    DENSE_SECOND = 6
     DENSE_PATCHED = 7
     PATCH_BITS = 3
     ENCODING_MASK = 7
@@ -60,6 +62,15 @@ cdef inline int encoding_of(uint64_t where) noexcept nogil:
 
 cdef inline bint is_patch(uint64_t where) noexcept nogil:
     return where & PATCH_BITS == PATCH_BITS
+
+
+cdef inline bint is_dense(int encoding) noexcept nogil:
+    """Whether it is one of zstd's, alone, with a dictionary, or against a reference."""
+    return encoding >= DENSE
+
+
+cdef inline bint needs_dictionary(int encoding) noexcept nogil:
+    return encoding == DENSE_FIRST or encoding == DENSE_SECOND
 
 
 cdef inline bint is_paged(uint64_t where) noexcept nogil:

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from blockstore.plane.codec.codec cimport Codec
+from blockstore.plane.codec.dictionary cimport ZSTD_CDict
 
 cdef struct Job:
     # Of one block of 4096 bytes. `reference`, as many, may be NULL.
@@ -14,6 +15,9 @@ cdef struct Job:
     uint32_t size_bytes
     uint32_t spared_bytes
     int encoding
+    # For the block alone, with the encoding that it gets by it; NULL and DENSE without.
+    const ZSTD_CDict* dictionary
+    int alone_encoding
     # What came of it: a record if `record_bytes` is not 0.
     int record_bytes
     bint becomes_patch
@@ -32,5 +36,6 @@ cdef class Recompressor:
 
     # Leaves the record that stores least in the job, and none if it is not worth it.
     cdef void encode_job(self, Job* job, bint hard, double gain_share) noexcept nogil
-    # Has zstd allocate its tables for `hard` or not, which it does when it encodes for the first time.
-    cdef void allocate(self, bint hard) noexcept nogil
+    # Has zstd allocate its tables for `hard` or not, which it does when it encodes for the first time, with a reference
+    # or with a dictionary.
+    cdef void allocate(self, bint hard, const ZSTD_CDict* dictionary) noexcept nogil

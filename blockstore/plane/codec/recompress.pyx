@@ -5,7 +5,22 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from blockstore.plane.codec.codec cimport Codec, digest_of, encode_cold
-from blockstore.plane.codec.layout cimport BLOCK_BYTES, DENSE, DENSE_PATCHED, PATCH_BITS, encoding_of, size_of
+from blockstore.plane.codec.dictionary cimport DictionaryEncoder, ZSTD_CDict
+from blockstore.plane.codec.layout cimport (
+    BLOCK_BYTES,
+    DENSE,
+    DENSE_FIRST,
+    PATCH_BITS,
+    encoding_of,
+    is_dense,
+    needs_dictionary,
+    size_of,
+)
+
+
+# Of its record, what one may take instead that needs another dictionary. Few get longer: blocks that the older one was
+# trained on, of which it has pieces.
+cdef double LEAVING_SHARE = 1.5
 
 
 cdef class Recompressor:
@@ -23,6 +38,7 @@ cdef class Recompressor:
         uint64_t reference_digest=0,
         *,
         uint32_t spared_bytes=0,
+        DictionaryEncoder encoder=None,
         bint hard,
         double gain_share,
     ):
@@ -31,6 +47,9 @@ cdef class Recompressor:
         job.reference = bytes_of_block(reference) if reference is not None else NULL
         job.digest, job.reference_digest, job.seed = digest, reference_digest, seed
         job.encoding, job.size_bytes, job.spared_bytes = encoding_of(where), size_of(where), spared_bytes
+        job.dictionary, job.alone_encoding = NULL, DENSE
+        if encoder is not None:
+            job.dictionary, job.alone_encoding = encoder.tables, DENSE_FIRST + encoder.slot
         self.encode_job(&job, hard, gain_share)
         if not job.record_bytes:
             return None
@@ -38,7 +57,7 @@ cdef class Recompressor:
 
     cdef void encode_job(self, Job* job, bint hard, double gain_share) noexcept nogil:
         cdef bint was_patch = job.encoding & PATCH_BITS == PATCH_BITS
-        cdef bint was_cold = job.encoding == DENSE or job.encoding == DENSE_PATCHED
+        cdef bint was_cold = is_dense(job.encoding)
         cdef uint32_t patch_costs = job.spared_bytes if was_patch else self.limits.patch_gain_bytes
         cdef int size = 0
         job.record_bytes = 0
@@ -49,7 +68,7 @@ cdef class Recompressor:
             and (hard or not was_cold)
             and digest_of(job.reference, job.seed) == job.reference_digest
         ):
-            size = encode_cold(&self.codec.contexts, job.block, job.reference, hard, job.record)
+            size = encode_cold(&self.codec.contexts, job.block, job.reference, hard, NULL, job.record)
             if 0 < size < BLOCK_BYTES:
                 job.record_bytes = size
                 job.becomes_patch = True
@@ -57,7 +76,7 @@ cdef class Recompressor:
             if not (
                 job.record_bytes and job.record_bytes + patch_costs <= self.limits.enough_share * job.size_bytes
             ):
-                size = encode_cold(&self.codec.contexts, job.block, NULL, hard, self.other)
+                size = encode_cold(&self.codec.contexts, job.block, NULL, hard, job.dictionary, self.other)
                 if 0 < size < BLOCK_BYTES and (
                     not job.record_bytes or <uint32_t>size <= job.record_bytes + patch_costs
                 ):
@@ -67,11 +86,11 @@ cdef class Recompressor:
         if job.record_bytes and not is_worth(job, &self.limits, gain_share, was_patch):
             job.record_bytes = 0
 
-    cdef void allocate(self, bint hard) noexcept nogil:
+    cdef void allocate(self, bint hard, const ZSTD_CDict* dictionary) noexcept nogil:
         cdef uint8_t[BLOCK_BYTES] block
         memset(block, 0, sizeof(block))
-        # With a reference its window is larger: what zstd allocates then is enough for both.
-        encode_cold(&self.codec.contexts, block, block, hard, self.other)
+        # With a reference its window is larger: what zstd allocates then is enough for blocks alone.
+        encode_cold(&self.codec.contexts, block, block if dictionary == NULL else NULL, hard, dictionary, self.other)
 
 
 cdef const uint8_t* bytes_of_block(bytes block) except NULL:
@@ -83,6 +102,11 @@ cdef const uint8_t* bytes_of_block(bytes block) except NULL:
 cdef bint is_worth(const Job* job, const Limits* limits, double gain_share, bint was_patch) noexcept nogil:
     """Whether the record saves enough, beside the old one and, when the patch is given up, what only it kept."""
     cdef double before = job.size_bytes
+    if needs_dictionary(job.encoding) and job.encoding != job.alone_encoding:
+        # It alone may keep a dictionary that no other record needs, and with it another one from being trained.
+        return job.record_bytes <= LEAVING_SHARE * before
     if job.becomes_patch != was_patch:
         before += job.spared_bytes
+    if is_dense(job.encoding):
+        return job.record_bytes < before and before - job.record_bytes >= gain_share * before
     return before - job.record_bytes >= max(<double>limits.gain_bytes, gain_share * before)

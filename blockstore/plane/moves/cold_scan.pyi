@@ -1,6 +1,7 @@
 """Rows that a pass of re-encoding is to try: a look at all rows, in steps.
 
-Wanted are records of at least `minimum_bytes` in cold segments that have one of some encodings; and, wherever they lie,
+Wanted are records of at least `minimum_bytes` in cold segments that have one of some encodings, and smaller ones that
+need a dictionary with which nothing is encoded any more; and, wherever they lie,
 patches that alone keep a reference and are not much smaller than that, for both may be given up. Needs neither the
 store lock nor the interpreter's: what was found is looked at again when it is picked (reencode.pyi).
 """

@@ -12,12 +12,13 @@ from blockstore.plane.codec.layout cimport (
     encoding_of,
     is_paged,
     is_patch,
+    needs_dictionary,
     size_of,
 )
 from blockstore.plane.moves.cold_segments cimport ColdSegments, is_cold
-from blockstore.plane.sync.atomics cimport load_16, load_32, load_64
+from blockstore.plane.sync.atomics cimport load_16, load_32, load_64, load_pointer
 from blockstore.plane.tables.content_index cimport bs_prefetch
-from blockstore.plane.tables.tables cimport Columns, Tables
+from blockstore.plane.tables.tables cimport Columns, Tables, decoder_of
 
 cdef enum:
     # Rows ahead, of which the reference is asked of memory.
@@ -32,6 +33,16 @@ cdef uint32_t spared_bytes(const Columns* columns, uint32_t reference) noexcept 
         return 0
     where = load_64(&columns.where[reference])
     return 0 if is_paged(where) else size_of(where)
+
+
+cdef bint leaves_dictionary(const Columns* columns, uint64_t row, uint64_t where) noexcept nogil:
+    """Whether the record needs a dictionary with which nothing is encoded any more."""
+    return (
+        needs_dictionary(encoding_of(where))
+        and columns.dictionaries != NULL
+        and load_pointer(&columns.dictionaries[load_16(&columns.domain[row])].current)
+        != <void*>decoder_of(columns, row, where)
+    )
 
 
 cdef class ColdScan:
@@ -97,7 +108,7 @@ cdef class ColdScan:
     cdef bint is_wanted(self, const Columns* columns, uint64_t row) noexcept nogil:
         cdef uint64_t where = load_64(&columns.where[row])
         cdef uint32_t spared
-        if size_of(where) < self.minimum_bytes or is_paged(where):
+        if is_paged(where) or (size_of(where) < self.minimum_bytes and not leaves_dictionary(columns, row, where)):
             return False
         # A limit that was raised since has made segments that are not cold.
         if is_tried(self.encodings, encoding_of(where)) and is_cold(self.segments, where >> WHERE_SEGMENT_SHIFT):

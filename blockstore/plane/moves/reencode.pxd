@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from blockstore.plane.blocks.commit cimport Commit
+from blockstore.plane.codec.dictionary cimport DictionaryEncoder, ZSTD_DDict
 from blockstore.plane.codec.recompress cimport Job, Recompressor
 from blockstore.plane.moves.cold_encoders cimport ColdWork
 from blockstore.plane.moves.cold_scan cimport ColdScan
@@ -17,6 +18,7 @@ cdef struct Cold:
     uint32_t base  # the reference of a patch, or of what may become one; 0 without
     uint32_t domain
     bint is_described  # its domain is known
+    const ZSTD_DDict* dictionary  # with which it is encoded alone; NULL for none
     uint8_t block[4096]
     uint8_t reference[4096]
 
@@ -30,10 +32,12 @@ cdef class Reencoder(ColdWork):
     cdef uint32_t most_dependents
     cdef Cold* cold
     cdef int count
+    cdef list encoders  # dictionaries that the batch is encoded with
     cdef readonly int encoded  # the first so many of them were
     cdef bint is_hard  # of `work`
     cdef double gain_share
     cdef bint[2] is_allocated  # by `hard`: what zstd needs to encode
+    cdef bint[2] is_allocated_with_dictionary
     cdef uint8_t other[4096]
     # Of those that `replace` publishes: their records, one behind the other, and where each ends.
     cdef uint8_t* records
@@ -47,7 +51,9 @@ cdef class Reencoder(ColdWork):
     cdef void encode_next(self, bint hard, double gain_share) noexcept nogil
     cdef bint read(self, Cold* cold, uint32_t row, uint32_t encodings) noexcept nogil
     cdef void read_reference(self, Cold* cold, uint32_t base) noexcept nogil
-    cdef void describe_blocks(self, uint32_t domain, uint64_t seed, const uint32_t* key) noexcept nogil
+    cdef void describe_blocks(
+        self, uint32_t domain, uint64_t seed, const uint32_t* key, DictionaryEncoder encoder
+    ) noexcept nogil
     cdef void find_reference(self, Cold* cold, const uint32_t* key) noexcept nogil
     cdef bint is_picked(self, uint32_t row) noexcept nogil
     cdef bint is_unchanged(self, const Cold* cold) noexcept nogil

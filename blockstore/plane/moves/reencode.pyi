@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from blockstore.plane.blocks.commit import Commit
 from blockstore.plane.buffers import U32s
+from blockstore.plane.codec.dictionary import DictionaryEncoder
 from blockstore.plane.moves.cold_encoders import ColdWork
 from blockstore.plane.moves.cold_scan import ColdScan
 from blockstore.plane.sync.epochs import Epochs
@@ -62,9 +63,10 @@ class Reencoder(ColdWork):
         read, and what is neither one of the scan's encodings nor a patch that alone keeps its reference. Returns the
         domains (indexes) of the blocks."""
 
-    def describe(self, domain: int, seed: int, key: U32s) -> None:
+    def describe(self, domain: int, seed: int, key: U32s, encoder: DictionaryEncoder | None = None) -> None:
         """Lets the blocks of the domain have this seed of digests, without which they are not encoded. Looks for
-        references by their features, of which `key` has the multipliers (codec/features.pyi). Raises ValueError for a
+        references by their features, of which `key` has the multipliers (codec/features.pyi). Those that stay
+        alone are encoded with `encoder`, one for how hard they will be; the batch keeps it. Raises ValueError for a
         key of another length."""
 
     def encode(self, most_blocks: int, *, hard: bool, gain_share: float) -> int:

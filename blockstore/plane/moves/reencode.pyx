@@ -14,8 +14,10 @@ from blockstore.plane.blocks.commit cimport Books, Commit, release_reference
 from blockstore.plane.blocks.decode cimport READ, read_row
 from blockstore.plane.codec.codec cimport RECORD_LIMIT_BYTES
 from blockstore.plane.codec.features cimport FEATURE_KEYS, FEATURES_A_BLOCK, block_features
+from blockstore.plane.codec.dictionary cimport DictionaryEncoder
 from blockstore.plane.codec.layout cimport (
     DENSE,
+    DENSE_FIRST,
     DENSE_PATCHED,
     FIRST_ROW,
     HINT,
@@ -29,7 +31,16 @@ from blockstore.plane.codec.layout cimport (
 from blockstore.plane.codec.recompress cimport Recompressor
 from blockstore.plane.moves.cold_encoders cimport ColdWork
 from blockstore.plane.moves.cold_scan cimport ColdScan, is_tried, spared_bytes
-from blockstore.plane.sync.atomics cimport load_8, load_16, load_32, load_64, publish_16, publish_32, publish_64
+from blockstore.plane.sync.atomics cimport (
+    load_8,
+    load_16,
+    load_32,
+    load_64,
+    load_pointer,
+    publish_16,
+    publish_32,
+    publish_64,
+)
 from blockstore.plane.sync.epochs cimport Epochs, enter_epoch, leave_epoch
 from blockstore.plane.sync.lock cimport StoreLock
 from blockstore.plane.tables.free_rows cimport mark
@@ -73,6 +84,7 @@ cdef class Reencoder(ColdWork):
         )
         self.most = most_blocks
         self.described_from_bytes, self.most_dependents = described_from_bytes, most_dependents
+        self.encoders = []
         self.cold = <Cold*>malloc(most_blocks * sizeof(Cold))
         self.records = <uint8_t*>malloc(most_blocks * RECORD_LIMIT_BYTES)
         self.ends = <uint64_t*>calloc(most_blocks, sizeof(uint64_t))
@@ -102,15 +114,18 @@ cdef class Reencoder(ColdWork):
 
     def pick(self, ColdScan scan not None):
         cdef int number
+        self.encoders.clear()
         with nogil:
             self.pick_rows(scan)
         return {self.cold[number].domain for number in range(self.count)}
 
-    def describe(self, uint32_t domain, uint64_t seed, const uint32_t[::1] key not None):
+    def describe(self, uint32_t domain, uint64_t seed, const uint32_t[::1] key not None, DictionaryEncoder encoder=None):
         if key.shape[0] != FEATURE_KEYS:
             raise ValueError(f"a key of {key.shape[0]} numbers")
+        if encoder is not None:
+            self.encoders.append(encoder)
         with nogil:
-            self.describe_blocks(domain, seed, &key[0])
+            self.describe_blocks(domain, seed, &key[0], encoder)
 
     def encode(self, int most_blocks, *, bint hard, double gain_share):
         cdef int number
@@ -122,10 +137,15 @@ cdef class Reencoder(ColdWork):
         return end - first
 
     def prepare(self, *, bint hard, double gain_share):
+        cdef DictionaryEncoder encoder
         self.is_hard, self.gain_share = hard, gain_share
         if not self.is_allocated[hard]:
-            self.recompressor.allocate(hard)
+            self.recompressor.allocate(hard, NULL)
             self.is_allocated[hard] = True
+        if self.encoders and not self.is_allocated_with_dictionary[hard]:
+            encoder = self.encoders[0]  # all dictionaries have tables of one size
+            self.recompressor.allocate(hard, encoder.tables)
+            self.is_allocated_with_dictionary[hard] = True
 
     def replace(self, ColdScan scan not None, int64_t reserved_segments, StoreLock lock):
         cdef bint is_done
@@ -205,6 +225,7 @@ cdef class Reencoder(ColdWork):
         base = load_32(&columns.reference[row])
         cold.row, cold.where, cold.domain, cold.base = row, where, load_16(&columns.domain[row]), 0
         cold.is_described = False
+        cold.dictionary, cold.job.dictionary, cold.job.alone_encoding = NULL, NULL, DENSE
         cold.job.digest = load_64(&columns.digest[row])
         cold.job.block, cold.job.reference, cold.job.reference_digest = cold.block, NULL, 0
         cold.job.encoding, cold.job.size_bytes = encoding_of(where), size_of(where)
@@ -234,7 +255,9 @@ cdef class Reencoder(ColdWork):
         if read_row(&self.recompressor.codec.contexts, columns, base, self.other, cold.reference) == READ:
             cold.base, cold.job.reference, cold.job.reference_digest = base, cold.reference, digest
 
-    cdef void describe_blocks(self, uint32_t domain, uint64_t seed, const uint32_t* key) noexcept nogil:
+    cdef void describe_blocks(
+        self, uint32_t domain, uint64_t seed, const uint32_t* key, DictionaryEncoder encoder
+    ) noexcept nogil:
         cdef int slot = enter_epoch(&self.epochs.state)
         cdef int number
         cdef Cold* cold
@@ -242,6 +265,9 @@ cdef class Reencoder(ColdWork):
             cold = &self.cold[number]
             if cold.domain == domain:
                 cold.job.seed, cold.is_described = seed, True
+                if encoder is not None:
+                    cold.dictionary, cold.job.dictionary = encoder.dictionary.decoder, encoder.tables
+                    cold.job.alone_encoding = DENSE_FIRST + encoder.slot
                 if not cold.base and cold.job.size_bytes > self.described_from_bytes:
                     self.find_reference(cold, key)
         leave_epoch(&self.epochs.state, slot)
@@ -326,8 +352,15 @@ cdef class Reencoder(ColdWork):
         )
 
     cdef bint may_still(self, const Cold* cold) noexcept nogil:
-        """Returns whether what has to do with the reference is as it was, too."""
+        """Returns whether what has to do with the reference is as it was, too, and with the dictionary: when records may
+        need another one from now on, those that need this are being counted."""
         cdef const Columns* columns = self.commit.books.columns
+        if (
+            cold.dictionary != NULL
+            and not cold.job.becomes_patch
+            and load_pointer(&columns.dictionaries[cold.domain].current) != cold.dictionary
+        ):
+            return False
         # The same row may have been freed and be another block's by now.
         if cold.job.becomes_patch and columns.digest[cold.base] != cold.job.reference_digest:
             return False
@@ -362,7 +395,9 @@ cdef class Reencoder(ColdWork):
             publish_16(&columns.dependents[cold.base], columns.dependents[cold.base] + 1)
         publish_64(
             &columns.where[cold.row],
-            offset << OFFSET_SHIFT | size_bytes << SIZE_SHIFT | (DENSE_PATCHED if cold.job.becomes_patch else DENSE),
+            offset << OFFSET_SHIFT
+            | size_bytes << SIZE_SHIFT
+            | <uint64_t>(DENSE_PATCHED if cold.job.becomes_patch else cold.job.alone_encoding),
         )
         self.saved_bytes += <int64_t>size_of(cold.where) - <int64_t>size_bytes
 

@@ -1,7 +1,7 @@
 """Counts what the blocks of a map and the records of rows are, by kind, for the census (store/accounting/census.py).
 
-To be called with the store lock; all functions let go of the interpreter's, and write nothing but the sums and the
-RowUsers that they are given. What lies beyond the end of a table is left out.
+To be called with the store lock, but for `count_encodings`; all functions let go of the interpreter's, and write
+nothing but the sums and the RowUsers that they are given. What lies beyond the end of a table is left out.
 
 Snapshots are counted apart. First `count_snapshot_entries` for the maps of all snapshots, then `count_blocks` for the
 maps of all VMs, which notes what these need, then `count_record_bytes`. Without snapshots there are no RowUsers.
@@ -51,3 +51,8 @@ def count_record_bytes(
     """Adds the bytes of the records of rows [first, end) to `record_bytes` by class (RECORDS). With `users` those of
     rows that no VM needs are added to `snapshot_bytes` instead; returns how many these were. Raises ValueError when
     there are not as many sums as classes."""
+
+def count_encodings(tables: Tables, first: int, end: int, rows: I64s) -> None:
+    """Adds rows [first, end) that are in use to `rows`, by eight times their domain's index and their encoding; those
+    of domains that it is too short for are left out. Needs no lock: a row that is being changed counts as it was or as
+    it is."""

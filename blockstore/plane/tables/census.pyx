@@ -8,8 +8,6 @@ from libc.stdlib cimport calloc, free
 
 from blockstore.plane.codec.layout cimport (
     COMPRESSED,
-    DENSE,
-    DENSE_PATCHED,
     DUE,
     FIRST_ROW,
     HOLE,
@@ -17,11 +15,12 @@ from blockstore.plane.codec.layout cimport (
     PATCHED,
     ZERO_ENTRY,
     encoding_of,
+    is_dense,
     is_paged,
     is_patch,
     size_of,
 )
-from blockstore.plane.sync.atomics cimport load_32, load_64
+from blockstore.plane.sync.atomics cimport load_16, load_32, load_64
 from blockstore.plane.tables.block_map cimport PAGE_ENTRIES_SHIFT, BlockMap, MapView, page_end
 from blockstore.plane.tables.content_index cimport bs_prefetch
 from blockstore.plane.tables.tables cimport Columns, Tables
@@ -43,6 +42,8 @@ cdef enum:
 
     REFERENCES = 6
     RECORDS = 7
+
+    ENCODINGS = 8
 
     # In a word of RowUsers: a VM needs the row; the rest counts the map entries of snapshots that point at it.
     NEEDED = 0x80000000
@@ -78,7 +79,7 @@ cdef inline int class_of(uint64_t where, uint32_t count) noexcept nogil:
         return LZ4
     if encoding == PATCHED:
         return PATCH
-    if encoding == DENSE or encoding == DENSE_PATCHED:
+    if is_dense(encoding):
         return ZSTD
     return PLAIN
 
@@ -255,3 +256,16 @@ cdef bint count_record(
         REFERENCES if count == 0 and not is_paged(where) else class_of(where, count) - SHARED
     ] += size_of(where)
     return not is_needed
+
+
+def count_encodings(Tables tables not None, uint64_t first, uint64_t end, int64_t[::1] rows not None):
+    cdef const Columns* columns = &tables.columns
+    cdef uint64_t row, where, place
+    cdef uint64_t places = rows.shape[0]
+    end = min(end, load_64(&columns.capacity))
+    with nogil:
+        for row in range(max(first, <uint64_t>FIRST_ROW), end):
+            where = load_64(&columns.where[row])
+            place = ENCODINGS * load_16(&columns.domain[row]) + encoding_of(where)
+            if where and place < places:
+                rows[place] += 1

@@ -25,13 +25,14 @@ from blockstore.plane.codec.layout cimport (
     encoding_of,
     is_paged,
     is_patch,
+    needs_dictionary,
     size_of,
 )
-from blockstore.plane.tables.tables cimport Columns, Tables
+from blockstore.plane.tables.tables cimport Columns, Tables, has_dictionary
 
 cdef enum:
-    # A bit for each encoding that there is: RAW, COMPRESSED, PATCHED, DENSE, DENSE_PATCHED.
-    KNOWN_ENCODINGS = 0x9E
+    # A bit for each encoding that there is: all but FREE.
+    KNOWN_ENCODINGS = 0xFE
 
 
 cdef bint names_record(uint64_t where, const Room* room) noexcept nogil:
@@ -51,18 +52,20 @@ cdef bint names_record(uint64_t where, const Room* room) noexcept nogil:
 
 
 cdef bint is_usable(uint64_t row, const Columns* columns, const Room* room) noexcept nogil:
-    """Whether a row that there is names a record, and a reference if that is a patch."""
+    """Whether a row that there is names a record, and a reference if that is a patch, or a dictionary if it needs one."""
     cdef uint64_t where = load_64(&columns.where[row])
     cdef uint32_t base
     if not names_record(where, room):
         return False
     if not is_patch(where):
-        return True
+        return not needs_dictionary(encoding_of(where)) or has_dictionary(columns, row, where)
     base = load_32(&columns.reference[row])
     if base < FIRST_ROW or base >= columns.capacity:
         return False
     where = load_64(&columns.where[base])
-    return names_record(where, room) and not is_patch(where)
+    if not names_record(where, room) or is_patch(where):
+        return False
+    return not needs_dictionary(encoding_of(where)) or has_dictionary(columns, base, where)
 
 
 cdef bint is_sound(uint64_t entry, const Columns* columns, const Room* room) noexcept nogil:

@@ -9,6 +9,7 @@ the capacity that they are good for, and what was bound before stays mapped and 
 import mmap
 
 from blockstore.plane.buffers import U16s, U32s, U64s
+from blockstore.plane.codec.dictionary import Dictionary
 
 class Tables:
     """Empty until it is bound: `capacity` and `pool_bytes` are 0."""
@@ -36,6 +37,19 @@ class Tables:
 
     def bind_pool(self, pool: mmap.mmap | memoryview) -> None:
         """Takes this as the pool, writable or not. Raises ValueError for a shorter one than is bound."""
+
+    def bind_dictionary(self, domain: int, slot: int, dictionary: Dictionary | None, *, is_known: bool = True) -> None:
+        """Lets records of a domain (its index) be decoded with this dictionary in the slot, and none be encoded with
+        what was there; with None by nothing. `is_known` says then whether records that need it are to be taken for
+        sound: it is there, and damaged. Whoever takes one away has it live on until nobody can be looking at it.
+        Raises ValueError for another slot than 0 and 1."""
+
+    def let_encode(self, domain: int, slot: int) -> None:
+        """From now on blocks of the domain may be encoded with the dictionary in this slot, and with no other. Raises
+        ValueError if there is none."""
+
+    def dictionary(self, domain: int, slot: int) -> Dictionary | None:
+        """Returns that of a domain in a slot, if there is one that is not damaged."""
 
     def unbind(self) -> None:
         """Lets go of all of it."""

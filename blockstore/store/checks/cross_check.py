@@ -16,13 +16,26 @@ import lz4.block
 import xxhash
 import zstandard
 
-from blockstore.store.state.geometry import BLOCK_BYTES, COMPRESSED, DENSE, DENSE_PATCHED, PATCHED, RAW
+from blockstore.store.state.geometry import (
+    BLOCK_BYTES,
+    COMPRESSED,
+    DENSE,
+    DENSE_FIRST,
+    DENSE_PATCHED,
+    DENSE_SECOND,
+    PATCHED,
+    RAW,
+)
 
 Buffer = bytes | bytearray | memoryview
 
 _HEADER: Final = b"\x60" + (BLOCK_BYTES - 256).to_bytes(2, "little")
 """Of a frame in one segment with 4096 bytes of content, without magic number, checksum and dictionary id (RFC 8878,
 section 3.1.1.1)."""
+
+
+MAXIMUM_DICTIONARIES: Final = 4
+"""Kept by each thread, of 0.2 MB each."""
 
 
 class CrossCheckError(Exception):
@@ -36,6 +49,10 @@ class _Tools(threading.local):
     def decompress(self) -> Callable[..., bytes]:
         return zstandard.ZstdDecompressor(format=zstandard.FORMAT_ZSTD1_MAGICLESS).decompress
 
+    @cached_property
+    def with_dictionary(self) -> dict[bytes, Callable[..., bytes]]:
+        return {}
+
 
 _tools: Final = _Tools()
 
@@ -46,15 +63,15 @@ def digest(block: Buffer, seed: int) -> int:
 
 
 def decode(record: Buffer, encoding: int, reference: bytes) -> bytes:
-    """Returns the 4096 bytes of a record; `reference` is the block that a patch is against. Raises CrossCheckError."""
+    """Returns the 4096 bytes of a record; `reference` is the block that a patch is against, or the dictionary that the
+    encoding needs. Raises CrossCheckError."""
     block = b""
     try:
         if encoding in (COMPRESSED, PATCHED):
             block = lz4.block.decompress(record, BLOCK_BYTES, False, reference if encoding == PATCHED else b"")
-        elif encoding in (DENSE, DENSE_PATCHED):
+        elif encoding in (DENSE, DENSE_FIRST, DENSE_SECOND, DENSE_PATCHED):
             frame = b"".join((_HEADER, record))
-            decompress = _with_reference(reference) if encoding == DENSE_PATCHED else _tools.decompress
-            block = decompress(frame, BLOCK_BYTES, allow_extra_data=False)
+            block = _decompressor(encoding, reference)(frame, BLOCK_BYTES, allow_extra_data=False)
         elif encoding == RAW:
             block = bytes(record)
     except (lz4.block.LZ4BlockError, zstandard.ZstdError) as error:
@@ -62,6 +79,24 @@ def decode(record: Buffer, encoding: int, reference: bytes) -> bytes:
     if len(block) != BLOCK_BYTES:
         raise CrossCheckError(f"it says encoding {encoding} with {len(record)} bytes")
     return block
+
+
+def _decompressor(encoding: int, reference: bytes) -> Callable[..., bytes]:
+    if encoding == DENSE:
+        return _tools.decompress
+    return _with_reference(reference) if encoding == DENSE_PATCHED else _with_dictionary(reference)
+
+
+def _with_dictionary(content: bytes) -> Callable[..., bytes]:
+    """What zstd makes of a dictionary before it decodes is kept, for those that were asked for last."""
+    found = _tools.with_dictionary.get(content)
+    if found is None:
+        dictionary = zstandard.ZstdCompressionDict(content, dict_type=zstandard.DICT_TYPE_FULLDICT)
+        found = zstandard.ZstdDecompressor(format=zstandard.FORMAT_ZSTD1_MAGICLESS, dict_data=dictionary).decompress
+        if len(_tools.with_dictionary) >= MAXIMUM_DICTIONARIES:
+            _tools.with_dictionary.clear()
+        _tools.with_dictionary[content] = found
+    return found
 
 
 def _with_reference(reference: bytes) -> Callable[..., bytes]:

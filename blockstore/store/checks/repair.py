@@ -9,10 +9,18 @@ the right word or byte in its place at the end.
 from __future__ import annotations
 
 from blockstore.plane.codec.codec import DecodeError
+from blockstore.plane.codec.dictionary import Dictionary
 from blockstore.store.checks.cross_check import Buffer, CrossCheckError, decode, digest
 from blockstore.store.checks.soundness import names_one
 from blockstore.store.decode import Decoder
-from blockstore.store.state.geometry import ENCODING_MASK, FIRST_ROW, PAGED, PATCH_BITS
+from blockstore.store.state.geometry import (
+    DENSE_FIRST,
+    DENSE_SECOND,
+    ENCODING_MASK,
+    FIRST_ROW,
+    PAGED,
+    PATCH_BITS,
+)
 from blockstore.store.state.location import offset_of
 from blockstore.store.state.pool import Pool
 from blockstore.store.state.rows import Rows
@@ -33,6 +41,7 @@ class Repair:
         self._pool = pool
         self._decoder = decoder
         self._seeds = seeds
+        self._content: tuple[Dictionary, bytes] | None = None
 
     def is_whole(self, row: int) -> bool:
         """Does the row decode to what its digest says? Raises NotHere."""
@@ -69,7 +78,7 @@ class Repair:
         yield from self._record_steps(row, where, base, domain, wanted)
 
     def _record_steps(self, row: int, where: int, base: int, domain: int, wanted: int) -> Steps:
-        seed, reference = self._seeds.get(domain), self._reference(where, base)
+        seed, reference = self._seeds.get(domain), self._reference(where, base, domain)
         if seed is None or reference is None or not names_one(where, self._pool) or where & PAGED:
             return
         record = bytearray(self._decoder.record(where))
@@ -92,25 +101,38 @@ class Repair:
 
     def _digest_of(self, where: int, base: int, domain: int) -> int | None:
         """The digest of what a row with these words decodes to; None if that is nothing. Raises NotHere."""
-        seed, reference = self._seeds.get(domain), self._reference(where, base)
+        seed, reference = self._seeds.get(domain), self._reference(where, base, domain)
         if seed is None or reference is None or not names_one(where, self._pool):
             return None
         record = self._record(where)
         return None if record is None else _digest(record, where & ENCODING_MASK, reference, seed)
 
-    def _reference(self, where: int, base: int) -> bytes | None:
-        """What a patch is against, empty for other encodings; None if there is no such thing."""
+    def _reference(self, where: int, base: int, domain: int) -> bytes | None:
+        """What a patch is against, or the dictionary that the encoding needs, empty for other encodings; None if there
+        is no such thing."""
         rows = self._rows
         if where & PATCH_BITS != PATCH_BITS:
-            return b""
+            return self._dictionary(where & ENCODING_MASK, domain)
         if not FIRST_ROW <= base < rows.capacity or rows.where.items[base] & PATCH_BITS == PATCH_BITS:
             return None
         of_base = rows.where.items[base]
         record = self._record(of_base)
         try:
-            return None if record is None else decode(record, of_base & ENCODING_MASK, b"")
+            dictionary = self._dictionary(of_base & ENCODING_MASK, rows.domain.items[base])
+            return None if record is None or dictionary is None else decode(record, of_base & ENCODING_MASK, dictionary)
         except CrossCheckError:
             return None
+
+    def _dictionary(self, encoding: int, domain: int) -> bytes | None:
+        """What the encoding needs, empty for those that need none; None if there is no such dictionary."""
+        if encoding not in (DENSE_FIRST, DENSE_SECOND):
+            return b""
+        dictionary = self._decoder.dictionary(domain, encoding - DENSE_FIRST)
+        if dictionary is None:
+            return None
+        if self._content is None or self._content[0] is not dictionary:
+            self._content = dictionary, dictionary.content()  # most records that come one after the other need the same
+        return self._content[1]
 
     def _record(self, where: int) -> Buffer | None:
         """What lies there; None for a place that cannot be. Raises NotHere."""

@@ -15,7 +15,9 @@ from blockstore.store.state.geometry import (
     BLOCK_BYTES,
     COMPRESSED,
     DENSE,
+    DENSE_FIRST,
     DENSE_PATCHED,
+    DENSE_SECOND,
     ENCODING_MASK,
     FIRST_ROW,
     ID_MASK,
@@ -30,7 +32,7 @@ from blockstore.store.state.rows import Rows
 if TYPE_CHECKING:
     from blockstore.plane.buffers import U64s
 
-_KNOWN: Final = frozenset((RAW, COMPRESSED, PATCHED, DENSE, DENSE_PATCHED))
+_KNOWN: Final = frozenset((RAW, COMPRESSED, PATCHED, DENSE, DENSE_FIRST, DENSE_SECOND, DENSE_PATCHED))
 
 
 def names_one(where: int, pool: Pool) -> bool:

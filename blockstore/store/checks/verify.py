@@ -53,7 +53,8 @@ MAXIMUM_FINDINGS: Final = 1000
 
 @dataclass
 class Finding:
-    """`kind`: block (one of a volume cannot be read), record, piece, count, orphan, name. `volume` is its number."""
+    """`kind`: block (one of a volume cannot be read), record, dictionary, piece, count, orphan, name. `volume` is
+    its number."""
 
     kind: str
     text: str
@@ -96,6 +97,9 @@ def steps(store: Store, result: Verification, *, repair: bool, unreadable: Mappi
     result.total = rows.capacity + sum(volume.blocks for volume in store.volumes.values()) + rows.capacity
     rows.changed = bytearray(rows.capacity)
     try:
+        for text, is_repaired in store.dictionaries.problems(repair=repair):
+            result.add(Finding("dictionary", text, repaired=is_repaired))
+        yield Outcome.WENT_ON
         yield from check.records()
         for volume in list(store.volumes.values()):
             yield from check.entries(volume)

@@ -8,6 +8,9 @@ what is dense is tried with a slower encoder, which makes a little less of it. W
 in compaction: the record is appended, then one store of its row's word publishes it, so that a process killed in
 between leaves the old record or the new one. The holes are for compaction (upkeep.py).
 
+A block alone is encoded with the dictionary of its domain, if that has one (training.py). At its second look one that
+was encoded without it, or with an older one, is tried with it, so that in time nothing needs the older one.
+
 A patch stays a patch against the same reference. A block of its own may become one, for zstd finds more to copy than
 LZ4: against the row that ingest took a note of, or one that the similarity index has learned of since. And a patch that
 alone keeps a reference which is in no file any more becomes a block of its own, when that takes less than both.
@@ -29,9 +32,18 @@ from blockstore.plane.moves.reencode import Reencoder
 from blockstore.plane.sync.lock import StoreLock
 from blockstore.plane.tables.similarity_index import SimilarityIndex
 from blockstore.plane.tables.tables import Tables
+from blockstore.store.dictionaries import Dictionaries
 from blockstore.store.domains import Domains
 from blockstore.store.ingest import PATCH_FROM_BYTES
-from blockstore.store.state.geometry import COMPRESSED, DENSE, DENSE_PATCHED, PATCHED, RAW
+from blockstore.store.state.geometry import (
+    COMPRESSED,
+    DENSE,
+    DENSE_FIRST,
+    DENSE_PATCHED,
+    DENSE_SECOND,
+    PATCHED,
+    RAW,
+)
 from blockstore.store.state.pool import COMPACTION_RESERVE_SEGMENTS, Pool
 from blockstore.store.state.rows import MAXIMUM_DEPENDENTS
 
@@ -42,8 +54,8 @@ GAIN_BYTES: Final = 32
 GAIN_SHARE: Final = 0.05
 """A record that gets smaller by less than either stays as it is: it would not be worth its slower reads."""
 
-HARD_GAIN_SHARE: Final = 0.02
-"""The same at the second look: reading a dense record takes what it takes, whoever made it."""
+HARD_GAIN_SHARE: Final = 0.01
+"""All that one must save at the second look: reading a dense record takes what it takes, whoever made it."""
 
 HARD_AGE: Final = 20.0
 """Times as old as a cold segment one must be to be looked at a second time: ten minutes, as a rule."""
@@ -78,7 +90,7 @@ ROWS_A_STEP: Final = 1 << 14
 """Rows looked at in one step, about 0.1 ms."""
 
 _FIRST_LOOK: Final = 1 << RAW | 1 << COMPRESSED | 1 << PATCHED
-_SECOND_LOOK: Final = 1 << DENSE | 1 << DENSE_PATCHED
+_SECOND_LOOK: Final = 1 << DENSE | 1 << DENSE_FIRST | 1 << DENSE_SECOND | 1 << DENSE_PATCHED
 """Encodings that are tried: a bit for each."""
 
 _NO_LOCK: Final[AbstractContextManager[object]] = nullcontext()
@@ -91,12 +103,19 @@ class Densify:
     take it for themselves; who has the store to himself gives none."""
 
     def __init__(
-        self, pool: Pool, domains: Domains, similarity: SimilarityIndex, tables: Tables, commit: Commit
+        self,
+        pool: Pool,
+        domains: Domains,
+        dictionaries: Dictionaries,
+        similarity: SimilarityIndex,
+        tables: Tables,
+        commit: Commit,
     ) -> None:
         self._pool = pool
         self._domains = domains
         self._similarity = similarity
         self._commit = commit
+        self._dictionaries = dictionaries
         self.is_hard = False
         """Is the pass that is under way one of second looks?"""
         self._is_under_way = False
@@ -111,6 +130,11 @@ class Densify:
         """Blocks that were tried, and once more."""
         self.replaced = self.saved_bytes = 0
         """How often a block has got a smaller record, and by how much, with the references that were given up."""
+
+    @property
+    def is_under_way(self) -> bool:
+        """Has a pass begun that has not come to its end?"""
+        return self._is_under_way
 
     def begin(self, now_s: float, cold_after_s: float) -> bool:
         """Is a pass under way, or is there a cold segment to begin one for? To be asked every few seconds, with the
@@ -214,7 +238,8 @@ class Densify:
         for index in batch.pick(self._scan):
             domain = self._domains.at(index)
             if domain is not None:
-                batch.describe(index, domain.seed, domain.multipliers)
+                encoder = self._dictionaries.encoder(index, hard=self.is_hard)
+                batch.describe(index, domain.seed, domain.multipliers, encoder)
         return True
 
     def _finish(self, lock: StoreLock | None) -> None:

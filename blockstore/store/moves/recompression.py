@@ -2,17 +2,21 @@
 
 The store lock is held to publish records, and never while blocks are read and encoded, which takes most of the time and
 needs the interpreter's lock as little. All methods are for one thread. Cold encoders (plane/moves/cold_encoders.pyi)
-can be lent work: it is picked here, and here is published what came of it.
+can be lent work: it is picked here, and here is published what came of it. Before a pass, a domain may get a dictionary
+(training.py).
 """
 
 from __future__ import annotations
 
+import time
 from typing import NamedTuple
 
 from blockstore.plane.moves.cold_encoders import ColdWork
 from blockstore.plane.moves.reencode import Reencoder
 from blockstore.plane.sync.lock import StoreLock
+from blockstore.store.dictionaries import Dictionaries
 from blockstore.store.moves.densify import Densify
+from blockstore.store.moves.training import Training
 from blockstore.store.moves.upkeep import Upkeep
 
 
@@ -27,9 +31,12 @@ class Recompressed(NamedTuple):
 class Recompression:
     """Of one store."""
 
-    def __init__(self, densify: Densify, upkeep: Upkeep) -> None:
+    def __init__(self, densify: Densify, upkeep: Upkeep, dictionaries: Dictionaries, training: Training) -> None:
         self._densify = densify
         self._upkeep = upkeep
+        self._dictionaries = dictionaries
+        self._training = training
+        self._waits = False
 
     @property
     def done(self) -> Recompressed:
@@ -43,16 +50,30 @@ class Recompression:
 
     def begin(self, now_s: float, cold_after_s: float) -> bool:
         """Returns whether a pass is under way, or there is a segment that has been cold for `cold_after_s`, to begin
-        one for. To be asked at the store, every few seconds."""
-        return self._densify.begin(now_s, cold_after_s)
+        one for. To be asked at the store, every few seconds. False for a while, too, when a dictionary is being made,
+        for then blocks are better encoded with that."""
+        if self._training.is_under_way(time.monotonic()):
+            return False
+        self._waits = False
+        was_under_way = self._densify.is_under_way
+        is_due = self._densify.begin(now_s, cold_after_s)
+        if not is_due:
+            self._dictionaries.rest()
+        elif not was_under_way:
+            self._training.begin()
+        return is_due
 
     def begin_all(self, *, hard: bool = False) -> None:
-        """Begins a pass over everything, however young."""
+        """Begins a pass over everything, however young. A dictionary that is to be made is made by its first steps."""
+        self._waits = True
+        self._training.begin()
         self._densify.begin_all(hard=hard)
 
     def step(self, store_lock: StoreLock) -> bool | None:
         """Encodes some blocks, and replaces a batch when all of it is encoded. Returns None when there is nothing more
         to encode, False without room. That is the end of the pass, unless work is lent."""
+        if self._training.step(store_lock, wait=self._waits):
+            return True
         before = self._densify.replaced
         went_on = self._densify.step(store_lock)
         if went_on and self._densify.replaced != before:
@@ -61,6 +82,8 @@ class Recompression:
 
     def lend(self, store_lock: StoreLock) -> ColdWork | None:
         """Returns work for a cold encoder, which comes back by `settle`. None when there is none now."""
+        if self._training.step(store_lock, wait=self._waits):
+            return None
         return self._densify.lend(store_lock)
 
     def settle(self, work: ColdWork, store_lock: StoreLock) -> bool:

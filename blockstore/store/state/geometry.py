@@ -17,7 +17,7 @@ was damaged, or a row that was given away by mistake, is never taken for the blo
 A row says where its record is in one 64-bit word, so that moving a record is a single store.
 location.py packs and unpacks it:
 
-    bits 0..2    encoding (FREE, RAW, COMPRESSED, PATCHED, DENSE, DENSE_PATCHED)
+    bits 0..2    encoding (FREE, RAW, COMPRESSED, PATCHED, DENSE, DENSE_FIRST, DENSE_SECOND, DENSE_PATCHED)
     bits 3..15   record size in bytes, 1..4096
     bits 16..62  byte offset of the record in the pool
     bit  63      PAGED: the record is in the tier; bits 36..62 are the piece then, 16..35 the offset in it
@@ -28,6 +28,9 @@ So a paged word, to a reader that does not ask, is a place beyond the end of any
 from typing import Final
 
 FORMAT_VERSION: Final = 4
+DICTIONARY_VERSION: Final = 5
+"""Of a state that has, or had, a dictionary (dictionaries.py): code that knows none cannot read its records. Everything
+else is the same, and both are opened."""
 
 BLOCK_BYTES: Final = 4096
 BLOCK_SHIFT: Final = 12
@@ -64,8 +67,14 @@ RAW: Final = 1
 COMPRESSED: Final = 2
 PATCHED: Final = 3
 DENSE: Final = 4
+DENSE_FIRST: Final = 5
+DENSE_SECOND: Final = 6
 DENSE_PATCHED: Final = 7
-"""The last two are what COMPRESSED and PATCHED become when they are cold (densify.py)."""
+"""The last four are what the others become when they are cold (densify.py): alone, alone with the first or the second
+dictionary of the row's domain (dictionaries.py), and as a patch."""
+
+SLOTS: Final = 2
+"""Dictionaries that a domain has at most; the one in slot N is that of encoding DENSE_FIRST + N."""
 
 PATCH_BITS: Final = 3
 """Both set in the encodings that are patches against a reference, and in no other: one mask asks for them all."""

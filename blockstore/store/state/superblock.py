@@ -1,6 +1,7 @@
 """The superblock: says that a directory is a blockstore state, of which version and geometry, and which one.
 
-Offset 0 magic 16s, 16 format version u32, 20 block bytes u32, 24 segment bytes u32, 28 row bytes u32, 32 id 16s.
+Offset 0 magic 16s, 16 format version u32 (FORMAT_VERSION, or DICTIONARY_VERSION), 20 block bytes u32,
+24 segment bytes u32, 28 row bytes u32, 32 id 16s.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import Final
 
 from blockstore.errors import InputError, StateError
-from blockstore.store.state.geometry import BLOCK_BYTES, FORMAT_VERSION, ROW_BYTES, SEGMENT_BYTES
+from blockstore.store.state.geometry import BLOCK_BYTES, DICTIONARY_VERSION, FORMAT_VERSION, ROW_BYTES, SEGMENT_BYTES
 from blockstore.store.state.home import Home, allocate
 
 LAYOUT: Final = struct.Struct("<16sIIII16s")
 NAME: Final = "superblock"
+_VERSION_AT: Final = 16
+_VERSION_BYTES: Final = 4
 _MAGIC: Final = b"blockstore state"
 
 
@@ -51,6 +54,27 @@ def read_id(home: Home) -> bytes:
         os.close(fd)
 
 
+def read_version(home: Home) -> int:
+    """The format version of a state that was checked; 0 in memory."""
+    fd = home.open(NAME)
+    try:
+        return int.from_bytes(os.pread(fd, _VERSION_BYTES, _VERSION_AT), "little")
+    finally:
+        os.close(fd)
+
+
+def raise_version(home: Home) -> None:
+    """From now on the state is one of DICTIONARY_VERSION, which code that knows no dictionaries refuses. Raises
+    OSError."""
+    if read_version(home) != FORMAT_VERSION:
+        return
+    fd = home.open(NAME)
+    try:
+        os.pwrite(fd, DICTIONARY_VERSION.to_bytes(_VERSION_BYTES, "little"), _VERSION_AT)
+    finally:
+        os.close(fd)
+
+
 def check_version(state: Path) -> None:
     """Raise StateError if this code cannot use the state. Reads one file, takes no lock, writes nothing."""
     try:
@@ -66,9 +90,9 @@ def _check(data: bytes, place: str) -> None:
     if len(data) < LAYOUT.size or data[:16] != _MAGIC:
         raise StateError(f"the superblock of {place} is damaged; restore the directory, or mount with an empty one")
     _, version, block_bytes, segment_bytes, row_bytes, _ = LAYOUT.unpack(data)
-    if version != FORMAT_VERSION:
+    if version not in (FORMAT_VERSION, DICTIONARY_VERSION):
         raise StateError(
-            f"the state in {place} has format version {version}, not {FORMAT_VERSION}; "
+            f"the state in {place} has format version {version}, not {FORMAT_VERSION} or {DICTIONARY_VERSION}; "
             "use the blockstore that wrote it, or mount with an empty state directory"
         )
     if (block_bytes, segment_bytes, row_bytes) != (BLOCK_BYTES, SEGMENT_BYTES, ROW_BYTES):

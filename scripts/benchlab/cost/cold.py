@@ -27,7 +27,7 @@ from blockstore.store.steps import run
 from blockstore.store.store import Store
 from blockstore.store.volume import Volume
 
-STORED_TARGET: Final = 0.67
+STORED_TARGET: Final = 0.63
 READ_TARGET_US: Final = 60.0
 
 _ANALYZE_S: Final = 900.0

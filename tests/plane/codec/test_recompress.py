@@ -75,7 +75,8 @@ def model(cold: Cold, *, hard: bool) -> tuple[bytes, bool] | None:
         return None
     best = min(possible, key=lambda found: costs[found])
     before = size + (cold.spared_bytes if best[1] != was_patch else 0)
-    return best if before - len(best[0]) >= max(GAIN_BYTES, GAIN_SHARE * before) else None
+    least = max(0 if encoding in (DENSE, DENSE_PATCHED) else GAIN_BYTES, GAIN_SHARE * before, 1)
+    return best if before - len(best[0]) >= least else None
 
 
 RELATED = st.builds(near, BLOCKS, st.integers(0, 9), st.sampled_from((1, 30, 200)))

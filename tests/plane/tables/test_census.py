@@ -13,7 +13,9 @@ from blockstore.store.accounting.classes import CLASSES, RECORDS
 from blockstore.store.state.geometry import (
     COMPRESSED,
     DENSE,
+    DENSE_FIRST,
     DENSE_PATCHED,
+    DENSE_SECOND,
     DUE,
     ENCODING_MASK,
     FIRST_ROW,
@@ -26,7 +28,14 @@ from blockstore.store.state.geometry import (
 from blockstore.store.state.location import size_of
 from tests.plane.tables.small_tables import PAGE_ENTRIES, PAGES, RANGES, SmallTables, small_tables
 
-CLASS_OF_ENCODING = {PATCHED: "patched", COMPRESSED: "compressed", DENSE: "dense", DENSE_PATCHED: "dense"}
+CLASS_OF_ENCODING = {
+    PATCHED: "patched",
+    COMPRESSED: "compressed",
+    DENSE: "dense",
+    DENSE_FIRST: "dense",
+    DENSE_SECOND: "dense",
+    DENSE_PATCHED: "dense",
+}
 BLOCKS = PAGES * PAGE_ENTRIES
 
 

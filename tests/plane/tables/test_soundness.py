@@ -36,7 +36,7 @@ def is_record(word: int) -> bool:
         room = int(PIECE_BYTES[piece]) if piece < len(PIECE_BYTES) else 0
     else:
         room = 1 << 20 if place < SEGMENTS else 0
-    return encoding in (1, 2, 3, 4, 7) and 0 < size <= 4096 and start + size <= room and (encoding != 1 or size == 4096)
+    return encoding in range(1, 8) and 0 < size <= 4096 and start + size <= room and (encoding != 1 or size == 4096)
 
 
 def is_sound(rows: Rows, entry: int) -> bool:
@@ -49,10 +49,11 @@ def is_sound(rows: Rows, entry: int) -> bool:
         return False
     word, base = rows.where.items[row], rows.reference.items[row]
     if word & 3 != 3:
-        return is_record(word)
+        return is_record(word) and word & 7 not in (5, 6)  # there are no dictionaries
     if not FIRST_ROW <= base < rows.capacity:
         return False
-    return is_record(word) and is_record(rows.where.items[base]) and rows.where.items[base] & 3 != 3
+    of_base = rows.where.items[base]
+    return is_record(word) and is_record(of_base) and of_base & 7 not in (3, 5, 6, 7)
 
 
 def words(count: int, seed: int) -> Words:
@@ -60,7 +61,7 @@ def words(count: int, seed: int) -> Words:
     random = np.random.default_rng(seed)
     found = []
     for _ in range(count):
-        encoding = int(random.choice([RAW, COMPRESSED, PATCHED, 4, DENSE_PATCHED]))
+        encoding = int(random.choice([RAW, COMPRESSED, PATCHED, 4, 5, 6, DENSE_PATCHED]))
         size = 4096 if encoding == RAW else int(random.choice([1, 70, 3000, 4096]))
         place = int(random.choice([0, 3, SEGMENTS - 1, SEGMENTS, 1 << 27, (1 << 27) + 2, (1 << 27) + 3, (1 << 27) + 4]))
         start = int(random.choice([0, 0, 500, (1 << 20) - size, (1 << 20) - size + 1]))

@@ -49,6 +49,14 @@ def densify_cold(store: Store) -> None:
         pass
 
 
+def encode_all(store: Store) -> None:
+    """As the daemon does it in time: domains get dictionaries, and all is looked at twice."""
+    for hard in (False, True):
+        store.recompression.begin_all(hard=hard)
+        while store.recompression.step(store.lock) is not None:
+            pass
+
+
 def open_store(path: Path) -> Store:
     return Store(DirectoryHome(path), LIMIT_BYTES)
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from blockstore.store.state.geometry import BLOCK_BYTES
-from tests.store.crash.lab import Model, Operation, compact, densify_cold, page_back, page_out, put, run, void
+from tests.store.crash.lab import (
+    Model,
+    Operation,
+    compact,
+    densify_cold,
+    encode_all,
+    page_back,
+    page_out,
+    put,
+    run,
+    void,
+)
 from tests.store.material import densify, kin, near, noise, text
 
 Life = list[tuple[Operation, Callable[[Model], Model]]]
@@ -102,6 +113,26 @@ for operation, effect in (
     (page_back, lambda model: model),
 ):
     then(operation, effect, LIFE_WITH_TIER)
+
+
+LIFE_WITH_DICTIONARIES: Life = []
+_TEXTS = b"".join(text(1000 + seed) for seed in range(230))
+_FEW = 45
+for operation, effect in (
+    (create(1, 1), lambda model: {**model, 1: b""}),
+    (create(2, 2), lambda model: {**model, 2: b""}),
+    (write(1, 0, _TEXTS[: _FEW * BLOCK_BYTES]), written(1, 0, _TEXTS[: _FEW * BLOCK_BYTES])),
+    (encode_all, lambda model: model),
+    (write(1, _FEW, _TEXTS[_FEW * BLOCK_BYTES :]), written(1, _FEW, _TEXTS[_FEW * BLOCK_BYTES :])),
+    (write(2, 0, _TEXTS[: _FEW * BLOCK_BYTES]), written(2, 0, _TEXTS[: _FEW * BLOCK_BYTES])),
+    (encode_all, lambda model: model),  # the first domain has another one by now
+    (encode_all, lambda model: model),  # and the second its first
+    (
+        lambda store: run(store, store.delete_steps(store.volumes[1])),
+        lambda model: {2: model[2]},
+    ),
+):
+    then(operation, effect, LIFE_WITH_DICTIONARIES)
 
 
 LIFE_OF_RANGES: Life = []

@@ -16,7 +16,7 @@ import pytest
 import blockstore.store
 from blockstore.store import domains
 from tests.store.crash.lab import Line, copy_state, open_store, survive
-from tests.store.crash.lives import LIFE_WITH_TIER, SHORT_LIFE, Life, models
+from tests.store.crash.lives import LIFE_WITH_DICTIONARIES, LIFE_WITH_TIER, SHORT_LIFE, Life, models
 from tests.store.seeds import Seeds
 
 pytestmark = pytest.mark.long
@@ -26,8 +26,9 @@ READ_ONLY = {"codec.py", "decode.py", "fetch.py", "record_cache.py", "steps.py",
 """Files whose lines write nothing, so that dying in them is dying in their caller."""
 
 
+DICTIONARIES = {"dictionaries.py", "dictionary_file.py", "superblock.py", "training.py"}
 PAGING = {"file.py", "mover.py", "paging.py", "pieces.py"}
-"""Files of which the life without a tier comes by little."""
+"""Files of which the first life comes by little."""
 
 
 _FOLDER = str(Path(blockstore.store.__file__).parent)
@@ -57,24 +58,29 @@ def live_traced(life: Life, path: Path, reached: Callable[[Line, int, int], None
         sys.settrace(None)
 
 
-LIVES = pytest.mark.parametrize(("life", "with_tier"), [(SHORT_LIFE, False), (LIFE_WITH_TIER, True)], ids=["", "tier"])
+LIVES = pytest.mark.parametrize(
+    ("life", "files"),
+    [(SHORT_LIFE, set()), (LIFE_WITH_TIER, PAGING), (LIFE_WITH_DICTIONARIES, DICTIONARIES)],
+    ids=["", "tier", "dictionaries"],
+)
+"""Lives, and the files in whose lines they end; the first in all others."""
 
 
 @pytest.mark.nightly
 @LIVES
-def test_killed_at_every_line(state_path: Path, life: Life, with_tier: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_at_every_line(state_path: Path, life: Life, files: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each line of the store that this life comes by, the first, the last or some other time."""
-    die_at_lines(state_path, life, 1, monkeypatch, with_tier=with_tier)
+    die_at_lines(state_path, life, 1, monkeypatch, files)
 
 
 @LIVES
 def test_killed_at_every_tenth_line(
-    state_path: Path, life: Life, with_tier: bool, monkeypatch: pytest.MonkeyPatch
+    state_path: Path, life: Life, files: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    die_at_lines(state_path, life, 10, monkeypatch, with_tier=with_tier)
+    die_at_lines(state_path, life, 10, monkeypatch, files)
 
 
-def die_at_lines(state_path: Path, life: Life, step: int, monkeypatch: pytest.MonkeyPatch, *, with_tier: bool) -> None:
+def die_at_lines(state_path: Path, life: Life, step: int, monkeypatch: pytest.MonkeyPatch, files: set[str]) -> None:
     """Lives and dies at one of `step` lines."""
     if sys.gettrace():
         pytest.skip("a debugger or coverage uses sys.settrace")
@@ -93,7 +99,7 @@ def die_at_lines(state_path: Path, life: Life, step: int, monkeypatch: pytest.Mo
     due: dict[Line, int] = {}
     for line, often in sorted(times.items()):
         file = Path(line[0]).name
-        if file in READ_ONLY or (file in PAGING) != with_tier:
+        if file in READ_ONLY or (file not in files if files else file in PAGING | DICTIONARIES - {"superblock.py"}):
             continue
         due[line] = chance.choice((1, often, chance.randint(1, often)))
     due = {line: due[line] for line in list(due)[::step]}

@@ -14,7 +14,14 @@ from blockstore.plane.blocks import commit, ranges
 from blockstore.plane.moves import publish, reencode
 from blockstore.store import domains
 from tests.store.crash.lab import copy_state, open_store, survive
-from tests.store.crash.lives import LIFE_OF_RANGES, LIFE_WITH_TIER, SHORT_LIFE, Life, models
+from tests.store.crash.lives import (
+    LIFE_OF_RANGES,
+    LIFE_WITH_DICTIONARIES,
+    LIFE_WITH_TIER,
+    SHORT_LIFE,
+    Life,
+    models,
+)
 from tests.store.seeds import Seeds
 
 pytestmark = pytest.mark.long
@@ -31,10 +38,11 @@ MODULES = pytest.mark.parametrize(
         (publish, SHORT_LIFE, 100),
         (publish, LIFE_WITH_TIER, 500),
         (reencode, SHORT_LIFE, 30),
+        (reencode, LIFE_WITH_DICTIONARIES, 100),
         (ranges, LIFE_OF_RANGES, 15),
         (commit, LIFE_OF_RANGES, 90),
     ],
-    ids=["commit", "compaction", "tier", "re-encoding", "ranges", "counts of ranges"],
+    ids=["commit", "compaction", "tier", "re-encoding", "dictionaries", "ranges", "counts of ranges"],
 )
 """What stores, and how often at least in that life."""
 

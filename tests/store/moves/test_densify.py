@@ -301,7 +301,7 @@ def test_a_reference_that_is_in_use_again_is_kept() -> None:
 def test_what_changed_since_it_was_picked_is_left_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     volume, rows = store.volumes[1], store.rows
     monkeypatch.setattr(policy, "BATCH_BLOCKS", 256)
-    densify = Densify(store.pool, store.domains, store.similarity, store.tables, store._commit)
+    densify = Densify(store.pool, store.domains, store.dictionaries, store.similarity, store.tables, store._commit)
     densify.begin_all()
     while densify.pick() and densify.encode():
         gained = list(gains_of_batch(store, densify))

@@ -7,7 +7,9 @@ from blockstore.store.state.geometry import (
     BLOCK_SHIFT,
     COMPRESSED,
     DENSE,
+    DENSE_FIRST,
     DENSE_PATCHED,
+    DENSE_SECOND,
     ENCODING_MASK,
     OFFSET_SHIFT,
     PATCH_BITS,
@@ -20,7 +22,7 @@ from blockstore.store.state.geometry import (
     ZERO_BLOCK,
 )
 
-ENCODINGS = (RAW, COMPRESSED, PATCHED, DENSE, DENSE_PATCHED)
+ENCODINGS = (RAW, COMPRESSED, PATCHED, DENSE, DENSE_FIRST, DENSE_SECOND, DENSE_PATCHED)
 
 
 def test_fields_fill_the_word_without_overlap() -> None:

@@ -80,9 +80,9 @@ def test_a_foreign_directory(state_path: Path) -> None:
 @pytest.mark.parametrize("offset", (16, 20, 24, 28))
 def test_another_version_or_geometry(state: Path, offset: int) -> None:
     data = bytearray((state / "superblock").read_bytes())
-    data[offset] ^= 1
+    data[offset] ^= 2
     (state / "superblock").write_bytes(data)
-    assert_refused(state, f"format version {FORMAT_VERSION ^ 1}" if offset == 16 else "geometry")
+    assert_refused(state, f"format version {FORMAT_VERSION ^ 2}" if offset == 16 else "geometry")
 
 
 @pytest.mark.parametrize("damage", ("magic", "cut", "zeros"))
