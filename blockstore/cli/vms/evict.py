@@ -17,6 +17,7 @@ from blockstore.cli.views.natural_order import natural
 from blockstore.daemon.control import client
 from blockstore.daemon.host import mounts
 from blockstore.errors import InputError, MountError
+from blockstore.store.accounting.report import files
 from blockstore.vm.memory import write_errors
 from blockstore.vm.memory.evict import Evicted
 from blockstore.vm.memory.evict import evict as evict_file
@@ -46,15 +47,15 @@ def evict(mountpoint: Path, names: tuple[str, ...], as_json: bool) -> None:
     """
     mount = mounts.find(mountpoint)
     write_errors.await_look(mount.state)
-    volumes = client.ask(mount.state, {"do": "status"})["report"]["volumes"]
+    there = files(client.ask(mount.state, {"do": "status"})["report"])
     for name in names:
-        if name not in volumes:
+        if name not in there:
             raise InputError(
                 f"{mount.path} has no file '{name}'; `blockstore status {mount.path}` lists them, as vm1 or blue/vm1"
             )
     mappings = list(mounts.mappings(mount))
     result, left_out = {}, {}
-    for name in names or sorted(volumes, key=natural):
+    for name in names or sorted(there, key=natural):
         try:
             before, after, rewritten_bytes = _evict(mount, name, mappings)
         except FileNotFoundError as error:

@@ -23,7 +23,7 @@ from blockstore.errors import InputError, MountError, StateError
 from blockstore.vm.snapshot import snapshot_file, working_set
 from blockstore.vm.snapshot.snapshot_file import Snapshot
 
-UNIQUE = ("stored_patched", "stored_compressed", "stored_raw")
+UNIQUE = ("stored_patched", "stored_compressed", "stored_dense", "stored_raw")
 """Records that one place only has; what is shared with a VM, or within the snapshot, is not among them."""
 
 mount_option = click.option("--mount", "mountpoint", type=DIRECTORY, help="The mount. Default: the only one there is.")
@@ -167,7 +167,7 @@ def _loaded(mount: mounts.Mount, path: Path) -> Snapshot | None:
 def _described(mount: mounts.Mount, found: list[Snapshot]) -> dict[str, dict[str, Any]]:
     if not found:
         return {}
-    volumes = client.ask(mount.state, {"do": "status"})["report"]["volumes"]
+    volumes = client.ask(mount.state, {"do": "status", "each_snapshot": True})["report"]["volumes"]
     found = sorted(found, key=lambda each: natural(each.name))
     return {each.name: _fields(each, volumes.get(str(each.path.relative_to(mount.path)), {})) for each in found}
 

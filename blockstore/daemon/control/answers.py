@@ -70,10 +70,11 @@ class Answers:
         return {"daemon_pid": os.getpid(), "stalled": session.stalled, "has_looked": session.has_looked}
 
     async def status(self, request: Request) -> Answer:
-        """The census, and how the daemon is."""
+        """The census, and how the daemon is. With `each_snapshot` snapshots are volumes, too."""
         session, counted = self._session, census.Census()
         names = session.names.files()
-        steps = census.steps(session.store, counted, snapshots(names))
+        apart = () if request.get("each_snapshot") else snapshots(names)
+        steps = census.steps(session.store, counted, apart)
         await session.stepper.take(session.store.locked(steps))
         if not counted.volumes.keys() <= names.keys():  # one that was made meanwhile
             names = session.names.files()

@@ -68,6 +68,15 @@ def test_mapped_and_dirty_memory_is_evicted(mounted: Mounted) -> None:
     assert sha256(path) == wanted
 
 
+def test_snapshots_are_evicted_too(mounted: Mounted) -> None:
+    for name in ("memory", ".base.snapshot"):
+        put(mounted.path / name, noisy(1 << 20, name))
+    assert set(json.loads(blockstore("evict", str(mounted.path), "--json").stdout)) == {"memory", ".base.snapshot"}
+    (mounted.path / ".base.snapshot").read_bytes()
+    one = blockstore("evict", str(mounted.path), ".base.snapshot", "--json")
+    assert json.loads(one.stdout)[".base.snapshot"] == {"before": 1 << 20, "after": 0}
+
+
 def test_write_back_keeps_pages_resident(mounted: Mounted) -> None:
     """A running VM must not lose its pages because the time of the file's last change moved on."""
     path = mounted.path / "memory"
