@@ -350,10 +350,12 @@ class Session:
 
     async def _settle(self) -> None:
         await trio.sleep(SETTLE_S)
+        with contextlib.suppress(OSError):
+            await trio.to_thread.run_sync(pressure.shed, abandon_on_cancel=True)
         while True:
             self.lane.trim()
-            await trio.to_thread.run_sync(pressure.shed, abandon_on_cancel=True)
-            await trio.sleep(pressure.SHED_S)
+            await trio.to_thread.run_sync(pressure.trim_heap, abandon_on_cancel=True)
+            await trio.sleep(pressure.TRIM_S)
 
     async def _beat(self) -> None:
         progress, was_stuck = Progress(-1, -1, -1), False

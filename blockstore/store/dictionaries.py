@@ -44,8 +44,9 @@ log = logging.getLogger(__name__)
 
 ENCODINGS: Final = ENCODING_MASK + 1
 
-MAXIMUM_ENCODERS: Final = 4
-"""Tables for encoders that are kept while a pass is under way: of 0.8 MB each. More domains take turns."""
+MAXIMUM_ENCODERS: Final = 8
+"""Tables for encoders that are kept while a pass is under way: of 0.8 MB each, and 2 ms to make. Blocks of more domains
+are encoded without a dictionary in that pass."""
 
 Place = tuple[int, int]
 """The index of a domain, and a slot."""
@@ -87,15 +88,15 @@ class Dictionaries:
         slot = self._current.get(domain)
         return None if slot is None else self._known.get((domain, slot))
 
-    def open(self, *, mend: bool, look: bool) -> None:
-        """At start, when all domains are known: takes up what is there. With `mend` one that is damaged beyond repair
-        is given up: blocks that need it are not found any more then. With `look` all is left as it is."""
+    def open(self, *, give_up: bool, look: bool) -> None:
+        """At start, when all domains are known: takes up what is there. With `give_up` one that is damaged beyond
+        repair goes: blocks that need it are not found any more then. With `look` all is left as it is."""
         places = dict.fromkeys(place for name in self._home.names() if (place := place_of(name)) is not None)
         if not places and superblock.read_version(self._home) < DICTIONARY_VERSION:
             return
         rows = self.count_rows()
         for place in places:
-            self._open(*place, rows=rows, mend_all=mend, look=look)
+            self._open(*place, rows=rows, give_up=give_up, look=look)
         for domain in {domain for domain, _ in self._known}:
             self._choose(domain)
         if self._known and not look:
@@ -103,6 +104,8 @@ class Dictionaries:
 
     def missing(self) -> Iterator[tuple[str, int]]:
         """For each file that is not there: its name, and how many rows need it."""
+        if superblock.read_version(self._home) < DICTIONARY_VERSION:
+            return
         rows = self.count_rows()
         for domain in range(len(rows) // ENCODINGS):
             for slot in range(SLOTS):
@@ -209,13 +212,12 @@ class Dictionaries:
             return None
         found = self._encoders.get((domain, slot, hard))
         if found is None or found.dictionary is not dictionary:
+            if len(self._encoders) >= MAXIMUM_ENCODERS:
+                return None
             try:
                 found = dictionary.encoder(slot, hard=hard)
             except MemoryError:
                 return None
-            while len(self._encoders) >= MAXIMUM_ENCODERS:
-                with suppress(KeyError, StopIteration, RuntimeError):  # another thread was faster
-                    self._encoders.pop(next(iter(self._encoders)))
             self._encoders[domain, slot, hard] = found
         return found
 
@@ -232,7 +234,7 @@ class Dictionaries:
             os.close(fd)
         self._fds.clear()
 
-    def _open(self, domain: int, slot: int, *, rows: array[int], mend_all: bool, look: bool) -> None:
+    def _open(self, domain: int, slot: int, *, rows: array[int], give_up: bool, look: bool) -> None:
         name, place, found = file_name(domain, slot), self._home.describe(), self._domains.at(domain)
         if found is None or not found.volumes:
             if not look:
@@ -246,7 +248,7 @@ class Dictionaries:
                 dictionary = Dictionary(file.content)
         if file is None or dictionary is None:
             needing = rows[ENCODINGS * domain + DENSE_FIRST + slot]
-            if not needing or mend_all:
+            if not needing or give_up:
                 os.close(fd)
                 if not look:
                     self._home.remove(name)

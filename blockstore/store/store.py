@@ -60,12 +60,20 @@ class Store:
     """All volumes, and the tables and the pool that they share."""
 
     def __init__(
-        self, home: Home, pool_limit_bytes: int, *, patching: bool = True, mend: bool = False, look: bool = False
+        self,
+        home: Home,
+        pool_limit_bytes: int,
+        *,
+        patching: bool = True,
+        mend: bool = False,
+        give_up: bool = False,
+        look: bool = False,
     ) -> None:
         """Open the state in `home`, or start an empty one. Raises StateError, OutOfRoom, InputError.
 
         A state whose tables are damaged is refused, unchanged. With `mend` what one changed bit has done to a map or
         a row is undone, and blocks that cannot be found any more are LOST; `lost_blocks` says how many there are. With
+        `give_up` those are, too, whose dictionary is damaged; else they cannot be read until it is put back. With
         `look` the tables are left as they are, for `verify` only.
         """
         self.lock = StoreLock()
@@ -131,7 +139,7 @@ class Store:
             )
             if existed:
                 recovery.find_volumes()
-                self.dictionaries.open(mend=mend, look=look)
+                self.dictionaries.open(give_up=give_up, look=look)
                 if not look:
                     if not mend:
                         self.dictionaries.refuse_missing()

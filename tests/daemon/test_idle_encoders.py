@@ -101,6 +101,19 @@ def test_rest_takes_back_what_was_given_and_nothing_is_lost(store: Store, encode
     check_store(store, decode=True)
 
 
+def test_work_that_comes_while_they_are_to_end_is_done_by_others(store: Store, encoders: IdleEncoders) -> None:
+    """Given to one that ends it would never come back, and the pass would never be over."""
+    for _ in range(20):
+        encoders.feed(THREADS)
+        while not encoders.rest():
+            encoders.feed(THREADS)
+            encoders.feed(0)
+        assert not encoders.has_work and not encoders.is_running
+    fed(encoders, THREADS)
+    assert is_over(store)
+    check_store(store, decode=True)
+
+
 def test_the_end_of_a_daemon_while_they_work(store: Store, encoders: IdleEncoders) -> None:
     expected = contents(store, store.volumes[1])
     for _ in range(2 * THREADS):

@@ -162,10 +162,12 @@ def _snapshots(report: Report) -> Iterator[str]:
     """What only snapshots need, if there are any."""
     figures, host = report["snapshots"], report["host"]
     if figures["count"]:
-        parts = ", ".join(f"{_heading(key)} {format_size(figures[key])}" for key in COSTS if figures[key])
+        parts = ", ".join(
+            f"{_heading(key)} {format_size(figures[key])}" for key in COSTS if figures[key] and key != "daemon_memory"
+        )
         yield (
             f'<p><i class="swatch snapshots"></i> <b>snapshots</b>, in none of these: {figures["count"]:,}, and only '
-            f"they need {format_size(figures['footprint'])}{f' ({parts})' if parts else ''}. With that the host pays "
+            f"they need {format_size(figures['unique'])}{f' ({parts})' if parts else ''}. With that the host pays "
             f"{format_size(host['footprint'])}.</p>"
         )
 

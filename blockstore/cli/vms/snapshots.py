@@ -23,7 +23,7 @@ from blockstore.errors import InputError, MountError, StateError
 from blockstore.vm.snapshot import snapshot_file, working_set
 from blockstore.vm.snapshot.snapshot_file import Snapshot
 
-UNIQUE = ("stored_patched", "stored_compressed", "stored_dense", "stored_raw")
+UNIQUE = ("stored_patched", "stored_compressed", "stored_dense", "stored_raw", "stored_paged")
 """Records that one place only has; what is shared with a VM, or within the snapshot, is not among them."""
 
 mount_option = click.option("--mount", "mountpoint", type=DIRECTORY, help="The mount. Default: the only one there is.")

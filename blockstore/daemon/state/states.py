@@ -19,7 +19,7 @@ _LOCKS: Final = (LOCK_NAME, phase_file.NAME)
 
 STATE_FILES: Final = re.compile(
     r"superblock|lock|control|pool|pieces|domains|arrivals|sources(\.new)?|spill|content-index|similarity-(rows|tags)"
-    r"|rows-[a-z]+|volume-\d+|names\.sqlite(-wal|-shm|-journal)?|(qmp|console)-\d+|\.?working-set-\d+(\.\d+)?"
+    r"|rows-[a-z]+|volume-\d+|dictionary-\d+-\d+|names\.sqlite(-wal|-shm|-journal)?|(qmp|console)-\d+|\.?working-set-\d+(\.\d+)?"
     r"|daemon\.[a-z.\d]+"
 )
 """All files that a state has. A new one that is not named here is left when the state is deleted, and

@@ -139,7 +139,7 @@ def verify_state(state: Path, *, repair: bool, progress: Callable[[int, int], No
         told = _told(result, names.files())
     if repair and result.found:
         # Opening it to be used rebuilds all that is rebuilt at each start, and marks what is lost.
-        Store(DirectoryHome(state), MINIMUM_LIMIT_BYTES, mend=True).close()
+        Store(DirectoryHome(state), MINIMUM_LIMIT_BYTES, mend=True, give_up=True).close()
     return told
 
 

@@ -23,9 +23,9 @@ FREE_HEAP_BYTES: Final = 1 << 20
 """As much may stay free at the heap's end: what a slice takes to be written comes and goes. With an eighth of that,
 the default, every slice asks the host for it again, for a twentieth of all that writing costs."""
 
-SHED_S: Final = 60.0
-"""So often what a burst has used is given back. It takes a few milliseconds, and what was wrongly given back is faulted
-in again from the page cache: 2 us for 64 KiB."""
+TRIM_S: Final = 60.0
+"""So often the heap that a burst has used is given back, which takes a millisecond or two. Pages of programs are not:
+code that is in use would go as well, and be read from the disk again while VMs wait for it (20 faults, 4 ms)."""
 
 PR_SET_IO_FLUSHER: Final = 57  # include/uapi/linux/prctl.h, prctl(2)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # mallopt(3)
@@ -61,8 +61,8 @@ def trim_heap() -> None:
 
 
 def shed() -> None:
-    """Gives back what only the start, or a burst, has used: free heap, and pages of programs and libraries that nobody
-    asks for any more, 10 MB of them after the start. What is needed after all comes back, and is locked then.
+    """Gives back what only the start has used: free heap, and pages of programs and libraries that nobody asks for any
+    more, 10 MB of them. What is needed after all comes back, and is locked then.
 
     MADV_PAGEOUT leaves alone what other processes have mapped as well, such as the daemon of another mount; so what is
     the file's alone is unmapped here, too, and each of them pays for what it uses. Only these mappings are unlocked for

@@ -31,12 +31,13 @@ class ColdEncoders:
     def given(self) -> int:
         """Pieces of work that were given and not taken back."""
     def start(self) -> None:
-        """Starts the threads. Raises OSError when the kernel lets us have no more, and then none is running."""
+        """Starts the threads. Raises OSError when the kernel lets us have no more; those that there are end then, and
+        `stop` says when they have."""
     def has_place(self, thread: int) -> bool:
         """Returns whether a thread could be given one more."""
     def give(self, thread: int, work: ColdWork) -> bool:
         """Gives a thread a piece of work, which is not to be touched until it is taken back. Returns False, and it is
-        not given, when the thread has two, or is not running."""
+        not given, when the thread has two, or is not running, or is to end."""
     def take_back(self, thread: int) -> ColdWork | None:
         """Returns the oldest piece of work with which a thread is done, or which it has left since it is held; None
         while there is none."""

@@ -2,6 +2,7 @@
 
 import os
 
+cimport cython
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint64_t
@@ -100,6 +101,7 @@ cdef int64_t wanted_ns_of(const ColdThread* thread) noexcept nogil:
     return wanted if wanted >= 0 else wanted + now_ns(CLOCK_MONOTONIC)
 
 
+@cython.no_gc_clear  # threads may still have what is in `works`
 cdef class ColdEncoders:
     def __cinit__(self, int count):
         if not 0 < count <= MOST_THREADS:
@@ -148,12 +150,12 @@ cdef class ColdEncoders:
         for number in range(self.crew.count):
             failed = self.start_one(&self.crew.threads[number])
             if failed:
-                self.stop(DEALLOC_WAIT_S)
+                self.stop(0)
                 raise OSError(failed, os.strerror(failed))
 
     def has_place(self, int thread):
         cdef const ColdThread* of = &self.crew.threads[self.checked(thread)]
-        return of.thread != 0 and of.given_count - of.taken_back_count < DEPTH
+        return of.thread != 0 and not self.crew.is_over and of.given_count - of.taken_back_count < DEPTH
 
     def give(self, int thread, ColdWork work not None):
         cdef ColdThread* to = &self.crew.threads[self.checked(thread)]

@@ -198,6 +198,8 @@ class Densify:
             return None
         batch = self._spare.pop() if self._spare else self._new_batch(LENT_BLOCKS)
         if not self._pick_into(batch, lock):
+            if self._is_under_way:
+                self._spare.append(batch)
             return None
         batch.prepare(hard=self.is_hard, gain_share=HARD_GAIN_SHARE if self.is_hard else GAIN_SHARE)
         self._lent += 1
@@ -232,7 +234,7 @@ class Densify:
 
     def _pick_into(self, batch: Reencoder, lock: StoreLock | None) -> bool:
         if not self._scan.pending and not self._scan.step():
-            if not self._lent:
+            if not self._lent and (batch is self._batch or self._batch is None or not self._batch.left):
                 self._finish(lock)
             return False
         for index in batch.pick(self._scan):

@@ -59,6 +59,10 @@ RETRAIN_GROWTH: Final = 4.0
 RETRY_GROWTH: Final = 2.0
 """The same after one was trained that was not worth it, or for which there was no room."""
 
+LOOK_AGAIN_SHARE: Final = 0.25
+"""Of all rows, which the blocks of a domain must be if its dictionary is to have all segments looked at a second time
+again. That encodes what others have in them, too: many small domains, one after the other, would never let it end."""
+
 MINIMUM_BYTES: Final = 256
 """Smaller records, which are not encoded anew either, teach nothing."""
 
@@ -138,9 +142,14 @@ class Training:
         if wait:
             self._make(*due, store_lock)
             return
-        self._thread = threading.Thread(target=self._make, args=(*due, store_lock), name="training", daemon=True)
+        thread = threading.Thread(target=self._make, args=(*due, store_lock), name="training", daemon=True)
         self._since_s = time.monotonic()
-        self._thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads are to be had
+            log.info("no dictionary was made for the blocks of domain %d: %s", due[0].index, error)
+            return
+        self._thread = thread
 
     def _due(self, counts: array[int]) -> tuple[Domain, int, int] | None:
         """Returns a domain that should have a new dictionary, the slot for it, and its blocks."""
@@ -167,7 +176,8 @@ class Training:
                 with store_lock:
                     is_published = self._dictionaries.publish(prepared)
                     if is_published:
-                        self._look_again()
+                        if blocks >= LOOK_AGAIN_SHARE * self._rows.live:
+                            self._look_again()
                         del self._tried[domain.key]
                         self.trained += 1
         except (OutOfRoom, OSError, MemoryError, ValueError) as error:
@@ -195,8 +205,7 @@ class Training:
     def _look_again(self) -> None:
         """Has all segments looked at a second time, with the new dictionary."""
         second_look = self._pool.segments.second_look
-        for segment in range(len(second_look)):
-            second_look[segment] = -1
+        second_look[:] = array("q", [-1]) * len(second_look)
 
 
 def _saved_share(content: bytes, blocks: bytearray, count: int) -> float:

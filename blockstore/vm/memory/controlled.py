@@ -124,10 +124,13 @@ class Controlled:
                 self._mechanism.age()
             if not self._aging.is_over(self._at + elapsed_s):
                 may_write = False
+        if not may_write:
+            self._policy.wait(waited_s, elapsed_s)
+            return
         wanted = self._policy.reclaim_bytes(resident_bytes, waited_s, elapsed_s)
         if wanted and self._policy.must:  # then to the page
             wanted = self._policy.reclaim_bytes(resident.of_descriptor(self._descriptor).resident, waited_s, elapsed_s)
-        if wanted and may_write:
+        if wanted:
             self._reclaim(wanted, resident_bytes)
 
     def _reclaim(self, wanted_bytes: int, before_bytes: int) -> None:
@@ -140,7 +143,8 @@ class Controlled:
         else:
             taken_bytes = max(before_bytes - self._can_take_bytes(), 0)
             self._reclaimed_bytes += taken_bytes
-            self._taken.take(taken_bytes)
+            # What the VM has taken back by now was taken away, too.
+            self._taken.take(max(taken_bytes, 0 if failure else wanted_bytes))
 
     def _may_evict(self) -> bool:
         """Has the store all that is clean? Asked after a look at what is clean, by the reclaiming thread too."""

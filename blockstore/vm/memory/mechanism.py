@@ -6,6 +6,7 @@ chooses. All of them take clean pages only; writing back is write_back.py's.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
@@ -42,7 +43,7 @@ class Mechanism(Protocol):
         not allowed (any more)."""
 
     def age(self) -> None:
-        """Forget what was used until now, for the choice of what is cold. Raises OSError where that is not allowed."""
+        """Forget what was used until now, for the choice of what is cold, where that is allowed."""
 
     def resident_bytes(self) -> int:
         """What is resident of all from which it can take. Raises OSError."""
@@ -65,7 +66,8 @@ class ByCgroup:
         for mapping in self._mappings():
             for done in range(0, mapping.length, AGE_STEP_BYTES):
                 length = min(AGE_STEP_BYTES, mapping.length - done)
-                page_out.age(mapping.pid, mapping.start + done, length)
+                with contextlib.suppress(OSError):  # of another user, locked, or an older kernel: its own choice then
+                    page_out.age(mapping.pid, mapping.start + done, length)
 
     def resident_bytes(self) -> int:
         """The kernel's own count, with what QEMU has cached of other files. cachestat(2) on the file would look up each

@@ -67,6 +67,9 @@ class Policy(Protocol):
     def reclaim_bytes(self, resident_bytes: int, waited_s: float, elapsed_s: float) -> int:
         """How much shall leave, after a time in which the VM waited so long for its refaults."""
 
+    def wait(self, waited_s: float, elapsed_s: float) -> None:
+        """Takes note of such a time when nothing may leave."""
+
 
 class Fixed:
     """At most `size_bytes` stay resident."""
@@ -78,6 +81,9 @@ class Fixed:
 
     def reclaim_bytes(self, resident_bytes: int, waited_s: float, elapsed_s: float) -> int:
         return max(resident_bytes - self.size_bytes, 0)
+
+    def wait(self, waited_s: float, elapsed_s: float) -> None:
+        """Nothing is counted."""
 
 
 class Auto:
@@ -95,21 +101,28 @@ class Auto:
         """Of the last minute, about, spent in refaults."""
 
     def reclaim_bytes(self, resident_bytes: int, waited_s: float, elapsed_s: float) -> int:
-        if elapsed_s <= 0:
-            return 0
-        was_within = self._budget_s >= 0
-        budget_s = self._budget_s + elapsed_s * self._target_share - waited_s
-        self._budget_s = min(max(budget_s, -OVERDRAFT_S * self._target_share), SAVED_S * self._target_share)
-        self.share += (waited_s / elapsed_s - self.share) * min(elapsed_s / 60, 1.0)
-        self._recent_share += (waited_s / elapsed_s - self._recent_share) * min(elapsed_s / RECENT_S, 1.0)
-        if self._budget_s < 0:
-            if was_within:
-                self._part_per_s = max(self._part_per_s / CUT, LEAST_PART_PER_S)
+        if elapsed_s <= 0 or not self._spend(waited_s, elapsed_s):
             return 0
         growth = GROWTH if self._recent_share < self._target_share / 4 else SLOW_GROWTH
         self._part_per_s = min(self._part_per_s * growth**elapsed_s, LARGEST_PART_PER_S)
         part = min(self._part_per_s * elapsed_s, LARGEST_PART_PER_S)
         return min(int(resident_bytes * part), max(resident_bytes - FLOOR_BYTES, 0))
+
+    def wait(self, waited_s: float, elapsed_s: float) -> None:
+        """The part does not grow: that nothing was taken costs nothing, and says nothing."""
+        if elapsed_s > 0:
+            self._spend(waited_s, elapsed_s)
+
+    def _spend(self, waited_s: float, elapsed_s: float) -> bool:
+        """Returns whether the VM is within its budget after that time."""
+        was_within = self._budget_s >= 0
+        budget_s = self._budget_s + elapsed_s * self._target_share - waited_s
+        self._budget_s = min(max(budget_s, -OVERDRAFT_S * self._target_share), SAVED_S * self._target_share)
+        self.share += (waited_s / elapsed_s - self.share) * min(elapsed_s / 60, 1.0)
+        self._recent_share += (waited_s / elapsed_s - self._recent_share) * min(elapsed_s / RECENT_S, 1.0)
+        if self._budget_s < 0 and was_within:
+            self._part_per_s = max(self._part_per_s / CUT, LEAST_PART_PER_S)
+        return self._budget_s >= 0
 
 
 class Aging:

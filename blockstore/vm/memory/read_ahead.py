@@ -42,7 +42,7 @@ class ReadAhead:
         self._processor_s = 0.0
         self._worked_at = 0.0
         self.works = True
-        """Since the last tick."""
+        """Within the last IDLE_AFTER_S."""
         self._is_far: bool | None = None  # not known: a controller before this one may have set it
 
     def tick(self, now_s: float) -> None:
@@ -50,10 +50,9 @@ class ReadAhead:
         pids = self._pids()
         at, self._at = self._at, now_s
         before_s, self._processor_s = self._processor_s, sum(map(processor_s, pids))
-        self.works = at is None or self._processor_s - before_s >= WORKING_SHARE * (now_s - at)
-        if self.works:
+        if at is None or self._processor_s - before_s >= WORKING_SHARE * (now_s - at):
             self._worked_at = now_s
-        is_far = now_s - self._worked_at < IDLE_AFTER_S
+        self.works = is_far = now_s - self._worked_at < IDLE_AFTER_S
         if is_far != self._is_far:
             self._is_far = is_far
             with contextlib.suppress(OSError):

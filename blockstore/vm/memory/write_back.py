@@ -52,12 +52,12 @@ class WriteBack:
         self._due_bytes += int(size_bytes * min(elapsed_s / ROUND_S, 1.0)) + PIECE_BYTES
         self._due_bytes = min(self._due_bytes, size_bytes + PIECE_BYTES)
         while self._due_bytes > 0 and time.monotonic() <= deadline:
-            if not self._write(self._hand):
-                return
-            self._due_bytes -= PIECE_BYTES
-            self._hand += PIECE_BYTES
+            start, self._hand = self._hand, self._hand + PIECE_BYTES
             if self._hand >= size_bytes:
                 self._hand = 0
+            if not self._write(start):  # its turn comes again: others may be quicker
+                return
+            self._due_bytes -= PIECE_BYTES
 
     def _write(self, start: int) -> bool:
         """One piece; False if it was not done in time."""

@@ -22,7 +22,7 @@ from benchlab.latency import faults
 from benchlab.mounts import StoreMount
 from benchlab.vms.resident import BOOT_S, controlled_guest
 from blockstore.daemon.control.bill import PROCESSES
-from blockstore.daemon.supervise.pressure import SHED_S
+from blockstore.daemon.supervise.pressure import TRIM_S
 from blockstore.store.state.home import MemoryHome
 from blockstore.store.state.pool_limit import MINIMUM_LIMIT_BYTES
 from blockstore.store.steps import run
@@ -70,7 +70,7 @@ def _processes_with_guests(bench: Bench) -> Figure:
         guests = [stack.enter_context(controlled_guest(mount, f"vm{number}", "auto")) for number in range(_GUESTS)]
         for guest in guests:
             guest.wait_ready(BOOT_S)
-        time.sleep(SHED_S + _SETTLED_S)
+        time.sleep(TRIM_S + _SETTLED_S)
         return _processes("with three VMs attached", mount.status()["total"])
 
 

@@ -47,6 +47,7 @@ def test_what_no_state_has_is_left_and_named(tmp_path: Path) -> None:
         "superblock",
         "pool",
         "volume-12",
+        "dictionary-0-1",
         "names.sqlite-wal",
         "daemon.log.1",
         "qmp-3",

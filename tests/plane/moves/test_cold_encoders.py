@@ -45,6 +45,13 @@ def threads_now() -> set[int]:
     return set(map(int, os.listdir("/proc/self/task")))
 
 
+def test_one_that_is_to_end_is_given_nothing() -> None:
+    with running(1) as encoders:
+        is_over = encoders.stop(0)
+        assert not encoders.has_place(0) and not encoders.give(0, reencoder_of(store_of(some_blocks())))
+        assert is_over or encoders.is_running
+
+
 @pytest.mark.parametrize("threads", (1, 2))
 def test_all_that_is_given_comes_back_encoded(threads: int) -> None:
     store = store_of(some_blocks())

@@ -112,6 +112,15 @@ def test_auto_takes_no_more_than_there_is(ticks: list[tuple[int, float, float]],
         assert 0 <= policy.reclaim_bytes(resident_bytes, waited_s, elapsed_s) <= max(resident_bytes - FLOOR_BYTES, 0)
 
 
+def test_the_part_does_not_grow_while_nothing_may_be_taken() -> None:
+    waiting, fresh = Auto(0.01), Auto(0.01)
+    for _ in range(60):
+        waiting.wait(0.0, 1.0)
+    assert waiting.reclaim_bytes(1 << 30, 0.0, 1.0) == fresh.reclaim_bytes(1 << 30, 0.0, 1.0) > 0
+    waiting.wait(10.0, 1.0)
+    assert waiting.reclaim_bytes(1 << 30, 0.0, 1.0) == 0, "what the VM waited meanwhile counts"
+
+
 def test_a_fixed_size() -> None:
     policy = Fixed(64 * MIB)
     assert policy.reclaim_bytes(100 * MIB, 9.0, 1.0) == 36 * MIB

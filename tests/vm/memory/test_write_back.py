@@ -62,6 +62,22 @@ def test_what_there_was_no_time_for_is_done_later(lab: Lab) -> None:
     os.close(descriptor)
 
 
+def test_a_piece_that_is_not_done_in_time_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def write(work: WriteBack, start: int) -> bool:
+        seen.append(start // PIECE_BYTES)
+        return start != PIECE_BYTES
+
+    monkeypatch.setattr(WriteBack, "_write", write)
+    with (tmp_path / "memory").open("w+b") as file:
+        file.truncate(4 * PIECE_BYTES)
+        work = WriteBack(file.fileno())
+        for _ in range(3):
+            work.go_on(ROUND_S, ENOUGH_S)
+    assert seen[:6] == [0, 1, 2, 3, 0, 1], "its turn comes again"
+
+
 def test_an_empty_file(tmp_path: Path) -> None:
     with (tmp_path / "memory").open("w+b") as file:
         WriteBack(file.fileno()).go_on(1.0, ENOUGH_S)
