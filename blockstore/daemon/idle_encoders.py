@@ -38,8 +38,6 @@ class IdleEncoders:
         self._encoders = ColdEncoders(count)
         self._count = count
         self._next = 0
-        self._is_ending = False
-        """Were the threads told to end, and have not all done so yet?"""
         self.is_refused = False
         """Does the kernel give us no threads at idle priority?"""
 
@@ -82,11 +80,8 @@ class IdleEncoders:
     def rest(self) -> bool:
         """Takes back one piece of work after the other, then ends the threads. Returns whether they have ended, and
         their memory is given back; if not, it is to be called again after a moment."""
-        if self._encoders.is_running or self.has_work:
-            self._is_ending = self._is_ending or not self.has_work
-            if self._is_ending:
-                self._is_ending = not self._encoders.stop(0)
-            if self.feed(0) is not None or self.has_work or self._encoders.is_running:
+        if self._encoders.is_running:
+            if self.feed(0) is not None or self.has_work or not self._encoders.stop(0):
                 return False
             self._recompression.give_back()
         return True
@@ -99,10 +94,8 @@ class IdleEncoders:
             )
 
     def _start(self) -> bool:
-        if self._is_ending:
-            self._is_ending = not self._encoders.stop(0)
-            if self._is_ending or self.has_work:
-                return False
+        if self._encoders.is_ending and not self._encoders.stop(0):
+            return False
         self.is_refused |= self._encoders.is_refused
         if self.is_refused or self._encoders.is_running:
             return not self.is_refused

@@ -101,6 +101,21 @@ def test_rest_takes_back_what_was_given_and_nothing_is_lost(store: Store, encode
     check_store(store, decode=True)
 
 
+def test_a_batch_that_was_begun_within_the_budget_is_ended_by_them(store: Store, encoders: IdleEncoders) -> None:
+    fed(encoders, THREADS)
+    assert is_over(store)
+    store.recompression.begin_all(hard=True)
+    while store.recompression.step(store.lock) is not None:
+        pass
+    whole = store.densify.hard_tried
+    store.recompression.begin_all(hard=True)
+    assert store.recompression.step(store.lock), "one block of a batch"
+    fed(encoders, THREADS)
+    assert is_over(store)
+    assert store.densify.hard_tried >= 2 * whole > 0
+    check_store(store, decode=True)
+
+
 def test_work_that_comes_while_they_are_to_end_is_done_by_others(store: Store, encoders: IdleEncoders) -> None:
     """Given to one that ends it would never come back, and the pass would never be over."""
     for _ in range(20):
@@ -129,7 +144,7 @@ def test_where_no_thread_can_be_started_there_is_none(
     class Refused:
         """As many threads as there may be are there."""
 
-        is_running = is_refused = False
+        is_running = is_ending = is_refused = False
         given = 0
 
         def start(self) -> None:

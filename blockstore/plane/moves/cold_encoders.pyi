@@ -24,6 +24,9 @@ class ColdEncoders:
     def is_running(self) -> bool:
         """Were threads started, and not stopped since?"""
     @property
+    def is_ending(self) -> bool:
+        """Were they told to stop, and have not all ended? They are given nothing any more; call `stop` again."""
+    @property
     def is_refused(self) -> bool:
         """Does the kernel not let a thread have idle priority? Such a thread works on nothing: what it is given comes
         back as it was. It tells when it has run for the first time."""

@@ -133,6 +133,10 @@ cdef class ColdEncoders:
         return any(self.crew.threads[number].thread for number in range(self.crew.count))
 
     @property
+    def is_ending(self):
+        return bool(self.crew.is_over) and self.is_running
+
+    @property
     def is_refused(self):
         return any(load_8(&self.crew.threads[number].is_refused) for number in range(self.crew.count))
 

@@ -196,6 +196,8 @@ class Densify:
         pick, or MOST_LENT are lent."""
         if not self._is_under_way or self._lent == MOST_LENT:
             return None
+        if self._batch is not None and self._batch.left:  # nobody else would go on with it, and the pass never be over
+            self._batch.put_back(self._scan)
         batch = self._spare.pop() if self._spare else self._new_batch(LENT_BLOCKS)
         if not self._pick_into(batch, lock):
             if self._is_under_way:
@@ -234,7 +236,7 @@ class Densify:
 
     def _pick_into(self, batch: Reencoder, lock: StoreLock | None) -> bool:
         if not self._scan.pending and not self._scan.step():
-            if not self._lent and (batch is self._batch or self._batch is None or not self._batch.left):
+            if not self._lent:
                 self._finish(lock)
             return False
         for index in batch.pick(self._scan):

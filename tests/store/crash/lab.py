@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 
@@ -162,6 +162,22 @@ def copy_state(path: Path, target: Path) -> None:
                     start = os.lseek(source.fileno(), position, os.SEEK_DATA)
                     position = os.lseek(source.fileno(), start, os.SEEK_HOLE)
                     os.pwrite(copy.fileno(), os.pread(source.fileno(), position - start, start), start)
+
+
+class Progress:
+    """How many operations of a life were begun, and done."""
+
+    begun = done = 0
+
+
+def live(life: Sequence[tuple[Operation, object]], path: Path, progress: Progress) -> None:
+    """Does all of them with a store in this directory."""
+    store = open_store(path)
+    for operation, _ in life:
+        progress.begun += 1
+        operation(store)
+        progress.done += 1
+    store.close()
 
 
 def survive(path: Path, line: Line, begun: int, done: int, states: list[Model]) -> str:

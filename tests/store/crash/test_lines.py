@@ -15,7 +15,7 @@ import pytest
 
 import blockstore.store
 from blockstore.store import domains
-from tests.store.crash.lab import Line, copy_state, open_store, survive
+from tests.store.crash.lab import Line, Progress, copy_state, live, survive
 from tests.store.crash.lives import LIFE_WITH_DICTIONARIES, LIFE_WITH_TIER, SHORT_LIFE, Life, models
 from tests.store.seeds import Seeds
 
@@ -36,24 +36,19 @@ _FOLDER = str(Path(blockstore.store.__file__).parent)
 
 def live_traced(life: Life, path: Path, reached: Callable[[Line, int, int], None]) -> None:
     """Live it, and tell of each line of the store that is reached, and how many operations were begun and done."""
-    begun = done = 0
+    progress = Progress()
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         file = frame.f_code.co_filename
         if not file.startswith(_FOLDER):
             return None
         if event == "line":
-            reached((file, frame.f_lineno), begun, done)
+            reached((file, frame.f_lineno), progress.begun, progress.done)
         return trace
 
     sys.settrace(trace)
     try:
-        store = open_store(path)
-        for operation, _ in life:
-            begun += 1
-            operation(store)
-            done += 1
-        store.close()
+        live(life, path, progress)
     finally:
         sys.settrace(None)
 

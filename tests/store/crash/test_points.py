@@ -13,7 +13,7 @@ import pytest
 from blockstore.plane.blocks import commit, ranges
 from blockstore.plane.moves import publish, reencode
 from blockstore.store import domains
-from tests.store.crash.lab import copy_state, open_store, survive
+from tests.store.crash.lab import Progress, copy_state, live, survive
 from tests.store.crash.lives import (
     LIFE_OF_RANGES,
     LIFE_WITH_DICTIONARIES,
@@ -60,24 +60,20 @@ def test_killed_before_stores_of_compiled_code(
     numbers: list[int] = []
     arrivals: list[Callable[[], None]] = []
 
-    def live(reached: Callable[[int, int], None]) -> None:
+    def live_counted(reached: Callable[[int, int], None]) -> None:
         nonlocal number
-        begun = done = number = seeds.drawn = 0
+        number = seeds.drawn = 0
+        progress = Progress()
 
         def arrive() -> None:
             nonlocal number
             number += 1
-            reached(begun, done)
+            reached(progress.begun, progress.done)
 
         arrivals.append(arrive)
         module.call_at_points(arrive)
         try:
-            store = open_store(state_path)
-            for operation, _ in life:
-                begun += 1
-                operation(store)
-                done += 1
-            store.close()
+            live(life, state_path, progress)
         finally:
             module.call_at_points(None)
 
@@ -94,10 +90,10 @@ def test_killed_before_stores_of_compiled_code(
         seeds.drawn = drawn
         shutil.rmtree(copy)
 
-    live(lambda begun, done: None)
+    live_counted(lambda begun, done: None)
     shutil.rmtree(state_path)
     assert number > least
     numbers = sorted(random.Random(2).sample(range(1, number), min(POINTS[nightly], number - 1)))
-    live(die)
+    live_counted(die)
     assert due == len(numbers), "the second life has not come by as many stores"
     assert not any(wrong), "\n" + "\n".join(filter(None, wrong))
