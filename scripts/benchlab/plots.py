@@ -183,7 +183,7 @@ def saved_over_time(data: Mapping[str, Any]) -> Plot:
             )
         axes.set_title(name)
         axes.set_xlabel("seconds since the guests went on")
-        axes.set_ylim(-20, 80)
+        axes.set_ylim(-20, 100)
         axes.grid(axis="y")
     grid[0][0].set_ylabel("saved, % of touched memory")
     grid[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
