@@ -22,6 +22,7 @@ from blockstore.daemon.idle_cores import IdleCores
 from blockstore.daemon.idle_encoders import IdleEncoders, count_of_cores
 from blockstore.daemon.options import MountOptions
 from blockstore.daemon.supervise import pressure
+from blockstore.plane.serve.encoders import give_way
 from blockstore.plane.sync.lock import StoreLock
 from blockstore.store.store import Store
 
@@ -152,6 +153,7 @@ class Background:
             used_s = time.thread_time() - started_s
             pause_s = REST_S if went_on is None else 0.0 if went_on else LOOK_S
             await trio.lowlevel.checkpoint()
+            give_way()  # of a VM that was woken meanwhile the scheduler may think that it can wait for the whole burst
         self._used_s += used_s
         if not percent:
             return pause_s

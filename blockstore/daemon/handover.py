@@ -38,6 +38,8 @@ class Handover:
     """What `blockstore set` has made of the limit, 0 if nothing."""
     background_cpu: float = -1.0
     """What it has made of the budget for background work, in per cent; negative if nothing."""
+    attach: tuple[str, ...] | None = None
+    """What it has made of the patterns of files whose VMs are attached automatically, None if nothing."""
     mounted_at: float = 0.0
     """When the mount was made, in seconds since 1970."""
     write_errors: int = 0
@@ -59,7 +61,7 @@ class Handover:
         write_in_place(state / NAME, data)
         return self
 
-    def changed(self, state: Path, **fields: str | float) -> Handover:
+    def changed(self, state: Path, **fields: str | float | tuple[str, ...]) -> Handover:
         """Saved with these fields changed."""
         return replace(self, **fields).save(state)  # type: ignore[arg-type]
 

@@ -18,13 +18,17 @@ FOLLOW: Final = "follow"
 ANY_CORE: Final = "none"
 """What --lane-cpu can be: the lane follows the faults, or the scheduler alone decides where it runs."""
 
+EVERY_FILE: Final = ("*",)
+"""Names of files whose VMs are attached automatically, as fnmatch(3) has them."""
+
 
 @dataclass(frozen=True)
 class MountOptions:
     """Paths are absolute. `watchdog_s`: a daemon without a sign of life for so long is replaced. `metrics`: the address
     and port to serve metrics at, if anywhere. `spill`: the URL of the tier; without one, the one that the state has, if
     any (spill.py). `background_cpu`: per cent of a core, 0 is off; a segment of the pool is
-    cold, and its records worth that work, `cold_after_s` after it was filled. `lane_cpu`: FOLLOW or ANY_CORE."""
+    cold, and its records worth that work, `cold_after_s` after it was filled. `lane_cpu`: FOLLOW or ANY_CORE. `attach`:
+    patterns of names of files; processes that map one that fits are attached (vm/control/auto_attach.py)."""
 
     mountpoint: str
     state: str
@@ -39,6 +43,7 @@ class MountOptions:
     background_cpu: float = DEFAULT_BACKGROUND_CPU
     cold_after_s: float = DEFAULT_COLD_AFTER_S
     spill: str = ""
+    attach: tuple[str, ...] = EVERY_FILE
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -48,4 +53,5 @@ class MountOptions:
         """Returns the options, without those that this version does not have: a supervisor of an earlier version passes
         on what that one was told."""
         known = {each.name for each in fields(cls)}
-        return cls(**{name: value for name, value in json.loads(text).items() if name in known})
+        values = {name: value for name, value in json.loads(text).items() if name in known}
+        return cls(**values | {"attach": tuple(values.get("attach", EVERY_FILE))})

@@ -382,7 +382,13 @@ class Session:
             except OSError as error:
                 log.error("the descriptor of the mount cannot be handed over: %s", error.strerror)
 
-    def remember(self, **fields: str | float) -> None:
+    @property
+    def attach_patterns(self) -> tuple[str, ...]:
+        """Of names of files whose VMs are to be attached."""
+        patterns = self.handover.attach
+        return tuple(self.options.attach if patterns is None else patterns)
+
+    def remember(self, **fields: str | float | tuple[str, ...]) -> None:
         """Leave this to the next daemon as well. Raises OutOfRoom."""
         with self._remembering:
             self.handover = self.handover.changed(self._state, **fields)

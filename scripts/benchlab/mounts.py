@@ -80,7 +80,8 @@ class Mount:
 
 
 class StoreMount(Mount):
-    """`blockstore mount`. With a `core` the daemon, all its threads, is pinned to it. `prefix` runs the command."""
+    """`blockstore mount`, which attaches only what `blockstore run` starts: other clients are not to be made smaller.
+    With a `core` the daemon, all its threads, is pinned to it. `prefix` runs the command."""
 
     def __init__(
         self, folder: Workspace, name: str, *options: str, core: int | None = None, prefix: Sequence[str] = ()
@@ -88,6 +89,7 @@ class StoreMount(Mount):
         super().__init__(folder.mounts / name)
         self.state = folder.states / name
         command: list[str | Path] = [*prefix, *_COMMAND, "mount", self.path, "--state", self.state, *options]
+        command += ["--attach", "none"]
         try:
             processes.run(command, self.abort, _MOUNT_S, core)
             self.pid = int(self.status()["total"]["daemon_pid"])

@@ -83,10 +83,12 @@ class Lab:
         return path
 
     def mount(self, *options: str, name: str = "mnt", state: Path | None = None, pool_limit: str = "512M") -> Mounted:
-        """Mount with a state in the workspace, NAME.state if not said otherwise."""
+        """Mount with a state in the workspace, NAME.state if not said otherwise. VMs are attached by those tests only
+        that ask for it: in all others processes play VMs that nobody is to make smaller."""
         place = Mounted(self.mountpoint(name), state or self.path / f"{name}.state")
         command = ["mount", str(place.path), "--state", str(place.state), "--pool-limit", pool_limit]
-        result = blockstore(*command, *options)
+        unattached = () if "--attach" in options else ("--attach", "none")
+        result = blockstore(*command, *options, *unattached)
         known = "when memory is short the daemon may be"
         warned = [line for line in result.stderr.splitlines() if known not in line]
         assert result.returncode == 0 and not warned, result

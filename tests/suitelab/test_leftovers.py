@@ -62,14 +62,12 @@ def test_processes_and_folders_of_this_run_only() -> None:
 
 def test_a_cgroup_whose_maker_has_died() -> None:
     try:
-        own = cgroups.of_process("self")
+        own = cgroups.home()
         before = cgroups.create("of-before", own)
     except LookupError as error:
         pytest.skip(f"no memory cgroup can be made here: {error}")
     leftovers = Leftovers(secrets.token_hex(4))
-    script = (
-        "from blockstore.vm.memory.cgroups import create, of_process; print(create('left', of_process('self')).path)"
-    )
+    script = "from blockstore.vm.memory.cgroups import create, home; print(create('left', home()).path)"
     made = Path(
         subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.strip()
     )

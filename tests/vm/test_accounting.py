@@ -39,7 +39,7 @@ def cgroup_pair() -> Iterator[tuple[Cgroup, Cgroup]]:
     made: list[Cgroup] = []
     try:
         for name in ("mount", "vm"):
-            made.append(cgroups.create(f"accounting-{name}", cgroups.of_process("self")))
+            made.append(cgroups.create(f"accounting-{name}", cgroups.home()))
         yield made[0], made[1]
     except LookupError as error:
         pytest.skip(f"no memory cgroup can be made here: {error}")

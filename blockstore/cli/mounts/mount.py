@@ -10,6 +10,7 @@ import click
 
 from blockstore.cli.output import warn
 from blockstore.cli.types.address import ADDRESS
+from blockstore.cli.types.attach_option import attach_option, patterns_of
 from blockstore.cli.types.number import Percent, Seconds
 from blockstore.cli.types.paths import DIRECTORY
 from blockstore.cli.types.sizes import SIZE, format_size
@@ -94,6 +95,7 @@ DEFAULT_ROOM_SHARE: Final = 0.9
     help="Where cold memory goes when the pool is nearly full: file:/PATH, a file on a disk, or "
     "valkey://HOST:PORT[,HOST:PORT...]. The state remembers it.",
 )
+@attach_option
 def mount(
     mountpoint: Path,
     state: Path | None,
@@ -107,6 +109,7 @@ def mount(
     background_cpu: float,
     cold_after: float,
     spill: str,
+    attach: tuple[str, ...],
 ) -> None:
     """Serve VM memory files in the directory MOUNTPOINT, which must exist and be empty.
 
@@ -137,6 +140,7 @@ def mount(
         background_cpu=background_cpu,
         cold_after_s=cold_after,
         spill=spill,
+        attach=patterns_of(attach),
     )
     check_limit(options.pool_limit_bytes)
     if foreground:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from blockstore.cli.output import warn
+from blockstore.cli.types.attach_option import attach_option, patterns_of
 from blockstore.cli.types.number import Percent
 from blockstore.cli.types.paths import DIRECTORY
 from blockstore.cli.types.sizes import SIZE, format_size
@@ -29,10 +30,18 @@ from blockstore.errors import InputError
     type=click.Choice(("on", "off")),
     help="Switch that work off, or on again with the share of a core that `mount` was told.",
 )
-def set_options(mountpoint: Path, pool_limit: int | None, background_cpu: float | None, background: str | None) -> None:
-    """Change the limits of the mount at MOUNTPOINT while it serves, and until it ends.
+@attach_option
+def set_options(
+    mountpoint: Path,
+    pool_limit: int | None,
+    background_cpu: float | None,
+    background: str | None,
+    attach: tuple[str, ...],
+) -> None:
+    """Change what the mount at MOUNTPOINT was told, while it serves, and until it ends.
 
-    Writes that wait for room go on as soon as there is some. A limit below what is stored is refused.
+    Writes that wait for room go on as soon as there is some. A limit below what is stored is refused. VMs that are
+    attached stay so (`blockstore attach --off`).
 
     \b
     Example:
@@ -41,15 +50,17 @@ def set_options(mountpoint: Path, pool_limit: int | None, background_cpu: float 
     """
     if background is not None and background_cpu is not None:
         raise InputError("--background and --background-cpu say the same thing; leave one of them out")
-    wanted: dict[str, int | float | str] = {}
+    wanted: dict[str, int | float | str | tuple[str, ...]] = {}
     if pool_limit is not None:
         wanted["pool_limit"] = pool_limit
     if background_cpu is not None:
         wanted["background_cpu"] = background_cpu
     if background is not None:
         wanted["background_cpu"] = "default" if background == "on" else 0
+    if attach:
+        wanted["attach"] = patterns_of(attach)
     if not wanted:
-        raise InputError("say what to change: --pool-limit, --background-cpu or --background")
+        raise InputError("say what to change: --pool-limit, --background-cpu, --background or --attach")
     mount = mounts.find(mountpoint)
     answer = client.ask(mount.state, {"do": "set", **wanted})
     room = answer["state_room"]

@@ -18,7 +18,7 @@ def print_control(report: Report, width: int | None) -> None:
     if not found:
         return
     rows = [Row(name, _cells(figures)) for name, figures in found]
-    headings = ("process", "wanted", "resident", "by", "refaults", "waiting")
+    headings = ("process", "attached", "wanted", "resident", "by", "refaults", "waiting")
     print_table(Table("Resident part, controlled", "", headings, rows), width)
 
 
@@ -27,6 +27,7 @@ def _cells(figures: Mapping[str, Any]) -> list[Part]:
     wanted, share = control["wanted"], control["refault_share"]
     return [
         Part(str(control["pid"])),
+        Part(control.get("attached_by") or "-"),
         Part(wanted if isinstance(wanted, str) else format_size(wanted)),
         Part(format_size(figures["resident"])),
         Part(control["mechanism"] or "-"),

@@ -138,6 +138,12 @@ def wanted_of(row: Row) -> str:
     return wanted if isinstance(wanted, str) else compact_size(wanted)
 
 
+def attached_by(row: Row) -> str:
+    """Who has its VM attached: run, attach, auto; - where nobody has."""
+    controller = row.figures.get("controller")
+    return str(controller.get("attached_by", "-")) if controller else "-"
+
+
 def mechanism_of(row: Row) -> str:
     """By what its controller takes pages away, in a word: cgroup, madvise, or - if it does not yet."""
     controller = row.figures.get("controller")

@@ -1,4 +1,4 @@
-"""`blockstore attach`: control the resident part of a VM that somebody else has started."""
+"""`blockstore attach`: control the resident part of a VM that another program has started."""
 
 from __future__ import annotations
 
@@ -8,52 +8,91 @@ from pathlib import Path
 import click
 
 from blockstore.cli.output import warn
-from blockstore.cli.types.number import WholeNumber
 from blockstore.cli.types.paths import DIRECTORY
-from blockstore.cli.types.resident_size import RESIDENT, target_option
-from blockstore.daemon.control import client
-from blockstore.daemon.control.attachments import Attachment, ask_to_attach
+from blockstore.cli.types.resident_size import residency_options
+from blockstore.daemon.control.attachments import OFF, Attachment, Residency, ask_to_attach
 from blockstore.daemon.host import mounts
 from blockstore.daemon.host.process_stat import start_time
 from blockstore.errors import InputError
 from blockstore.vm.memory.mechanism import own_cgroup
+from blockstore.vm.qemu import libvirt
 
 
 @click.command()
-@click.argument("pid", type=WholeNumber(min=1))
-@click.option("--resident", type=RESIDENT, default="auto", show_default=True, help="A size to hold, or auto.")
-@target_option
+@click.argument("vm", required=False)
+@residency_options
+@click.option("--domain", metavar="NAME", help="The VM of this libvirt domain.")
 @click.option("--off", is_flag=True, help="Leave this VM alone from now on.")
 @click.option("--mount", "mountpoint", type=DIRECTORY, help="The mount. Default: the one whose file it has mapped.")
-def attach(pid: int, resident: int | str, target: float, off: bool, mountpoint: Path | None) -> None:
-    """Hold the resident part of the VM with the process PID down: what it does not use leaves the page cache.
+def attach(vm: str | None, residency: Residency, domain: str | None, off: bool, mountpoint: Path | None) -> None:
+    """Hold the resident part of a VM down: what it does not use leaves the page cache. VM is its process, or its file
+    in a mount.
 
-    Returns at once; the mount's controller does it until the VM ends, and `blockstore status` shows it. Again with
-    other options changes them.
+    VMs are attached by themselves (`blockstore mount --attach`); this changes how much of one stays resident, or leaves
+    it alone. Returns at once; the mount's controller does it until the VM ends, and `blockstore status` shows it.
 
     \b
     Example:
       blockstore attach $(pgrep -f guest=vm1) --resident 256M
+      blockstore attach /run/vm-memory/blue/vm1 --resident-min 128M
+      blockstore attach --domain vm1 --off
     """
-    found = _files_of(pid, [mounts.find(mountpoint)] if mountpoint is not None else mounts.all_mounts())
-    cgroup, version, limit_bytes = "", "", -1
-    if not off:
-        try:
-            own = own_cgroup(pid)
-            cgroup, version, limit_bytes = str(own.path), own.version, own.limit_bytes()
-        except (LookupError, OSError) as error:
-            warn(
-                f"process {pid} has no memory cgroup of its own ({error.args[0]}); its pages are "
-                "taken back by madvise instead"
-            )
+    if (vm is None) == (domain is None):
+        raise InputError("name one VM: its process, its file in a mount, or --domain NAME")
+    candidates = [mounts.find(mountpoint)] if mountpoint is not None else mounts.all_mounts()
+    if domain is not None:
+        pid = libvirt.process_of(domain)
+        found = _files_of(pid, candidates)
+    elif str(vm).isdigit():
+        pid = int(str(vm))
+        found = _files_of(pid, candidates)
+    else:
+        pid, found = _process_of(Path(str(vm)), candidates)
+    cgroup, version, limit_bytes = ("", "", -1) if off else _cgroup_of(pid)
+    if off:
+        residency = residency._replace(resident=OFF)
     for mount, number in found:
-        if off:
-            client.ask(mount.state, {"do": "detach", "volume": number})
-            continue
         ask_to_attach(
             mount.state,
-            Attachment(number, pid, start_time(pid), resident, target / 100, cgroup, version, limit_bytes),
+            Attachment(
+                number,
+                pid,
+                start_time(pid),
+                residency.resident,
+                residency.target_share,
+                cgroup,
+                version,
+                limit_bytes,
+                least_bytes=residency.least_bytes,
+            ),
         )
+
+
+def _cgroup_of(pid: int) -> tuple[str, str, int]:
+    """The VM's own cgroup, its version and its limit; empty if it has none, which is said."""
+    try:
+        own = own_cgroup(pid)
+        return str(own.path), own.version, own.limit_bytes()
+    except (LookupError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        warn(f"process {pid} has no memory cgroup of its own ({reason}); its pages are taken back by madvise instead")
+        return "", "", -1
+
+
+def _process_of(path: Path, candidates: list[mounts.Mount]) -> tuple[int, list[tuple[mounts.Mount, int]]]:
+    """The process that has the file mapped, and the file."""
+    place = Path(os.path.abspath(path))
+    mount = next((each for each in candidates if place.is_relative_to(each.path)), None)
+    if mount is None:
+        places = ", ".join(str(each.path) for each in candidates) or "any blockstore mount"
+        raise InputError(f"{path} is neither the number of a process nor a file of {places}")
+    users = [each for each in mounts.mappings(mount) if each.path == str(place) and each.is_shared]
+    pids = sorted({each.pid for each in users})
+    if not pids:
+        raise InputError(f"no process that can be seen here has {path} mapped, with share=on; is its VM running?")
+    if len(pids) > 1:
+        raise InputError(f"several processes have {path} mapped ({', '.join(map(str, pids))}); name the VM's own")
+    return pids[0], [(mount, users[0].inode)]
 
 
 def _files_of(pid: int, candidates: list[mounts.Mount]) -> list[tuple[mounts.Mount, int]]:

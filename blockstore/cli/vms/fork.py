@@ -14,9 +14,10 @@ from blockstore.cli.types.disks_option import disks_option, moving_disks, told_w
 from blockstore.cli.types.number import WholeNumber
 from blockstore.cli.types.paths import DIRECTORY
 from blockstore.cli.types.prefetch_option import prefetch_option
-from blockstore.cli.types.resident_size import RESIDENT, target_option
+from blockstore.cli.types.resident_size import residency_options
 from blockstore.cli.types.vm_name import check_vm_name
 from blockstore.cli.views.progress import progress
+from blockstore.daemon.control.attachments import Residency
 from blockstore.daemon.host import mounts
 from blockstore.errors import BusyError, InputError
 from blockstore.vm.fork import fork as forking
@@ -38,8 +39,7 @@ if TYPE_CHECKING:
 @click.option(
     "--qmp", type=click.Path(path_type=Path), help="QMP socket of a VM that `blockstore run` has not started."
 )
-@click.option("--resident", type=RESIDENT, default="auto", show_default=True, help="As for `blockstore run`.")
-@target_option
+@residency_options
 @prefetch_option
 @disks_option
 @click.option("--mount", "mountpoint", type=DIRECTORY, help="The mount. Default: the only one there is.")
@@ -50,8 +50,7 @@ def fork(
     pattern: str,
     hook: Path | None,
     qmp: Path | None,
-    resident: int | str,
-    target: float,
+    residency: Residency,
     prefetch: bool,
     disks_folder: Path | None,
     mountpoint: Path | None,
@@ -94,7 +93,7 @@ def fork(
             "mac": mac.of(name) if wants_mac else "",
         } | overlays.placeholders(paths)
         line = recorded_arguments.filled_in(full, values)
-        wishes.append(restore.Wish(name, line, resident, target / 100, False, paths))
+        wishes.append(restore.Wish(name, line, residency, False, paths))
     with snapshot_file.making(mount, snapshot_file.domain_of(vm)) as (path, descriptor):
         backend = recorded_arguments.backend_of(found.command)
         origin = restore.Origin(path, found.memory_bytes, recorded, found.folder, backend)

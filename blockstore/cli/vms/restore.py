@@ -9,8 +9,9 @@ import click
 from blockstore.cli.output import warn
 from blockstore.cli.types.paths import DIRECTORY
 from blockstore.cli.types.prefetch_option import prefetch_option
-from blockstore.cli.types.resident_size import RESIDENT, target_option
+from blockstore.cli.types.resident_size import residency_options
 from blockstore.cli.types.vm_name import check_vm_name
+from blockstore.daemon.control.attachments import Residency
 from blockstore.daemon.host import mounts
 from blockstore.errors import InputError
 from blockstore.vm.fork import bring_up
@@ -25,8 +26,7 @@ from blockstore.vm.snapshot import overlays, snapshot_file
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
 @click.argument("snapshot")
 @click.option("--as", "name", required=True, help="Name of the new VM (vm2, blue/vm2): its memory file in the mount.")
-@click.option("--resident", type=RESIDENT, default="auto", show_default=True, help="As for `blockstore run`.")
-@target_option
+@residency_options
 @prefetch_option
 @click.option(
     "--disks",
@@ -41,8 +41,7 @@ from blockstore.vm.snapshot import overlays, snapshot_file
 def restore(
     snapshot: str,
     name: str,
-    resident: int | str,
-    target: float,
+    residency: Residency,
     prefetch: bool,
     disks_folder: Path | None,
     mountpoint: Path | None,
@@ -74,7 +73,7 @@ def restore(
     paths = _overlays(found, name, disks_folder)
     full = restoring.command_of(facts.program, facts.arguments, command, len(paths))
     values = {"name": name, "mac": mac.of(name)} | overlays.placeholders(paths)
-    wish = restoring.Wish(name, filled_in(full, values), resident, target / 100, keep, paths)
+    wish = restoring.Wish(name, filled_in(full, values), residency, keep, paths)
     restoring.start(
         mount,
         origin,

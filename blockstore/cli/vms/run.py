@@ -8,9 +8,10 @@ import click
 
 from blockstore.cli.output import warn
 from blockstore.cli.types.paths import DIRECTORY
-from blockstore.cli.types.resident_size import RESIDENT, target_option
+from blockstore.cli.types.resident_size import residency_options
 from blockstore.cli.types.sizes import SIZE
 from blockstore.cli.types.vm_name import check_vm_name
+from blockstore.daemon.control.attachments import Residency
 from blockstore.daemon.host import mounts
 from blockstore.errors import InputError
 from blockstore.vm.qemu import qemu_arguments, runner
@@ -20,14 +21,7 @@ from blockstore.vm.qemu import qemu_arguments, runner
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
 @click.argument("name")
 @click.option("--memory", type=SIZE, required=True, help="Memory of the guest (1G).")
-@click.option(
-    "--resident",
-    type=RESIDENT,
-    default="auto",
-    show_default=True,
-    help="How much of it stays uncompressed: a size, or as little as it can do with.",
-)
-@target_option
+@residency_options
 @click.option("--mount", "mountpoint", type=DIRECTORY, help="The mount. Default: the only one there is.")
 @click.option("--keep", is_flag=True, help="Leave the memory file when the VM has ended.")
 @click.option("--no-balloon", is_flag=True, help="Add no balloon: memory that the guest frees does not come back.")
@@ -35,8 +29,7 @@ from blockstore.vm.qemu import qemu_arguments, runner
 def run(
     name: str,
     memory: int,
-    resident: int | str,
-    target: float,
+    residency: Residency,
     mountpoint: Path | None,
     keep: bool,
     no_balloon: bool,
@@ -58,16 +51,17 @@ def run(
         raise InputError(f"--memory must be a whole number of MiB, and not 0; it is {memory} bytes{hint}")
     if command[0].startswith("-"):
         raise InputError(f"'{command[0]}' is no program: is the NAME missing before '{name}', or the -- behind it?")
-    if isinstance(resident, int) and resident > memory:
+    if isinstance(residency.resident, int) and residency.resident > memory:
         raise InputError(f"--resident is more than the {memory >> 20} MiB of --memory; name a smaller size, or auto")
+    if residency.least_bytes > memory:
+        raise InputError(f"--resident-min is more than the {memory >> 20} MiB of --memory; name a smaller size")
     mount = mounts.find(mountpoint)
     arguments = qemu_arguments.with_memory(command[1:], str(mount.path / place), memory, balloon=not no_balloon)
     runner.run(
         mount,
         str(place),
         memory,
-        resident,
-        target / 100,
+        residency,
         [command[0], *arguments],
         keep=keep,
         warn=warn,

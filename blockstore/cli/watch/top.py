@@ -23,6 +23,7 @@ from blockstore.cli.views.top_model import (
     History,
     Observation,
     Row,
+    attached_by,
     bound,
     compact_rate,
     compact_share,
@@ -188,7 +189,7 @@ def _print_report(history: History) -> None:
     assert history.last is not None
     now, total, latencies = time.strftime("%H:%M:%S"), history.total, history.latencies
     for row in sort_rows(history.rows, "name", reverse=False):
-        more = {"wanted": wanted_of(row), "by": mechanism_of(row)}
+        more = {"wanted": wanted_of(row), "by": mechanism_of(row), "attached": attached_by(row)}
         say(f"{now}  {row.name}  {_words(_figures(row) | more)}")
     figures = total.figures
     more = {

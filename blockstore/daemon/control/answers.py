@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -155,7 +156,8 @@ class Answers:
         return {"error": f"the code that is installed now did not start within {CHECK_S:.0f} s; the old one goes on"}
 
     async def set(self, request: Request) -> Answer:
-        """Change `pool_limit`, in bytes, or `background_cpu`, per cent or "default", for as long as the mount lasts."""
+        """Change `pool_limit`, in bytes, `background_cpu`, per cent or "default", or `attach`, patterns of names, for
+        as long as the mount lasts."""
         session, limit_bytes, percent = self._session, request.get("pool_limit"), request.get("background_cpu")
         if percent == "default":
             percent = session.options.background_cpu or DEFAULT_BACKGROUND_CPU
@@ -163,6 +165,11 @@ class Answers:
             return {"error": "set wants pool_limit, a number of bytes"}
         if percent is not None and not (isinstance(percent, int | float) and 0 <= percent <= 100):
             return {"error": "set wants background_cpu, 0 to 100 per cent"}
+        patterns = request.get("attach")
+        if patterns is not None and not (
+            isinstance(patterns, list) and all(isinstance(each, str) for each in patterns)
+        ):
+            return {"error": "set wants attach, a list of patterns"}
         try:
             if limit_bytes is not None:
                 with session.store_lock:
@@ -171,6 +178,8 @@ class Answers:
             if percent is not None:
                 session.background.cpu_percent = float(percent)
                 session.remember(background_cpu=float(percent))
+            if patterns is not None:
+                session.remember(attach=tuple(patterns))
         except BlockstoreError as error:
             return {"error": str(error), "code": error.exit_code}
         with session.store_lock:
@@ -212,13 +221,10 @@ class Answers:
         return {}
 
     async def detach(self, request: Request) -> Answer:
-        """The VM of this `volume` has `ended`, or is to be left alone."""
+        """The VM of this `volume` has ended."""
         session, number = self._session, int(request.get("volume", 0))
-        if request.get("ended"):
-            session.attachments.detach(number)
-            session.operations.vm_ended(number)
-        elif number in session.store.volumes:
-            session.attachments.let_alone(number, session.store.volumes[number].size_bytes)
+        session.attachments.detach(number)
+        session.operations.vm_ended(number)
         return {}
 
     async def runs(self, request: Request) -> Answer:
@@ -260,7 +266,20 @@ class Answers:
                 for volume in volumes
             },
             "names": self._names_of_volumes() if request.get("all") else None,
+            "unattached": self._unattached(),
         }
+
+    def _unattached(self) -> dict[int, dict[str, Any]]:
+        """Returns the files that somebody may write to, and that no attached VM has as memory: each with its name, and
+        whether it is one of those whose VMs are to be attached."""
+        session = self._session
+        found = {}
+        for number in session.operations.writable():
+            name = session.names.path_of(number) if number not in session.attachments else None
+            if name is not None and number in session.store.volumes:
+                is_wanted = any(fnmatchcase(name, pattern) for pattern in session.attach_patterns)
+                found[number] = {"name": name, "is_wanted": is_wanted}
+        return found
 
     def _names_of_volumes(self) -> dict[int, str | None]:
         """By number; None for a file that lost its last name while it was open."""

@@ -1,9 +1,9 @@
 """Attachments: which VM belongs to which file, and how its resident part is to be controlled.
 
-The daemon only keeps them, for the controller (vm/memory/controller.py), which asks for them every second and tells how
-its work goes. They are in the file `daemon.attachments` of the state directory, so that they outlive the daemon. What
-an unmount has left there is of VMs that have ended: the controller of the next mount finds that, and cleans up after
-them.
+The daemon only keeps them, for the controller (vm/control/controller.py), which asks for them every second and tells
+how its work goes. They are in the file `daemon.attachments` of the state directory, so that they outlive the daemon.
+What an unmount has left there is of VMs that have ended: the controller of the next mount finds that, and cleans up
+after them.
 """
 
 from __future__ import annotations
@@ -21,15 +21,29 @@ from blockstore.store.state.home import lack_of_room
 NAME: Final = "daemon.attachments"
 
 AUTO: Final = "auto"
+OFF: Final = "off"
+"""What `resident` can be beside a size: as little as the VM can do with, and what it likes."""
+
+BY_RUN, BY_USER, BY_CONTROLLER = "run", "attach", "auto"
+"""Who has attached a VM: `blockstore run`, `blockstore attach`, or the controller (vm/control/auto_attach.py)."""
 
 FRESH_S: Final = 30.0
 """A report that is older tells nothing any more."""
 
 
+class Residency(NamedTuple):
+    """How much of a VM stays resident: a size in bytes, OFF, or AUTO, which lets it spend `target_share` of its time in
+    refaults, and leaves it `least_bytes`."""
+
+    resident: int | str = AUTO
+    target_share: float = 0.01
+    least_bytes: int = 0
+
+
 class Attachment(NamedTuple):
     """`pid` is the VM's process and `started` its start time in clock ticks, so that no later process is taken for it.
 
-    `resident` is the size in bytes to hold, or AUTO, with `target_share` of the VM's time for refaults. `cgroup` and
+    `resident`, `target_share` and `least_bytes` are its Residency. `by` is who has attached it. `cgroup` and
     `cgroup_version` name the memory cgroup to take pages from, empty if there is none, and `cgroup_limit_bytes` its own
     limit (-1: none). `owned`: the VM was made by `blockstore run`; the file (unless `kept`), the folder of the file (if
     `made_folder`), the cgroup and processes in it are taken away when `pid` has ended.
@@ -46,6 +60,8 @@ class Attachment(NamedTuple):
     owned: bool = False
     kept: bool = False
     made_folder: bool = False
+    by: str = BY_USER
+    least_bytes: int = 0
 
 
 class Attachments:
@@ -73,21 +89,17 @@ class Attachments:
         there = before.get(attachment.volume)
         if there is not None and there.owned and not attachment.owned:
             # How much stays may be changed; whose VM it is, and what is to be taken away after it, may not.
-            attachment = there._replace(resident=attachment.resident, target_share=attachment.target_share)
+            attachment = there._replace(
+                resident=attachment.resident,
+                target_share=attachment.target_share,
+                least_bytes=attachment.least_bytes,
+            )
         self._by_volume[attachment.volume] = attachment
         try:
             self._save()
         except OSError as error:
             self._by_volume = before
             raise lack_of_room(error, str(self._path.parent)) from None
-
-    def let_alone(self, volume: int, size_bytes: int) -> None:
-        """Control it no longer: one less, or, for a VM that is to be cleaned up after, all of it may stay resident."""
-        there = self._by_volume.get(volume)
-        if there is not None and there.owned:
-            self.attach(there._replace(resident=size_bytes)._asdict())
-        else:
-            self.detach(volume)
 
     def detach(self, volume: int) -> None:
         """One less; it need not be there."""
@@ -110,7 +122,8 @@ class Attachments:
         attachment = self._by_volume.get(volume)
         if attachment is None:
             return None
-        shown = {"pid": attachment.pid, "wanted": attachment.resident, "mechanism": None, "refault_share": None}
+        shown = {"pid": attachment.pid, "attached_by": attachment.by, "wanted": attachment.resident}
+        shown |= {"least": attachment.least_bytes, "mechanism": None, "refault_share": None}
         if time.monotonic() - self._reported_at < FRESH_S:
             shown |= self._reports.get(volume, {})
         return shown

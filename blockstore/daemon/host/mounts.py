@@ -26,8 +26,11 @@ it less for that VM (vm/memory/read_ahead.py)."""
 _LINKS: Final = 40
 """So many symbolic links are followed from one path, as the kernel does (path_resolution(7))."""
 
-CONTROLLER_MODULE: Final = "blockstore.vm.memory.controller"
+CONTROLLER_MODULE: Final = "blockstore.vm.control.controller"
 """Beside each daemon (companion.py): it uses the mount now and then, on behalf of nobody."""
+
+_CONTROLLERS: Final = (CONTROLLER_MODULE, "blockstore.vm.memory.controller")
+"""What runs beside a daemon of this version, and beside one of an earlier version that was not reloaded yet."""
 
 
 class Mount(NamedTuple):
@@ -53,6 +56,7 @@ class Mapping(NamedTuple):
     inode: int
     path: str
     is_shared: bool
+    is_writable: bool
 
 
 class User(NamedTuple):
@@ -177,7 +181,8 @@ def mappings_of(pid: int, mount: Mount) -> Iterator[Mapping]:
                 start, end = (int(part, 16) for part in fields[0].split(b"-"))
                 path = os.fsdecode(fields[5].rstrip(b"\n"))
                 is_shared = fields[1].endswith(b"s")
-                yield Mapping(pid, start, end - start, int(fields[2], 16), int(fields[4]), path, is_shared)
+                is_writable = fields[1][1:2] == b"w"
+                yield Mapping(pid, start, end - start, int(fields[2], 16), int(fields[4]), path, is_shared, is_writable)
 
 
 def users(mount: Mount) -> list[User]:
@@ -267,9 +272,10 @@ def command_of(pid: int) -> str:
 
 def _is_controller(pid: int) -> bool:
     try:
-        return CONTROLLER_MODULE.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
+    return any(each.encode() in words for each in _CONTROLLERS)
 
 
 def _unescape(field: str) -> str:

@@ -89,6 +89,10 @@ class Operations(pyfuse3.Operations):
         """The kernel has said hello: the mount serves."""
         self.initialised.set()
 
+    def writable(self) -> list[int]:
+        """Returns the inodes of files that somebody may write to: by an open handle, or a mapping made of one."""
+        return list(self._writers)
+
     def writers_of(self, inode: int, fh: int) -> int:
         """How many open handles other than `fh` may write to the file. Called by the lane's thread too."""
         writers = self._writers.get(inode, ())

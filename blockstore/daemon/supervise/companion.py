@@ -1,4 +1,4 @@
-"""The companion: the controller's process (vm/memory/controller.py), which the daemon starts, again when it ends.
+"""The companion: the controller's process (vm/control/controller.py), which the daemon starts, again when it ends.
 
 It is not started before there is something for it to do: a mount without files has none, and 7 MB less.
 

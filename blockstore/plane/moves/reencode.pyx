@@ -56,6 +56,9 @@ from blockstore.plane.tables.log cimport (
 from blockstore.plane.tables.similarity_index cimport SimilarityIndex, candidate, may_be_reference
 from blockstore.plane.tables.tables cimport Columns
 
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
 cdef enum:
     MOST_BLOCKS = 256  # their records fit in a segment
 
@@ -183,6 +186,9 @@ cdef class Reencoder(ColdWork):
     cdef void work(self, const uint8_t* is_held) noexcept nogil:
         while self.encoded < self.count and not load_8(is_held):
             self.encode_next(self.is_hard, self.gain_share)
+            # Idle priority is a weight of 3 beside 1024, and not less than nothing: now and then the scheduler has a
+            # thread that was woken wait for our slice of up to 4 ms. It ends with each block.
+            sched_yield()
 
     cdef void encode_next(self, bint hard, double gain_share) noexcept nogil:
         if self.cold[self.encoded].is_described:

@@ -53,3 +53,7 @@ class Encoders:
 def take_little(nice: int, slice_ns: int) -> None:
     """Gives the calling thread this nice value, and slices of so many nanoseconds. Raises OSError when the kernel
     refuses."""
+
+def give_way() -> None:
+    """Lets threads go first that wait for this core, and returns at once if there are none. Without the interpreter's
+    lock (sched_yield(2))."""

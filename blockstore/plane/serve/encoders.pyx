@@ -33,6 +33,9 @@ cdef extern from "<unistd.h>" nogil:
 cdef extern from "<sys/syscall.h>" nogil:
     long SYS_sched_setattr
 
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
 cdef struct SchedulingAttributes:
     # struct sched_attr (include/uapi/linux/sched/types.h), as of its first version.
     uint32_t size_bytes
@@ -64,6 +67,11 @@ def take_little(int nice, uint64_t slice_ns):
     attributes.runtime_ns = slice_ns
     if syscall(SYS_sched_setattr, <long>0, &attributes, <long>0):
         PyErr_SetFromErrno(OSError)
+
+
+def give_way():
+    with nogil:
+        sched_yield()
 
 
 cdef bint push_write(Encoders encoders, PlaneRequest* request, Batch batch, LaneState* state) noexcept nogil:

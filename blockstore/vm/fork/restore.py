@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from blockstore.daemon.control.attachments import Residency
 from blockstore.daemon.host.mounts import Mount
 from blockstore.errors import InputError
 from blockstore.vm.fork.bring_up import INCOMING
@@ -32,8 +33,7 @@ class Wish(NamedTuple):
 
     name: str
     command: list[str]
-    resident: int | str
-    target_share: float
+    residency: Residency
     keep: bool
     overlays: Sequence[Path] = ()
 
@@ -86,8 +86,7 @@ def start(
         mount,
         wish.name,
         size_bytes,
-        wish.resident,
-        wish.target_share,
+        wish.residency,
         [wish.command[0], *arguments, *INCOMING],
         keep=wish.keep,
         warn=warn,

@@ -1,1 +1,1 @@
-"""The resident part of VMs: the controller, eviction, write-back and its failures."""
+"""The resident part of VMs: how it is made smaller, eviction, write-back and its failures."""

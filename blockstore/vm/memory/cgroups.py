@@ -3,6 +3,10 @@
 Version 1 (Documentation/admin-guide/cgroup-v1/memory.rst) has no way to ask for pages; lowering the limit for a moment
 is one. Version 2 (Documentation/admin-guide/cgroup-v2.rst) has `memory.reclaim` since Linux 5.19. In both the kernel
 chooses, by its least-recently-used lists.
+
+In version 2 a process need not be charged to the cgroup that /proc/PID/cgroup names. libvirt has QEMU's threads in
+*threaded* cgroups (.../libvirt/emulator), which have no memory and list no processes: their *threaded domain*, a cgroup
+above, has both. And where the memory controller is not enabled for a cgroup, the next one above that has it is charged.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ from blockstore.daemon.host.memory_limit import NO_LIMIT_BYTES, V1, V2, places
 STEP_BYTES: Final = 16 << 20
 """Taken back at once, so that a VM is under a lowered limit for milliseconds only."""
 
+NONE_MOUNTED: Final = "no memory cgroups are mounted here"
+
 END_S: Final = 5.0
 """How long the processes of a cgroup may take to be gone after they were killed."""
 
@@ -36,9 +42,11 @@ class Cgroup:
         self._knows_swappiness = True
 
     def pids(self) -> list[int]:
-        """Its processes, and those of cgroups below it, which are under its limit too. Raises OSError."""
-        files = [self.path / "cgroup.procs", *self.path.glob("*/**/cgroup.procs")]
-        return [int(line) for file in files for line in file.read_text().split()]
+        """Returns its processes, and those of cgroups below it, which are under its limit too. Raises OSError."""
+        below = (file.parent for file in self.path.glob("*/**/cgroup.procs"))
+        # The processes of a threaded cgroup are those of the domain above it; its own file cannot be read (EOPNOTSUPP).
+        places = [self.path, *(path for path in below if not _is_threaded(path))]
+        return [int(line) for path in places for line in (path / "cgroup.procs").read_text().split()]
 
     def enter(self, pid: int) -> None:
         """Move a process into it. Raises OSError."""
@@ -124,24 +132,58 @@ class Cgroup:
         return -1 if found > NO_LIMIT_BYTES else found
 
 
-def of_process(pid: int | str) -> Cgroup:
-    """The memory cgroup of a process ("self" is ours). Raises LookupError with a reason where none can be seen."""
-    for version, _, path in places(pid):
+def home() -> Cgroup:
+    """Returns the cgroup that we are in, of the hierarchy that may have memory. Raises LookupError with the reason if
+    there is none to be seen."""
+    for version, _, path in places("self"):
         if path and (path / ("memory.limit_in_bytes" if version == V1 else "cgroup.procs")).exists():
             return Cgroup(path, version)
-    raise LookupError("no memory cgroups are mounted here")
+    raise LookupError(NONE_MOUNTED)
+
+
+def of_process(pid: int, proc: Path = Path("/proc")) -> Cgroup:
+    """Returns the cgroup that the memory of a process is charged to, which may be one above its own. Raises LookupError
+    with the reason if there is none to be seen."""
+    reason = NONE_MOUNTED
+    try:
+        for version, top, path in places(pid, proc):
+            if path is None:
+                reason = f"it is in a cgroup outside of {top}, which is all that can be seen here"
+            elif version == V1 and (path / "memory.limit_in_bytes").exists():
+                return Cgroup(path, version)
+            elif version == V2 and (charged := _charged(path, top)) is not None:
+                return Cgroup(charged, version)
+            elif version == V2 and "memory" not in _words(top / "cgroup.controllers"):
+                reason = f"the cgroups at {top} have no memory controller"
+            elif version == V2:
+                reason = f"the memory controller is not enabled for {path}"
+    except OSError as error:
+        reason = f"/proc/{pid}/cgroup cannot be read: {error.strerror}"
+    raise LookupError(reason)
+
+
+def _charged(path: Path, top: Path) -> Path | None:
+    """Returns the cgroup of version 2 that the memory of processes in `path` is charged to: the nearest one with the
+    memory controller. The root of all has no files of it; `top` is another one in a container."""
+    above = [each for each in (path, *path.parents) if each == top or top in each.parents]
+    return next((each for each in above if (each / "memory.current").exists()), None)
+
+
+def _is_threaded(path: Path) -> bool:
+    return _words(path / "cgroup.type") == ["threaded"]
 
 
 def create(name: str, own: Cgroup) -> Cgroup:
-    """A new cgroup for one VM: below `own` (version 1), or beside it or an ancestor (version 2, where a cgroup that has
-    processes may have no children). Raises LookupError with the reason if there is nowhere to make one."""
-    reason = f"there is no memory controller at {own.path}"
+    """Makes a cgroup for one VM: below `own` (version 1), or beside it or one above (version 2, where a cgroup that has
+    processes may have no children with memory of their own). Raises LookupError with the reason if there is nowhere to
+    make one."""
+    reason = f"no cgroup from {own.path} upwards lets those below it have the memory controller"
     for place in _places(own):
         path = place / f"blockstore-{re.sub('[^A-Za-z0-9_.-]', '-', name)}-{os.getpid()}"
         try:
             path.mkdir()
         except OSError as error:
-            reason = f"{path.parent} cannot be written to: {error.strerror}"
+            reason = f"{path.parent} cannot be written to: {error.strerror}{_delegation(own)}"
             continue
         made = Cgroup(path, own.version)
         if _is_usable(made):
@@ -156,13 +198,20 @@ def _places(own: Cgroup) -> list[Path]:
         return [own.path]
     top = next((place.top for place in places("self") if place.version == V2), own.path)
     above = [path for path in (own.path, *own.path.parents) if path == top or top in path.parents]
-    return [path for path in above if "memory" in _controllers(path)]
+    return [path for path in above if "memory" in _words(path / "cgroup.subtree_control")]
 
 
-def _controllers(path: Path) -> list[str]:
-    """Those that children of this cgroup have."""
+def _delegation(own: Cgroup) -> str:
+    """Returns what a user without root can do about it, as the end of a sentence."""
+    if own.version == V1 or not os.geteuid():
+        return ""
+    return ", for it is not delegated to this user; `systemd-run --user --scope COMMAND` starts one in a cgroup that is"
+
+
+def _words(file: Path) -> list[str]:
+    """Returns the words of a cgroup's file; none where there is no such file."""
     try:
-        return (path / "cgroup.subtree_control").read_text().split()
+        return file.read_text().split()
     except OSError:
         return []
 

@@ -7,9 +7,11 @@ chooses. All of them take clean pages only; writing back is write_back.py's.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from blockstore.daemon.host import mounts
 from blockstore.daemon.host.memory_limit import V2
 from blockstore.daemon.host.mounts import Mapping
 from blockstore.daemon.host.process_stat import parent
@@ -148,16 +150,23 @@ class Clock:
 
 
 def own_cgroup(pid: int) -> Cgroup:
-    """The memory cgroup of a VM, if there is nothing else in it: pages may be taken from it then.
+    """Returns the memory cgroup of a VM, if there is nothing else in it: pages may be taken from it then.
 
     Raises LookupError with the reason if there is none. A process that the VM's process has started belongs to the VM.
     """
     cgroup = cgroups.of_process(pid)
-    strangers = [other for other in cgroup.pids() if not _descends(other, pid)]
+    try:
+        strangers = [other for other in cgroup.pids() if not _descends(other, pid)]
+    except OSError as error:
+        raise LookupError(f"the processes of its cgroup {cgroup.path} cannot be seen: {error.strerror}") from None
     if strangers:
-        raise LookupError(f"its cgroup {cgroup.path} has other processes too ({strangers[0]})")
+        count = f"{len(strangers)} other processes" if len(strangers) > 1 else "another process"
+        named = f"{mounts.command_of(strangers[0])}, process {strangers[0]}"
+        raise LookupError(f"its cgroup {cgroup.path} has {count} too ({named}), whose pages would be taken as well")
     if cgroup.version == V2 and not (cgroup.path / "memory.reclaim").exists():
-        raise LookupError("its cgroup has no memory.reclaim (Linux 5.19 has)")
+        raise LookupError(f"its cgroup {cgroup.path} has no memory.reclaim (Linux 5.19 has)")
+    if cgroup.version == V2 and not os.access(cgroup.path / "memory.reclaim", os.W_OK):
+        raise LookupError(f"this user may not write to {cgroup.path}/memory.reclaim")
     return cgroup
 
 

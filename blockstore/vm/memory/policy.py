@@ -91,9 +91,11 @@ class Auto:
 
     must = False
 
-    def __init__(self, target_share: float) -> None:
+    def __init__(self, target_share: float, least_bytes: int = 0) -> None:
+        """Leaves `least_bytes` resident, and never less than FLOOR_BYTES."""
         assert 0 < target_share < 1
         self._target_share = target_share
+        self._least_bytes = max(least_bytes, FLOOR_BYTES)
         self._part_per_s = FIRST_PART_PER_S
         self._budget_s = 0.0
         self._recent_share = 0.0
@@ -106,7 +108,7 @@ class Auto:
         growth = GROWTH if self._recent_share < self._target_share / 4 else SLOW_GROWTH
         self._part_per_s = min(self._part_per_s * growth**elapsed_s, LARGEST_PART_PER_S)
         part = min(self._part_per_s * elapsed_s, LARGEST_PART_PER_S)
-        return min(int(resident_bytes * part), max(resident_bytes - FLOOR_BYTES, 0))
+        return min(int(resident_bytes * part), max(resident_bytes - self._least_bytes, 0))
 
     def wait(self, waited_s: float, elapsed_s: float) -> None:
         """The part does not grow: that nothing was taken costs nothing, and says nothing."""

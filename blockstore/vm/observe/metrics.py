@@ -119,8 +119,8 @@ def _controller_info(figures: Figures) -> Series:
     control = figures.get("controller")
     if not control:
         return []
-    mode = "auto" if isinstance(control["wanted"], str) else "fixed"
-    return [([mode, control["mechanism"] or "none"], 1.0)]
+    mode = control["wanted"] if isinstance(control["wanted"], str) else "fixed"
+    return [([mode, control["mechanism"] or "none", control.get("attached_by") or "none"], 1.0)]
 
 
 VOLUME: Final = (
@@ -132,7 +132,9 @@ VOLUME: Final = (
     _Of("volume_footprint_bytes", "What the host pays for the volume.", _one("footprint")),
     _Of("volume_saved_ratio", "1 - footprint / touched; negative where it costs more.", _one("saved")),
     _Of("volume_refaults", "Blocks that came back into memory from the store.", _one("refaults"), is_counter=True),
-    _Of("volume_controller_info", "How the controller holds the VM down.", _controller_info, ("mode", "mechanism")),
+    _Of(
+        "volume_controller_info", "How the controller holds the VM down.", _controller_info, ("mode", "mechanism", "by")
+    ),
     _Of("volume_wanted_bytes", "Resident memory that the controller aims at.", _controlled("wanted")),
     _Of("volume_reclaimed_bytes", "Taken back by the controller.", _controlled("reclaimed"), is_counter=True),
     _Of("volume_refault_ratio", "Part of its time that the VM waits for refaults.", _controlled("refault_share")),

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from blockstore.daemon.control import client
-from blockstore.daemon.control.attachments import Attachment, ask_to_attach
+from blockstore.daemon.control.attachments import BY_RUN, Attachment, Residency, ask_to_attach
 from blockstore.daemon.host.mounts import Mount
 from blockstore.daemon.host.process_stat import start_time
 from blockstore.daemon.state import state_loss
@@ -85,8 +85,7 @@ def run(
     mount: Mount,
     name: str,
     size_bytes: int,
-    resident: int | str,
-    target_share: float,
+    residency: Residency,
     command: Sequence[str],
     *,
     keep: bool,
@@ -115,13 +114,15 @@ def run(
             made.st_ino,
             pid,
             start_time(pid),
-            resident,
-            target_share,
+            residency.resident,
+            residency.target_share,
             cgroup=str(cgroup.path) if cgroup else "",
             cgroup_version=cgroup.version if cgroup else "",
             owned=True,
             kept=keep,
             made_folder=folder is not None and not keep,
+            by=BY_RUN,
+            least_bytes=residency.least_bytes,
         )
         ask_to_attach(mount.state, attachment)
         undo.callback(_detach, mount, path)
@@ -212,10 +213,11 @@ def clone_memory(memory: Path, target: int, size_bytes: int, failed: str) -> Non
 def _make_cgroup(name: str, undo: ExitStack, warn: Callable[[str], None]) -> tuple[Cgroup | None, str]:
     """A cgroup for the VM, if there can be one, and the directory of the one that we come from."""
     try:
-        own = cgroups.of_process("self")
+        own = cgroups.home()
         made = cgroups.create(name, own)
     except (LookupError, OSError) as error:
-        warn(f"no memory cgroup can be had for this VM ({error.args[0]}); its pages are taken back by madvise instead")
+        reason = error.strerror if isinstance(error, OSError) else error
+        warn(f"no memory cgroup can be had for this VM ({reason}); its pages are taken back by madvise instead")
         return None, ""
     undo.callback(made.remove)
     return made, str(own.path)

@@ -274,7 +274,7 @@ class Anonymous:
 
     def _set_up_swap(self) -> None:
         """A cgroup for each guest, and swap that holds all of their memory."""
-        own = cgroups.of_process("self")
+        own = cgroups.home()
         for name in self._wanted:
             cgroup = self._cgroups[name] = cgroups.create(name, own)
             self._undo.remove_at_end(cgroup.path)
@@ -299,10 +299,10 @@ def is_steady(sizes: Sequence[int]) -> bool:
 def limit_refusal() -> str:
     """Why no guest can be held down by a memory cgroup here; empty if it can."""
     try:
-        made = cgroups.create("saved-trial", cgroups.of_process("self"))
+        made = cgroups.create("saved-trial", cgroups.home())
         made.remove()
     except (LookupError, OSError) as error:
-        return f"no memory cgroup can be had ({error.args[0]})"
+        return f"no memory cgroup can be had ({error.strerror if isinstance(error, OSError) else error})"
     return ""
 
 

@@ -39,7 +39,7 @@ def killed(cgroup: Cgroup) -> int:
 def cgroup() -> Iterator[Cgroup]:
     """One with a limit of LIMIT_MIB; below it, `inner` without a limit of its own."""
     try:
-        made = cgroups.create("pool-limit", cgroups.of_process("self"))
+        made = cgroups.create("pool-limit", cgroups.home())
     except LookupError as error:
         pytest.skip(f"no memory cgroup can be made here: {error}")
     (made.path / "inner").mkdir()

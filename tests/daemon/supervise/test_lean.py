@@ -139,7 +139,7 @@ assert ipaddress.ip_address("::1").is_loopback and parse.ipaddress.ip_address is
             "blockstore.daemon.supervise.supervisor",
             {"typing", "pathlib", "json", "re", "enum", "collections", "signal", "socket"},
         ),
-        ("blockstore.vm.memory.controller", LEFT_OUT | {"shutil", "hashlib", "subprocess", "typing"}),
+        ("blockstore.vm.control.controller", LEFT_OUT | {"shutil", "hashlib", "subprocess", "typing"}),
         ("blockstore.daemon.host.unmount", LEFT_OUT | {"typing"}),
     ],
 )

@@ -36,7 +36,7 @@ from tests.daemon.lab import (
     until,
 )
 from tests.daemon.logs import NO_ROOM
-from tests.vm.memory.test_controller import own_cgroup
+from tests.vm.control.test_controller import own_cgroup
 
 pytestmark = [
     pytest.mark.mount,

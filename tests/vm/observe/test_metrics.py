@@ -294,7 +294,7 @@ def test_addresses_that_are_none(lab: Lab) -> None:
 
 
 def test_without_metrics_the_library_is_not_loaded() -> None:
-    modules = "blockstore.vm.memory.controller, blockstore.daemon.supervise.companion"
+    modules = "blockstore.vm.control.controller, blockstore.daemon.supervise.companion"
     program = f"import sys, {modules}; print('prometheus_client' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "False\n"

@@ -1,10 +1,11 @@
 """The controller: one process for each mount, which holds the VMs' resident parts down (docs/resident.md).
 
-    python -m blockstore.vm.memory.controller STATE MOUNTPOINT [METRICS_FD]
+    python -m blockstore.vm.control.controller STATE MOUNTPOINT [METRICS_FD]
 
-The daemon starts it (daemon/supervise/companion.py) and is asked every second which VMs there are and how often they
-waited for a block. It opens files of the mount, and so must never be a part of the daemon; it holds none open but
-those of VMs that run. When its stdin ends, so has the daemon, and so does it.
+The daemon starts it (daemon/supervise/companion.py) and is asked every second which VMs there are, how often they
+waited for a block, and which files may be the memory of VMs that nobody has attached (auto_attach.py). It opens files
+of the mount, and so must never be a part of the daemon; it holds none open but those of VMs that run. When its stdin
+ends, so has the daemon, and so does it.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from blockstore.daemon.control import client
-from blockstore.daemon.control.attachments import Attachment
+from blockstore.daemon.control.attachments import OFF, Attachment, ask_to_attach
 from blockstore.daemon.host import mounts
 from blockstore.daemon.namespace.snapshot_names import PARTIAL
-from blockstore.errors import MountError
-from blockstore.vm.memory.controlled import Controlled, Ended, end, open_process
+from blockstore.errors import InputError, MountError, OutOfRoom
+from blockstore.vm.control.auto_attach import AutoAttach
+from blockstore.vm.control.controlled import Controlled, Ended, end, open_process
 from blockstore.vm.memory.write_watch import WriteWatch
 from blockstore.vm.observe.history import Recorder
 from blockstore.vm.observe.log_line import log
@@ -49,6 +51,7 @@ class Controller:
         self._controlled: dict[int, Controlled] = {}
         self._history = Recorder(state)
         self._write_watch = WriteWatch(state)
+        self._auto_attach = AutoAttach()
         self._complaint = ""
         self._is_first = True
         self._is_orphan = False
@@ -115,6 +118,9 @@ class Controller:
             self._attend(mount, number, attachment, volumes.get(number), WRITE_S / len(wanted), may_write=may_write)
         for number in self._controlled.keys() - wanted.keys():
             self._controlled.pop(number).close()
+        unattached = {int(number): facts for number, facts in answer["unattached"].items()}
+        for attachment in self._auto_attach.look(mount, unattached, wanted, time.monotonic()):
+            self._attach(attachment, unattached[attachment.volume]["name"])
         self._history.sample_if_due(mount)
 
     def _begin(self, mount: mounts.Mount, names: Mapping[int, str | None], *, is_fresh: bool) -> None:
@@ -142,8 +148,8 @@ class Controller:
             if controlled is not None and controlled.attachment != attachment:
                 self._controlled.pop(number).close()
                 controlled = None
-            if controlled is None and (counts is None or name is None):
-                os.close(open_process(attachment))  # deleted under a VM that may run on
+            if attachment.resident == OFF or (controlled is None and (counts is None or name is None)):
+                os.close(open_process(attachment))  # it is left alone, or its file deleted: it may run on
                 return
             if controlled is None:
                 controlled = self._controlled[number] = Controlled(
@@ -155,6 +161,14 @@ class Controller:
             self._let_go(mount, number, name, attachment)
         except Exception as error:  # of one VM, and no reason to leave the others
             self._complain(f"{name}: {error!r}")
+
+    def _attach(self, attachment: Attachment, name: str) -> None:
+        try:
+            ask_to_attach(self._state, attachment)
+        except (InputError, OutOfRoom) as error:  # its file was deleted meanwhile, or the state is full
+            self._complain(f"{name}: {error}")
+            return
+        log("controller", f"{name}: attached, as memory of process {attachment.pid}")
 
     def _let_go(self, mount: mounts.Mount, number: int, name: str | None, attachment: Attachment) -> None:
         controlled = self._controlled.pop(number, None)

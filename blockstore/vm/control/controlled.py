@@ -61,7 +61,9 @@ class Controlled:
         self._cost = RefaultCost(self._descriptor)
         self._read_ahead = ReadAhead(mount, attachment.volume, self._pids)
         self._policy: Policy = (
-            Auto(attachment.target_share) if attachment.resident == AUTO else Fixed(int(attachment.resident))
+            Auto(attachment.target_share, attachment.least_bytes)
+            if attachment.resident == AUTO
+            else Fixed(int(attachment.resident))
         )
         self._mechanism = self._choose(attachment.cgroup)
         self._reclaiming = Reclaiming()

@@ -1,0 +1,126 @@
+"""Which processes are to be attached without being asked for: those whose memory files of the mount are.
+
+The daemon tells which files somebody may write to and no attached VM has; a mapping keeps its file open, so a mount
+whose VMs are all attached costs nothing here. /proc/PID/maps of all processes are read when there is such a file, and
+then more and more seldom, for a file that `cp` writes is such a one as well.
+
+What is a VM: a process that has a file mapped shared and writable for HELD_S, in two looks. Nothing is concluded from
+the program's name, of which there are too many. Of several processes that have it mapped (a device in a process of its
+own, vhost-user, has) it is the one that has the file open, too, as QEMU and its like do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from blockstore.daemon.control.attachments import AUTO, BY_CONTROLLER, OFF, Attachment, Residency
+from blockstore.daemon.host import mounts
+from blockstore.daemon.host.mounts import Mount
+from blockstore.daemon.host.process_stat import start_time
+from blockstore.vm.memory.mechanism import own_cgroup
+from blockstore.vm.open_files import descriptors_of
+
+HELD_S: Final = 3.0
+"""Programs that map a file to copy, compare or check it are done with a part of it sooner, as a rule."""
+
+FIRST_LOOK_S: Final = 1.0
+LONGEST_WAIT_S: Final = 60.0
+"""From one look for a file's process to the next, twice as long each time that there was none."""
+
+
+class _File:
+    """`found` is the process that had it mapped at the last look, by number and start time, since `since_s`."""
+
+    def __init__(self, now_s: float) -> None:
+        self.wait_s = FIRST_LOOK_S
+        self.due_s = now_s + FIRST_LOOK_S
+        self.found: tuple[int, int | None] | None = None
+        self.since_s = 0.0
+
+
+class AutoAttach:
+    """Of one mount. `mappings` are those of the mount's files in all processes, `has_open` says whether a process has a
+    file open, by process and file number."""
+
+    def __init__(
+        self,
+        mappings: Callable[[Mount], Iterable[mounts.Mapping]] = mounts.mappings,
+        has_open: Callable[[int, int], bool] | None = None,
+    ) -> None:
+        self._mappings = mappings
+        self._has_open = has_open or _has_open
+        self._files: dict[int, _File] = {}
+
+    def look(
+        self,
+        mount: Mount,
+        unattached: Mapping[int, Mapping[str, Any]],
+        attached: Mapping[int, Attachment],
+        now_s: float,
+    ) -> list[Attachment]:
+        """Returns the attachments to make now. `unattached` are the daemon's, by number, with `is_wanted`; of the
+        others only those count that a process of `attached` has, as memory that was plugged in."""
+        by_process = {(each.pid, each.started): each for each in attached.values()}
+        for number in self._files.keys() - unattached.keys():
+            del self._files[number]
+        for number, facts in unattached.items():
+            if facts["is_wanted"] or by_process:
+                self._files.setdefault(number, _File(now_s))
+        if not any(file.due_s <= now_s for file in self._files.values()):
+            return []
+        users = self._users(mount)
+        made = []
+        for number, file in self._files.items():
+            found = self._process_of(number, users.get(number, set()))
+            like = by_process.get(found) if found is not None else None
+            if like is None and not unattached[number]["is_wanted"]:
+                found = None
+            if found is not None and found == file.found and now_s - file.since_s >= HELD_S:
+                made.append(_attachment(number, found, like))
+            self._note(file, found, now_s)
+        return made
+
+    def _users(self, mount: Mount) -> dict[int, set[int]]:
+        """Returns the processes that have each file mapped as a VM has its memory."""
+        users: dict[int, set[int]] = {}
+        for each in self._mappings(mount):
+            if each.is_shared and each.is_writable and each.inode in self._files:
+                users.setdefault(each.inode, set()).add(each.pid)
+        return users
+
+    def _process_of(self, number: int, pids: set[int]) -> tuple[int, int | None] | None:
+        having_open = [pid for pid in sorted(pids) if self._has_open(pid, number)]
+        pid = next(iter(having_open or sorted(pids)), None)
+        return None if pid is None else (pid, start_time(pid))
+
+    def _note(self, file: _File, found: tuple[int, int | None] | None, now_s: float) -> None:
+        if found is None:
+            file.wait_s = min(2 * file.wait_s, LONGEST_WAIT_S)
+        elif found != file.found:
+            file.since_s, file.wait_s = now_s, HELD_S
+        file.found, file.due_s = found, now_s + file.wait_s
+
+
+def _attachment(number: int, process: tuple[int, int | None], like: Attachment | None) -> Attachment:
+    """With the default policy; memory that was plugged in gets that of the VM, unless this is a size, which holds for
+    one file."""
+    pid, started = process
+    attachment = Attachment(number, pid, started, AUTO, Residency().target_share, by=BY_CONTROLLER)
+    if like is not None:
+        resident = like.resident if like.resident in (AUTO, OFF) else AUTO
+        attachment = attachment._replace(resident=resident, target_share=like.target_share)
+    with contextlib.suppress(LookupError, OSError):  # madvise does it then
+        own = own_cgroup(pid)
+        attachment = attachment._replace(
+            cgroup=str(own.path), cgroup_version=own.version, cgroup_limit_bytes=own.limit_bytes()
+        )
+    return attachment
+
+
+def _has_open(pid: int, number: int) -> bool:
+    try:
+        return next(iter(descriptors_of(pid, number)), None) is not None
+    except OSError:
+        return False
