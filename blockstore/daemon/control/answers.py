@@ -273,7 +273,9 @@ class Answers:
         """Returns the files that somebody may write to, and that no attached VM has as memory: each with its name, and
         whether it is one of those whose VMs are to be attached."""
         session = self._session
-        found = {}
+        found: dict[int, dict[str, Any]] = {}
+        if not session.attach_patterns and not session.attachments.all():
+            return found
         for number in session.operations.writable():
             name = session.names.path_of(number) if number not in session.attachments else None
             if name is not None and number in session.store.volumes:
