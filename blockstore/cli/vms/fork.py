@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from blockstore.cli.output import say
 from blockstore.cli.types.disks_option import disks_option, moving_disks, told_where_disks_are
 from blockstore.cli.types.number import WholeNumber
 from blockstore.cli.types.paths import DIRECTORY
 from blockstore.cli.types.prefetch_option import prefetch_option
 from blockstore.cli.types.resident_size import residency_options
-from blockstore.cli.types.vm_name import check_vm_name
-from blockstore.cli.views.progress import progress
+from blockstore.cli.vms import many
 from blockstore.daemon.control.attachments import Residency
 from blockstore.daemon.host import mounts
-from blockstore.errors import BusyError, InputError
+from blockstore.errors import InputError
 from blockstore.vm.fork import fork as forking
 from blockstore.vm.fork import restore
-from blockstore.vm.qemu import mac, recorded_arguments, running
+from blockstore.vm.qemu import recorded_arguments, running
 from blockstore.vm.qemu.disk_arguments import for_others
 from blockstore.vm.snapshot import overlays, snapshot_file
 
@@ -57,6 +54,7 @@ def fork(
     command: tuple[str, ...],
 ) -> None:
     """Start COUNT new VMs that go on from where VM is now, each on its own clone of its memory. VM goes on as well.
+    A snapshot in its place is where they go on from.
 
     They run in the background, without a terminal; their names are printed when they run. COMMAND is their QEMU's
     command line, which must make the same devices; without one it is VM's own. In COMMAND and --name, {vm} is VM's
@@ -71,35 +69,38 @@ def fork(
     Example:
       blockstore fork vm1 --count 20
       blockstore fork vm1 --count 20 --disks /var/lib/overlays
+      blockstore fork booted --count 5 --name 'test-{n}'
       blockstore fork vm1 --count 3 --name 'ci-{n}' --hook ./rename-guest -- \\
           qemu-system-x86_64 -nographic -nic tap,ifname=tap{n},mac={mac}
     """
     if command and command[0].startswith("-"):
         raise InputError(f"'{command[0]}' is no program; the command line behind -- begins with QEMU's name")
     mount = mounts.find(mountpoint)
-    names = _names(mount, vm, pattern, count)
+    names = many.names_of(mount, vm, pattern, count, "--name")
     program = _hook(hook)
+    if snapshot_file.is_there(snapshot_file.place_named(mount, vm)):
+        if qmp is not None:
+            raise InputError(f"{vm} is a snapshot, and has no QMP socket; leave out --qmp")
+        snapshot = snapshot_file.find(mount, vm)
+        many.start_from_snapshot(
+            mount, snapshot, names, command, residency, disks_folder, prefetch=prefetch, hook=program
+        )
+        return
     found = running.find(mount, vm, qmp)
     moving = moving_disks(found, disks_folder)
     recorded = for_others(found, moving.disks if moving else [])
     full = restore.command_of(found.program, recorded, command, len(moving.disks) if moving else 0)
-    wishes, wants_mac = [], any("{mac}" in word for word in full)
-    for number, name in enumerate(names, 1):
-        paths = overlays.paths_for(moving.targets[0].parent, name, len(moving.disks)) if moving else []
-        values = {
-            "vm": vm,
-            "n": str(number),
-            "name": name,
-            "mac": mac.of(name) if wants_mac else "",
-        } | overlays.placeholders(paths)
-        line = recorded_arguments.filled_in(full, values)
-        wishes.append(restore.Wish(name, line, residency, False, paths))
+
+    def paths_of(name: str) -> list[Path]:
+        return overlays.paths_for(moving.targets[0].parent, name, len(moving.disks)) if moving else []
+
+    wishes = many.wishes_for(names, vm, full, residency, paths_of)
     with snapshot_file.making(mount, snapshot_file.domain_of(vm)) as (path, descriptor):
         backend = recorded_arguments.backend_of(found.command)
         origin = restore.Origin(path, found.memory_bytes, recorded, found.folder, backend)
 
         # Both load what they need while the new VMs' QEMUs start.
-        def snapshot() -> forking.Ready:
+        def ready() -> forking.Ready:
             from blockstore.vm.snapshot import take
 
             device_state, facts = take.for_forks(mount, found, descriptor, path, moving)
@@ -115,28 +116,8 @@ def fork(
 
             return Prefetch(mount.state, found.volume) if prefetch else None
 
-        with told_where_disks_are(moving), progress("starting") as advance:
-
-            def started(clone: forking.Clone) -> None:
-                if program is not None:
-                    forking.run_hook(mount, clone, program, mac.of(clone.name))
-                advance(clone.number, count)
-
-            clones = forking.fork(mount, origin, snapshot, wishes, started, prefetching)
-    for clone in clones:
-        say(clone.name)
-
-
-def _names(mount: mounts.Mount, vm: str, pattern: str, count: int) -> list[str]:
-    names = [recorded_arguments.filled_in([pattern], {"vm": vm, "n": str(number)})[0] for number in range(1, count + 1)]
-    if len(set(names)) != count:
-        raise InputError(f"--name {pattern} gives {count} VMs the same name; put {{n}} into it")
-    for name in names:
-        check_vm_name(name)
-        restore.check_domain(vm, name)
-        if os.path.lexists(mount.path / name):
-            raise BusyError(f"{mount.path / name} is there already; choose other names with --name, or delete it")
-    return names
+        with told_where_disks_are(moving):
+            many.start_all(mount, origin, ready, wishes, prefetching, program)
 
 
 def _hook(hook: Path | None) -> Path | None:

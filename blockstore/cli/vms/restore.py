@@ -7,14 +7,16 @@ from pathlib import Path
 import click
 
 from blockstore.cli.output import warn
+from blockstore.cli.types.number import WholeNumber
 from blockstore.cli.types.paths import DIRECTORY
 from blockstore.cli.types.prefetch_option import prefetch_option
 from blockstore.cli.types.resident_size import residency_options
 from blockstore.cli.types.vm_name import check_vm_name
+from blockstore.cli.vms import many
 from blockstore.daemon.control.attachments import Residency
 from blockstore.daemon.host import mounts
 from blockstore.errors import InputError
-from blockstore.vm.fork import bring_up
+from blockstore.vm.fork import bring_up, fork
 from blockstore.vm.fork import restore as restoring
 from blockstore.vm.fork.prefetch import Prefetch
 from blockstore.vm.qemu import mac
@@ -26,6 +28,14 @@ from blockstore.vm.snapshot import overlays, snapshot_file
 @click.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
 @click.argument("snapshot")
 @click.option("--as", "name", required=True, help="Name of the new VM (vm2, blue/vm2): its memory file in the mount.")
+@click.option("--detach", is_flag=True, help="Start it in the background, without a terminal; print its name.")
+@click.option(
+    "--count",
+    type=WholeNumber(1, fork.MAXIMUM_COUNT),
+    default=1,
+    show_default=True,
+    help="With --detach: so many of them, with names that --as makes of {n}.",
+)
 @residency_options
 @prefetch_option
 @click.option(
@@ -41,6 +51,8 @@ from blockstore.vm.snapshot import overlays, snapshot_file
 def restore(
     snapshot: str,
     name: str,
+    detach: bool,
+    count: int,
     residency: Residency,
     prefetch: bool,
     disks_folder: Path | None,
@@ -59,18 +71,25 @@ def restore(
     \b
     Example:
       blockstore restore booted --as vm2
+      blockstore restore booted --as 'web-{n}' --count 3 --detach
       blockstore restore booted --as vm2 -- qemu-system-x86_64 -nographic -drive file={disk1},format=qcow2,if=virtio
     """
-    check_vm_name(name)
     if command and command[0].startswith("-"):
         raise InputError(f"'{command[0]}' is no program; the command line behind -- begins with QEMU's name")
     mount = mounts.find(mountpoint)
     found = snapshot_file.find(mount, snapshot)
+    if detach:
+        names = many.names_of(mount, found.name, name, count, "--as")
+        many.start_from_snapshot(mount, found, names, command, residency, disks_folder, prefetch=prefetch, keep=keep)
+        return
+    if count > 1:
+        raise InputError("--count starts VMs in the background; add --detach")
+    check_vm_name(name)
     restoring.check_domain(found.name, name)
     origin, facts = restoring.origin_of(found), found.facts
     state = bring_up.opened(found.device_state())
     prefetching = Prefetch(mount.state, found.path.stat().st_ino) if prefetch else None
-    paths = _overlays(found, name, disks_folder)
+    paths = many.overlays_of(found, name, disks_folder)
     full = restoring.command_of(facts.program, facts.arguments, command, len(paths))
     values = {"name": name, "mac": mac.of(name)} | overlays.placeholders(paths)
     wish = restoring.Wish(name, filled_in(full, values), residency, keep, paths)
@@ -84,15 +103,3 @@ def restore(
             mount, name, state, prefetching, lambda ledger: overlays.make_all(facts.disks, paths, ledger)
         ),
     )
-
-
-def _overlays(snapshot: snapshot_file.Snapshot, name: str, folder: Path | None) -> list[Path]:
-    """Where the new VM's disks are to be."""
-    bases = snapshot.facts.disks
-    if not bases:
-        if folder is not None:
-            raise InputError(f"the snapshot {snapshot.name} was taken without its VM's disks; leave out --disks")
-        return []
-    overlays.check(bases, f"the snapshot {snapshot.name}")
-    place = overlays.folder_of(folder or Path(bases[0].images[0].path).parent)
-    return overlays.paths_for(place, name, len(bases))

@@ -23,6 +23,9 @@ READ_AHEAD_BYTES: Final = 128 << 10
 """What the kernel may read around a page that a VM faults, and its own default. While a VM idles the controller makes
 it less for that VM (vm/memory/read_ahead.py)."""
 
+VARIABLE: Final = "BLOCKSTORE_MOUNT"
+"""Names the mount, in the environment, for commands that are not given one."""
+
 _LINKS: Final = 40
 """So many symbolic links are followed from one path, as the kernel does (path_resolution(7))."""
 
@@ -116,8 +119,13 @@ def mount_lines(mountinfo: Path = Path("/proc/self/mountinfo")) -> Iterator[Moun
 
 
 def find(path: Path | None) -> Mount:
-    """The mount at `path`; the only one there is, if no path is given. Raises MountError."""
+    """The mount at `path`; if no path is given, the one that the environment names, or else the only one there is.
+    Raises MountError."""
     mounts = all_mounts()
+    if path is None and (named := os.environ.get(VARIABLE)):
+        if (found := lookup(Path(named))) is None:
+            raise MountError(f"{VARIABLE} is {named}, which is not a blockstore mount; unset it, or mount there")
+        return found
     if path is None:
         if len(mounts) == 1:
             return mounts[0]

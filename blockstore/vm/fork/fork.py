@@ -7,19 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from blockstore.daemon.host.mounts import Mount
-from blockstore.errors import BlockstoreError, MountError, VmError, error_of
-from blockstore.vm import apart
-from blockstore.vm.fork import bring_up, ledger
-from blockstore.vm.fork.ledger import Ledger
+from blockstore.errors import BlockstoreError, MountError, VmError
+from blockstore.vm.fork import bring_up
+from blockstore.vm.fork.launching import Clone, Launched, Watch, end, explained, launch, settled
 from blockstore.vm.fork.restore import Origin, Wish, start
 from blockstore.vm.open_files import open_volume
 from blockstore.vm.qemu import qmp_sockets
@@ -40,22 +36,6 @@ MAXIMUM_COUNT: Final = 1000
 HOOK_S: Final = 60.0
 """How long the hook of one VM may take."""
 
-QEMU_SPEAKS_S: Final = 0.2
-"""A QEMU that fails closes its sockets before it says why."""
-
-END_S: Final = 10.0
-"""How long a VM may take to end in order when its fork has failed."""
-
-
-class Clone(NamedTuple):
-    """A VM that runs; `pid` is the shell around its QEMU."""
-
-    name: str
-    number: int
-    pid: int
-    volume: int
-    said: IO[bytes]
-
 
 def fork(
     mount: Mount,
@@ -70,9 +50,9 @@ def fork(
     runs. `prefetch` is asked once, while QEMUs start. Whatever these raise ends them all, as any other failure does."""
     ready: Ready | None = None
     reading: Prefetch | None = None
-    launched: list[_Launched] = []
+    launched: list[Launched] = []
     clones: list[Clone] = []
-    watch = _Watch()
+    watch = Watch()
     try:
         if any(wish.overlays for wish in wishes):
             ready = snapshot()
@@ -84,7 +64,7 @@ def fork(
             import blockstore.vm.qemu.monitor  # noqa: F401  # asyncio, meanwhile
 
             while launched:
-                clones.append(_settled(mount, launched.pop(0)))
+                clones.append(settled(mount, launched.pop(0)))
             ready = ready or snapshot()
             reading = prefetch() if not first else reading
             for clone in clones[first:]:
@@ -94,7 +74,7 @@ def fork(
     except BaseException:
         for each in launched:
             with contextlib.suppress(BlockstoreError):  # it has failed as well
-                clones.append(_settled(mount, each))
+                clones.append(settled(mount, each))
         end(clones)
         watch.give_up()
         raise
@@ -102,49 +82,11 @@ def fork(
     return clones
 
 
-class _Launched(NamedTuple):
-    """A VM whose QEMU is about to start: `answer` ends then, with what it has failed with."""
-
-    name: str
-    number: int
-    pid: int
-    answer: IO[bytes]
-    said: IO[bytes]
-
-
 class Ready(NamedTuple):
     """What all new VMs go on from: the descriptor of the device state, and what their disks are overlays over."""
 
     device_state: int
     bases: Sequence[Base]
-
-
-class _Watch:
-    """A process that ends the VMs, and removes their disks, when we are killed before all of them run."""
-
-    def __init__(self) -> None:
-        self.ledger = Ledger()
-        reader = self.ledger.reader
-        self._pid = apart.fork([reader], lambda: _undo_with_parent(reader))
-        self.ledger.keep_writing()
-
-    def enter(self) -> None:
-        """Called by the process that becomes a VM."""
-        self.ledger.process(os.getpid())
-
-    def stand_down(self) -> None:
-        """All run."""
-        self.ledger.done()
-
-    def give_up(self) -> None:
-        """Undo what is left; it has been, afterwards."""
-        self.ledger.close()
-        os.waitpid(self._pid, 0)
-
-
-def _undo_with_parent(reader: int) -> int:
-    ledger.settle(reader)
-    return 0
 
 
 def run_hook(mount: Mount, clone: Clone, hook: Path, mac: str) -> None:
@@ -180,70 +122,13 @@ def run_hook(mount: Mount, clone: Clone, hook: Path, mac: str) -> None:
             wait_until_read(connection, clone.name)
 
 
-def end(clones: Sequence[Clone]) -> None:
-    """End VMs that we have started."""
-    for clone in clones:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(clone.pid, signal.SIGTERM)
-    deadline = time.monotonic() + END_S
-    for clone in clones:
-        while not _has_ended(clone.pid) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(clone.pid, signal.SIGKILL)  # the controller cleans up
-
-
-def _launch(mount: Mount, origin: Origin, wish: Wish, number: int, watch: _Watch) -> _Launched:
-    """Begin to start one."""
-    said = tempfile.TemporaryFile()
-    reader, writer = os.pipe()  # closed by exec
-    pid = os.fork()
-    if not pid:
-        _become(mount, origin, wish, said.fileno(), writer, watch)
-    os.close(writer)
-    return _Launched(wish.name, number, pid, os.fdopen(reader, "rb"), said)
-
-
-def _settled(mount: Mount, launched: _Launched) -> Clone:
-    """Its QEMU starts now, and waits for its device state then. Raises what it fails with."""
-    with launched.answer as answer:
-        failure = answer.read()
-    if failure:
-        os.waitpid(launched.pid, 0)
-        raise error_of(failure[0])(failure[1:].decode(errors="replace"))
-    try:
-        volume = (mount.path / launched.name).stat().st_ino
-    except OSError:
-        raise VmError(f"{launched.name} ended at once: {_last_words(launched.said)}") from None
-    return Clone(launched.name, launched.number, launched.pid, volume, launched.said)
-
-
-def _become(mount: Mount, origin: Origin, wish: Wish, said: int, writer: int, watch: _Watch) -> NoReturn:
-    code = 1
-    try:
-        watch.enter()
-        os.setsid()
-        null = os.open(os.devnull, os.O_RDONLY)
-        for target, source in ((0, null), (1, said), (2, said)):
-            os.dup2(source, target)
-        start(mount, origin, wish, is_fork=True, warn=_warn, started=lambda volume: None)
-    except BlockstoreError as error:
-        code = error.exit_code
-        os.write(writer, bytes([code]) + str(error).encode())
-    except BaseException as error:
-        os.write(writer, bytes([code]) + f"{wish.name} cannot be started: {error!r}".encode())
-    finally:
-        os._exit(code)
-    raise AssertionError
-
-
 def _fill(mount: Mount, origin: Origin, clone: Clone) -> None:
     """Let the VM's memory be the origin's; its QEMU has mapped it, and has seen nothing of it yet."""
     failed = f"{clone.name} cannot have its memory"
     try:
         target = open_volume(mount, clone.name, clone.volume, os.O_RDWR)
     except OSError as error:  # a VM that has ended has no memory any more
-        raise _explained(clone, MountError(f"{failed}: {error.strerror}")) from None
+        raise explained(clone, MountError(f"{failed}: {error.strerror}")) from None
     try:
         clone_memory(origin.path, target, origin.memory_bytes, failed)
     finally:
@@ -258,30 +143,19 @@ def _bring_up(mount: Mount, clone: Clone, device_state: int, prefetch: Prefetch 
         if prefetch:
             prefetch.follow(mount.path / clone.name)
     except VmError as error:
-        raise _explained(clone, error) from None
+        raise explained(clone, error) from None
     finally:
         os.close(own)
 
 
-def _explained(clone: Clone, error: MountError) -> MountError:
-    """Returns the error with what QEMU has said last, if it has said anything."""
-    time.sleep(QEMU_SPEAKS_S)
-    words = _last_words(clone.said)
-    return type(error)(f"{error}; its QEMU said: {words}") if words else error
+def _launch(mount: Mount, origin: Origin, wish: Wish, number: int, watch: Watch) -> Launched:
+    """Begins to start one."""
 
+    def become() -> NoReturn:
+        start(mount, origin, wish, is_fork=True, warn=_warn, started=lambda volume: None)
 
-def _last_words(said: IO[bytes]) -> str:
-    said.seek(0)
-    lines = said.read().decode(errors="replace").strip().splitlines()
-    return next((line for line in lines if not line.startswith("blockstore: ")), "")
+    return launch(wish.name, number, become, watch)
 
 
 def _warn(sentence: str) -> None:
     """Of one VM among many, and nobody would read it."""
-
-
-def _has_ended(pid: int) -> bool:
-    try:
-        return os.waitpid(pid, os.WNOHANG)[0] != 0
-    except ChildProcessError:
-        return True

@@ -106,6 +106,11 @@ def place_of(mount: Mount, domain: str, name: str) -> Path:
     return mount.path / domain / f"{PREFIX}{name}{SUFFIX}"
 
 
+def place_named(mount: Mount, name: str) -> Path:
+    """Returns where the snapshot of this name, its domain included, is or would be. Raises InputError."""
+    return place_of(mount, domain_of(name), name.rsplit("/", 1)[-1])
+
+
 def partial_path(mount: Mount, domain: str) -> Path:
     """For one that is being made by this process; told from those that a dead process has left."""
     pid = os.getpid()
@@ -202,7 +207,7 @@ def is_there(place: Path) -> bool:
 def find(mount: Mount, name: str) -> Snapshot:
     """The one with this name; without its domain if it is the only one of that name. Raises InputError, StateError."""
     paths = all_paths(mount, _ignore)
-    exact = [path for path in paths if path == place_of(mount, domain_of(name), name.rsplit("/", 1)[-1])]
+    exact = [path for path in paths if path == place_named(mount, name)]
     found = exact or [path for path in paths if "/" not in name and shown_name(path) == name]
     if not found:
         raise InputError(f"{mount.path} has no snapshot '{name}'; `blockstore snapshots` lists those that there are")

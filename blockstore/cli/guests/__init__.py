@@ -1,0 +1,1 @@
+"""Commands for one VM that runs in the background: its console, its commands, its end."""

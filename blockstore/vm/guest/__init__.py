@@ -1,0 +1,1 @@
+"""A VM as its user sees it: the console, the agent in the guest, and how it ends."""

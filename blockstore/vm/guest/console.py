@@ -1,0 +1,93 @@
+"""The console of a VM without a terminal: what is typed goes to the guest, what the guest says is printed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import termios
+import tty
+from collections.abc import Iterator
+from typing import Final
+
+from blockstore.daemon.host.mounts import Mount
+from blockstore.errors import InputError, VmError
+from blockstore.vm.qemu import qmp_sockets
+from blockstore.vm.qemu.running import Running
+from blockstore.vm.qemu.sockets import connect, wait_until_read
+
+ESCAPE: Final = b"\x1d"
+"""Ctrl-], as virsh(1) and telnet(1) have it: leaves the console."""
+
+QUIET_S: Final = 1.0
+"""When all input was sent, the guest's answer has ended when nothing more comes for so long."""
+
+_PIECE_BYTES: Final = 4096
+
+
+def open_console(mount: Mount, vm: Running) -> socket.socket:
+    """Returns a connection to the console of a VM. Raises InputError for one that has none, VmError."""
+    path = qmp_sockets.path_of(mount.state, qmp_sockets.CONSOLE, vm.volume)
+    if not path.exists():
+        raise InputError(
+            f"{vm.name} has no console here: it has a terminal of its own, or was started without -nographic or "
+            "-serial mon:stdio"
+        )
+    return connect(path, vm.name)
+
+
+def talk(connection: socket.socket, source: int, target: int, vm: str) -> None:
+    """Passes on what is read from `source`, a descriptor, and what the guest says to `target`, until ESCAPE is typed,
+    the VM ends, or `source` has ended and the guest has nothing more to say. Raises VmError, OSError."""
+    with _raw(source) as is_terminal:
+        wanted = [connection.fileno(), source]
+        while True:
+            has_more_input = source in wanted
+            found, _, _ = select.select(wanted, [], [], None if has_more_input else QUIET_S)
+            if not found:
+                return
+            if connection.fileno() in found:
+                said = connection.recv(_PIECE_BYTES)
+                if not said:
+                    return
+                _write(target, said)
+            if source in found:
+                typed = os.read(source, _PIECE_BYTES)
+                before, escape, _ = typed.partition(ESCAPE) if is_terminal else (typed, b"", b"")
+                _send(connection, before, vm)
+                if escape:
+                    return
+                if not typed:
+                    wait_until_read(connection, vm)
+                    wanted.remove(source)
+
+
+def _send(connection: socket.socket, data: bytes, vm: str) -> None:
+    """All of it; what the guest says meanwhile waits in its socket."""
+    connection.setblocking(True)
+    try:
+        connection.sendall(data)
+    except OSError as error:
+        raise VmError(f"{vm} does not take what is typed: {error.strerror or error}; has it ended?") from None
+    finally:
+        connection.setblocking(False)
+
+
+def _write(target: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(target, data) :]
+
+
+@contextlib.contextmanager
+def _raw(source: int) -> Iterator[bool]:
+    """Has a terminal pass on each key, Ctrl-C too, for the time; yields whether it is one."""
+    if not os.isatty(source):
+        yield False
+        return
+    before = termios.tcgetattr(source)
+    tty.setraw(source)
+    try:
+        yield True
+    finally:
+        termios.tcsetattr(source, termios.TCSADRAIN, before)
