@@ -73,7 +73,9 @@ class Attachments:
         self._reports: dict[int, dict[str, Any]] = {}
         self._reported_at = 0.0
         with contextlib.suppress(OSError, ValueError, TypeError):
-            self._by_volume = {each["volume"]: Attachment(**each) for each in json.loads(self._path.read_text())}
+            for each in json.loads(self._path.read_text()):
+                by = BY_RUN if each.get("owned") else BY_USER  # an earlier version did not write who it was
+                self._by_volume[each["volume"]] = Attachment(**{"by": by} | each)
 
     def all(self) -> list[dict[str, Any]]:
         """All, as JSON has them."""
@@ -87,6 +89,8 @@ class Attachments:
             raise InputError(f"this is no attachment: {error}") from None
         before = dict(self._by_volume)
         there = before.get(attachment.volume)
+        if there is not None and attachment.by == BY_CONTROLLER:
+            return  # while the controller looked, somebody has said what is to be done with this VM
         if there is not None and there.owned and not attachment.owned:
             # How much stays may be changed; whose VM it is, and what is to be taken away after it, may not.
             attachment = there._replace(
