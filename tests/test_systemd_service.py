@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.lab import PROJECT, ask, end, run, stop, until
+from tests.daemon.lab import COMMAND_S, PROJECT, ask, end, run, stop, until
 
 SYSTEMD = Path("/lib/systemd/systemd")
 
@@ -92,7 +92,7 @@ class Host:
 
     def systemctl(self, *arguments: str) -> str:
         """What it prints. Raises AssertionError when it fails."""
-        done = run(self.inside("systemctl", "--user", *arguments), **self._environment)
+        done = run(self.inside("systemctl", "--user", *arguments), COMMAND_S, **self._environment)
         assert done.returncode == 0, f"{done.stderr}\n{self.errors.read_text() if self.errors.exists() else ''}"
         return done.stdout.strip()
 
