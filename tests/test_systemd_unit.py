@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from blockstore.daemon.options import MountOptions
-from blockstore.errors import InputError, StateError
+from blockstore.errors import BusyError, InputError, StateError
 from tests.daemon.lab import PROJECT, blockstore, run
 
 pytestmark = pytest.mark.long
@@ -37,6 +37,14 @@ def test_its_options_exist() -> None:
         assert all(option in told for option in re.findall(r"--[\w-]+", options)), (command, options)
     keys = dict(line.split("=", 1) for line in UNIT.read_text().splitlines() if "=" in line and line[0] != "#")
     assert keys["Type"] == "notify" and keys["Restart"] == "always" and int(keys["FileDescriptorStoreMax"]) >= 1
+
+
+def test_it_stops_with_commands_that_exist() -> None:
+    line = next(line for line in UNIT.read_text().splitlines() if line.startswith("ExecStop="))
+    assert f"$$? = {BusyError.exit_code} ]" in line
+    commands = re.findall(r'"\$\$2" (\w+)((?: --[\w-]+)*) -- "\$\$0"', line)
+    assert commands == [("reload", " --no-wait"), ("umount", "")]
+    assert "--no-wait" in blockstore("reload", "--help").stdout
 
 
 def test_the_mountpoint_is_made_and_not_looked_at(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import time
 from pathlib import Path
@@ -23,14 +24,19 @@ SERVES_S: Final = 120.0
 
 RETRY_S: Final = 0.05
 
+END_S: Final = 60.0
+"""How long the old daemon may take to end once it has agreed to; it has nothing to write back."""
+
 
 @click.command()
 @click.argument("mountpoint", type=DIRECTORY, required=False)
-def reload(mountpoint: Path | None) -> None:
+@click.option("--no-wait", is_flag=True, help="Return when the old daemon has ended; do not wait for the new one.")
+def reload(mountpoint: Path | None, no_wait: bool) -> None:
     """Replace the daemon of the mount at MOUNTPOINT by the code that is installed now, under running VMs.
 
     Returns when the new one answers. Requests wait meanwhile, and none is lost. New code that would not start is
-    refused, and the old daemon goes on. Where the daemon has died again and again, this ends the pause.
+    refused, and the old daemon goes on. Where the daemon has died again and again, this ends the pause. A service
+    manager that starts the new daemon only after this command has ended, as systemd does, needs --no-wait.
 
     \b
     Example:
@@ -44,7 +50,27 @@ def reload(mountpoint: Path | None) -> None:
         old_pid = 0
     else:
         old_pid = int(client.ask(mount.state, {"do": "reload"}, CHECK_S + client.CLIENT_S)["daemon_pid"])
-    _await_another(mount, old_pid)
+    if no_wait:
+        _await_end(mount, old_pid)
+    else:
+        _await_another(mount, old_pid)
+
+
+def _await_end(mount: mounts.Mount, old_pid: int) -> None:
+    """Waits for the process `old_pid` to end, END_S at most; 0 is none. Raises MountError."""
+    if not old_pid:
+        return
+    try:
+        pidfd = os.pidfd_open(old_pid)
+    except ProcessLookupError:
+        return
+    try:
+        if not select.select([pidfd], [], [], END_S)[0]:
+            raise MountError(
+                f"the daemon (process {old_pid}) has not ended within {END_S:.0f} s; look at {mount.state}/daemon.log"
+            )
+    finally:
+        os.close(pidfd)
 
 
 def _await_another(mount: mounts.Mount, old_pid: int) -> None:

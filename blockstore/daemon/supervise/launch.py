@@ -18,6 +18,7 @@ from typing import Any, Final, NoReturn
 
 from blockstore.daemon.control import client
 from blockstore.daemon.host import mounts
+from blockstore.daemon.host.unmount import unmount
 from blockstore.daemon.options import MountOptions
 from blockstore.daemon.state.states import check_default_states, check_links, check_owner, default_states
 from blockstore.daemon.supervise import lean, phase, supervisor
@@ -96,6 +97,7 @@ def become(options: MountOptions) -> NoReturn:
     if NOTIFY_VARIABLE in os.environ:
         # A mount that was kept for us is not ours to check.
         if not os.environ.get("LISTEN_FDS"):
+            _remove_dead_mount(options)
             check(options)
             _make_state(Path(options.state))
         command, environment = [sys.executable, "-m", "blockstore.daemon", options.to_json()], dict(os.environ)
@@ -105,6 +107,21 @@ def become(options: MountOptions) -> NoReturn:
         command, environment = _supervisor(-1, options), lean.environment()
     os.chdir("/")
     os.execve(sys.executable, command, environment)
+
+
+def _remove_dead_mount(options: MountOptions) -> None:
+    """Takes away what is left at the mountpoint of a mount with the same state whose daemon was killed at a stop. The
+    service manager holds no descriptor of it any more, so its users have lost it, and each start would fail."""
+    for mount in mounts.all_mounts():
+        if str(mount.path) != options.mountpoint or os.path.realpath(mount.state) != os.path.realpath(options.state):
+            continue
+        if phase.load(mount.state) is not None or not client.is_refused(mount.state):
+            continue
+        try:
+            os.listdir(mount.path)  # attributes might come from the kernel's cache
+        except OSError as error:
+            if error.errno == errno.ENOTCONN:
+                unmount(options.mountpoint, lazy=True)
 
 
 def _supervisor(report_fd: int, options: MountOptions) -> list[str]:
