@@ -74,6 +74,10 @@ def restore(
       blockstore restore booted --as 'web-{n}' --count 3 --detach
       blockstore restore booted --as vm2 -- qemu-system-x86_64 -nographic -drive file={disk1},format=qcow2,if=virtio
     """
+    if not detach:
+        check_vm_name(name)
+        if count > 1:
+            raise InputError("--count starts VMs in the background; add --detach")
     if command and command[0].startswith("-"):
         raise InputError(f"'{command[0]}' is no program; the command line behind -- begins with QEMU's name")
     mount = mounts.find(mountpoint)
@@ -82,9 +86,6 @@ def restore(
         names = many.names_of(mount, found.name, name, count, "--as")
         many.start_from_snapshot(mount, found, names, command, residency, disks_folder, prefetch=prefetch, keep=keep)
         return
-    if count > 1:
-        raise InputError("--count starts VMs in the background; add --detach")
-    check_vm_name(name)
     restoring.check_domain(found.name, name)
     origin, facts = restoring.origin_of(found), found.facts
     state = bring_up.opened(found.device_state())

@@ -12,8 +12,9 @@ own, vhost-user, has) it is the one that has the file open, too, as QEMU and its
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from blockstore.daemon.control.attachments import AUTO, BY_CONTROLLER, OFF, Attachment, Residency
 from blockstore.daemon.host import mounts
@@ -29,29 +30,43 @@ FIRST_LOOK_S: Final = 1.0
 LONGEST_WAIT_S: Final = 60.0
 """From one look for a file's process to the next, twice as long each time that there was none."""
 
+LARGEST_COST: Final = 0.008
+"""Of a core, for looks, as for each VM that is attached (policy.py): after one that took long the next comes later."""
+
+
+class _Holder(NamedTuple):
+    """A process, by number and start time, and the address of its mapping: a new one is held anew."""
+
+    pid: int
+    started: int | None
+    address: int
+
 
 class _File:
-    """`found` is the process that had it mapped at the last look, by number and start time, since `since_s`."""
+    """`found` is the process that had it mapped at the last look, and where, since `since_s`."""
 
     def __init__(self, now_s: float) -> None:
         self.wait_s = FIRST_LOOK_S
         self.due_s = now_s + FIRST_LOOK_S
-        self.found: tuple[int, int | None] | None = None
+        self.found: _Holder | None = None
         self.since_s = 0.0
 
 
 class AutoAttach:
     """Of one mount. `mappings` are those of the mount's files in all processes, `has_open` says whether a process has a
-    file open, by process and file number."""
+    file open, by process and file number, and `processor_s` how much processor time we have taken."""
 
     def __init__(
         self,
         mappings: Callable[[Mount], Iterable[mounts.Mapping]] = mounts.mappings,
         has_open: Callable[[int, int], bool] | None = None,
+        processor_s: Callable[[], float] = time.thread_time,
     ) -> None:
         self._mappings = mappings
         self._has_open = has_open or _has_open
+        self._processor_s = processor_s
         self._files: dict[int, _File] = {}
+        self._next_look_s = 0.0
 
     def look(
         self,
@@ -68,13 +83,15 @@ class AutoAttach:
         for number, facts in unattached.items():
             if facts["is_wanted"] or by_process:
                 self._files.setdefault(number, _File(now_s))
-        if not any(file.due_s <= now_s for file in self._files.values()):
+        if now_s < self._next_look_s or not any(file.due_s <= now_s for file in self._files.values()):
             return []
+        began_s = self._processor_s()
         users = self._users(mount)
+        self._next_look_s = now_s + (self._processor_s() - began_s) / LARGEST_COST
         made = []
         for number, file in self._files.items():
-            found = self._process_of(number, users.get(number, set()))
-            like = by_process.get(found) if found is not None else None
+            found = self._holder_of(number, users.get(number, {}))
+            like = by_process.get((found.pid, found.started)) if found is not None else None
             if like is None and not unattached[number]["is_wanted"]:
                 found = None
             if found is not None and found == file.found and now_s - file.since_s >= HELD_S:
@@ -82,20 +99,20 @@ class AutoAttach:
             self._note(file, found, now_s)
         return made
 
-    def _users(self, mount: Mount) -> dict[int, set[int]]:
-        """Returns the processes that have each file mapped as a VM has its memory."""
-        users: dict[int, set[int]] = {}
+    def _users(self, mount: Mount) -> dict[int, dict[int, int]]:
+        """Returns, for each file, the processes that have it mapped as a VM has its memory, each with an address."""
+        users: dict[int, dict[int, int]] = {}
         for each in self._mappings(mount):
             if each.is_shared and each.is_writable and each.inode in self._files:
-                users.setdefault(each.inode, set()).add(each.pid)
+                users.setdefault(each.inode, {}).setdefault(each.pid, each.start)
         return users
 
-    def _process_of(self, number: int, pids: set[int]) -> tuple[int, int | None] | None:
-        having_open = [pid for pid in sorted(pids) if self._has_open(pid, number)]
-        pid = next(iter(having_open or sorted(pids)), None)
-        return None if pid is None else (pid, start_time(pid))
+    def _holder_of(self, number: int, addresses: dict[int, int]) -> _Holder | None:
+        having_open = [pid for pid in sorted(addresses) if self._has_open(pid, number)]
+        pid = next(iter(having_open or sorted(addresses)), None)
+        return None if pid is None else _Holder(pid, start_time(pid), addresses[pid])
 
-    def _note(self, file: _File, found: tuple[int, int | None] | None, now_s: float) -> None:
+    def _note(self, file: _File, found: _Holder | None, now_s: float) -> None:
         if found is None:
             file.wait_s = min(2 * file.wait_s, LONGEST_WAIT_S)
         elif found != file.found:
@@ -103,16 +120,15 @@ class AutoAttach:
         file.found, file.due_s = found, now_s + file.wait_s
 
 
-def _attachment(number: int, process: tuple[int, int | None], like: Attachment | None) -> Attachment:
+def _attachment(number: int, holder: _Holder, like: Attachment | None) -> Attachment:
     """With the default policy; memory that was plugged in gets that of the VM, unless this is a size, which holds for
     one file."""
-    pid, started = process
-    attachment = Attachment(number, pid, started, AUTO, Residency().target_share, by=BY_CONTROLLER)
+    attachment = Attachment(number, holder.pid, holder.started, AUTO, Residency().target_share, by=BY_CONTROLLER)
     if like is not None:
         resident = like.resident if like.resident in (AUTO, OFF) else AUTO
         attachment = attachment._replace(resident=resident, target_share=like.target_share)
     with contextlib.suppress(LookupError, OSError):  # madvise does it then
-        own = own_cgroup(pid)
+        own = own_cgroup(holder.pid)
         attachment = attachment._replace(
             cgroup=str(own.path), cgroup_version=own.version, cgroup_limit_bytes=own.limit_bytes()
         )

@@ -7,11 +7,12 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.cli.runner import invoke
 from tests.cli.vms.test_run import NAME, nothing_is_left, on, processes_with
 from tests.cli.vms.test_snapshot import RUNS
 from tests.daemon.lab import NEEDS_QEMU, PROJECT, Lab, Mounted, blockstore, one_line, until
@@ -37,6 +38,13 @@ def background(mounted: Mounted, *command: str, name: str = NAME) -> Iterator[No
                 blockstore("stop", "--kill", each, *on(mounted))
 
 
+def has_pidfd(pid: int) -> bool:
+    links = []
+    with contextlib.suppress(OSError):
+        links = [os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()]
+    return any("pidfd" in link for link in links)
+
+
 def test_a_vm_in_the_background(lab: Lab) -> None:
     mounted = lab.mount()
     with background(mounted, *RUNS):
@@ -50,6 +58,7 @@ def test_a_vm_in_the_background(lab: Lab) -> None:
         late = blockstore("stop", NAME, "--timeout", "0.2", *on(mounted))  # there is no system that heeds the button
         one_line(late, 1, NAME, "did not shut down within 0.2 s", "stop --kill")
         waits = subprocess.Popen([sys.executable, "-m", "blockstore", "wait", NAME, *on(mounted)], cwd=PROJECT)
+        until(lambda: has_pidfd(waits.pid), "it waits for QEMU")
         assert blockstore("stop", "--kill", NAME, *on(mounted)).returncode == 0
         assert waits.wait(60) == 0
         nothing_is_left(mounted)
@@ -94,13 +103,15 @@ def test_the_console_is_left_with_a_key(lab: Lab) -> None:
         ours, theirs = pty.openpty()
         command = [sys.executable, "-m", "blockstore", "console", NAME, *on(mounted)]
         process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, cwd=PROJECT)
-        os.close(theirs)
         assert process.stderr is not None and b"Ctrl-] leaves it" in process.stderr.readline()
+        until(lambda: not termios.tcgetattr(theirs)[3] & termios.ICANON, "each key is passed on")
         os.write(ours, b"\x03abc\x1d")
         assert process.wait(60) == 0, "Ctrl-C is for the guest"
+        assert termios.tcgetattr(theirs)[3] & termios.ICANON, "the terminal is as it was"
         os.close(ours)
-        piped = invoke("console", NAME, *on(mounted), stdin="x")
-        assert piped.returncode == 0, piped
+        os.close(theirs)
+        piped = subprocess.run(command, input=b"x", capture_output=True, cwd=PROJECT, timeout=60, check=False)
+        assert piped.returncode == 0 and not piped.stderr, piped
 
 
 def test_the_environment_names_the_mount(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

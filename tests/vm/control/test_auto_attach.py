@@ -13,7 +13,7 @@ import pytest
 from blockstore.daemon.control.attachments import AUTO, BY_CONTROLLER, OFF, Attachment
 from blockstore.daemon.host.mounts import Mapping, Mount
 from blockstore.daemon.host.process_stat import start_time
-from blockstore.vm.control.auto_attach import FIRST_LOOK_S, HELD_S, LONGEST_WAIT_S, AutoAttach
+from blockstore.vm.control.auto_attach import FIRST_LOOK_S, HELD_S, LARGEST_COST, LONGEST_WAIT_S, AutoAttach
 from tests.daemon.lab import Lab, Mounted, ask, blockstore, end, one_line, put, said, spawn, until
 from tests.vm.control.test_controller import MIB, VM
 
@@ -28,7 +28,10 @@ class Host:
         self.mapped: list[Mapping] = []
         self.open: set[tuple[int, int]] = set()
         self.looks = 0
-        self.auto = AutoAttach(self._mappings, lambda pid, number: (pid, number) in self.open)
+        self.cost_s = 0.0
+        self.auto = AutoAttach(
+            self._mappings, lambda pid, number: (pid, number) in self.open, lambda: self.looks * self.cost_s
+        )
 
     def map(self, number: int, pid: int = US, *, shared: bool = True, writable: bool = True) -> None:
         self.mapped.append(Mapping(pid, 4096, MIB, 0, number, f"/mnt/vm{number}", shared, writable))
@@ -75,6 +78,21 @@ def test_one_process_after_the_other_is_none_that_holds_it() -> None:
         host.mapped = []
         host.map(7, pid=1 if host.looks % 2 else US)
         assert not host.look(float(now_s), 7)
+
+
+def test_a_mapping_that_is_made_anew_is_held_anew() -> None:
+    host = Host()
+    for now_s in range(60):
+        host.mapped = [Mapping(US, 4096 * (1 + host.looks % 2), MIB, 0, 7, "/mnt/vm7", True, True)]
+        assert not host.look(float(now_s), 7)
+
+
+def test_looks_that_take_long_are_seldom() -> None:
+    host = Host()
+    host.cost_s = 0.08
+    for now_s in range(1000):
+        assert not host.look(float(now_s), now_s, now_s + 1), "there is a new file each second"
+    assert host.looks <= 1000 * LARGEST_COST / host.cost_s + 1
 
 
 def test_of_several_processes_it_is_the_one_that_has_the_file_open() -> None:

@@ -98,7 +98,7 @@ def test_what_an_agent_refuses(tmp_path: Path) -> None:
             return b'{"error": {"class": "GenericError", "desc": "Failed to execute child process."}}\n'
         return Guest()(request)
 
-    with pytest.raises(VmError, match="the guest agent of vm1 refuses guest-exec: Failed to execute child process$"):
+    with pytest.raises(VmError, match=r"the guest agent of vm1 refuses guest-exec: Failed to execute child process$"):
         run(tmp_path / "agent", refuse, "no-such")
 
 
@@ -110,7 +110,7 @@ def test_an_agent_that_hangs_up(tmp_path: Path) -> None:
     listener.listen()
     thread = threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True)
     thread.start()
-    with pytest.raises(VmError, match="has hung up|cannot be reached|cannot be asked"):
+    with pytest.raises(VmError, match=r"has hung up|cannot be reached|cannot be asked"):
         Agent(tmp_path / "agent", "vm1")
     thread.join(10)
     listener.close()
