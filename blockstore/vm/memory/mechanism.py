@@ -25,6 +25,10 @@ CHUNK_BYTES: Final = 256 << 10
 MAXIMUM_CHUNKS: Final = 1 << 16
 """What Clock looks at and pages out at once; of a file above 16 GiB more, so that its notes stay small."""
 
+ROOM_BYTES: Final = 8 << 20
+"""What a fixed size leaves free for what comes until the next look, of pages that nobody has mapped: a fault where QEMU
+has advised huge pages reads up to 4 MiB."""
+
 HOT_SHARE: Final = 0.25
 """A chunk of which so much has come back since it was paged out is in use."""
 
@@ -78,7 +82,11 @@ class ByCgroup:
 
 
 class Clock:
-    """process_madvise(2) with MADV_PAGEOUT, chunk by chunk in turn.
+    """posix_fadvise(2) with POSIX_FADV_DONTNEED for what nobody has mapped, and where that is not enough
+    process_madvise(2) with MADV_PAGEOUT, which takes what is mapped only; both chunk by chunk in turn.
+
+    What read-ahead has brought beside a page is not mapped. It goes first: a page that stays mapped is not faulted
+    again, and a fault reads up to 4 MiB where QEMU has advised huge pages.
 
     A chunk of which much is resident again when its turn comes is in use, and is passed over for a number of rounds
     that doubles each time. `descriptor` is the file's; `mappings` is asked for the VM's mappings of it, and `may_evict`
@@ -102,11 +110,16 @@ class Clock:
             self._chunk_bytes *= 2
         self._chunks = max(-(-size_bytes // self._chunk_bytes), 1)
         self._hand = 0
+        self._drop_hand = 0
+        self._kept = [0] * self._chunks  # resident bytes that were dropped last time and stayed, as they are mapped
         self._left = [0] * self._chunks  # resident bytes right after the last time; what it had then does not count
         self._skips = [0] * self._chunks  # rounds to pass it over
         self._patience = [1] * self._chunks
 
     def reclaim(self, size_bytes: int, *, must: bool) -> None:
+        size_bytes -= self._drop_unmapped(size_bytes + ROOM_BYTES if must else size_bytes)
+        if size_bytes <= 0:
+            return
         mappings = self._mappings()
         for count in range(2 * self._chunks if must else self._chunks):
             if size_bytes <= 0:
@@ -120,11 +133,35 @@ class Clock:
     def resident_bytes(self) -> int:
         return resident.of_descriptor(self._descriptor).resident
 
+    def _drop_unmapped(self, size_bytes: int) -> int:
+        """Drop about so many bytes that nobody has mapped; how many have left."""
+        dropped_bytes = 0
+        for _ in range(self._chunks):
+            if dropped_bytes >= size_bytes:
+                break
+            number, self._drop_hand = self._drop_hand, (self._drop_hand + 1) % self._chunks
+            dropped_bytes += self._drop(number)
+        return dropped_bytes
+
+    def _drop(self, number: int) -> int:
+        """Drop what nobody has mapped of one chunk; how many bytes have left. Not where a page is dirty: the advice
+        would start its write-back."""
+        offset = number * self._chunk_bytes
+        found = resident.of_descriptor(self._descriptor, offset, self._chunk_bytes)
+        if found.resident == self._kept[number]:  # to try again would drain the batches of all processors
+            return 0
+        if found.dirty or found.written_back or not self._may_evict():
+            return 0
+        os.posix_fadvise(self._descriptor, offset, self._chunk_bytes, os.POSIX_FADV_DONTNEED)
+        self._kept[number] = resident.of_descriptor(self._descriptor, offset, self._chunk_bytes).resident
+        return found.resident - self._kept[number]
+
     def _visit(self, number: int, mappings: Sequence[Mapping], *, any_page: bool) -> int:
         """Page out one chunk, if it seems cold; how many bytes have left."""
         if self._skips[number] and not any_page:
             self._skips[number] -= 1
             return 0
+        self._kept[number] = 0  # that many may be others by now
         offset = number * self._chunk_bytes
         found = resident.of_descriptor(self._descriptor, offset, self._chunk_bytes)
         if found.dirty or found.written_back or not self._may_evict():
