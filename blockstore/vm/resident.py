@@ -58,6 +58,18 @@ def of_descriptor(descriptor: int, offset: int = 0, length: int = 0) -> Residenc
     return Residency(_in_core_bytes(descriptor, offset, length), 0, 0)
 
 
+def tells_dirty(descriptor: int) -> bool:
+    """Returns whether this kernel says which pages of a file are dirty (cachestat(2), Linux 6.5); if not, none seems to
+    be. Raises OSError."""
+    figures = _Figures()
+    if _libc.syscall(_SYS_CACHESTAT, descriptor, ctypes.byref(_Range(0, mmap.PAGESIZE)), ctypes.byref(figures), 0) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code != errno.ENOSYS:
+        raise OSError(code, os.strerror(code))
+    return False
+
+
 def pages_of(descriptor: int, offset: int = 0, length: int = 0) -> bytes:
     """A byte for each page of the file, or a range of it: 1 if it is in the page cache. Raises OSError."""
     return _in_core(descriptor, offset, length)

@@ -134,8 +134,11 @@ class Clock:
         return resident.of_descriptor(self._descriptor).resident
 
     def _drop_unmapped(self, size_bytes: int) -> int:
-        """Drop about so many bytes that nobody has mapped; how many have left."""
+        """Drops about so many bytes that nobody has mapped; returns how many have left. None where a kernel does not
+        say what is dirty: the advice starts write-back of that, and stores of the VM would wait for it."""
         dropped_bytes = 0
+        if not resident.tells_dirty(self._descriptor):
+            return dropped_bytes
         for _ in range(self._chunks):
             if dropped_bytes >= size_bytes:
                 break
@@ -144,8 +147,7 @@ class Clock:
         return dropped_bytes
 
     def _drop(self, number: int) -> int:
-        """Drop what nobody has mapped of one chunk; how many bytes have left. Not where a page is dirty: the advice
-        would start its write-back."""
+        """Drops what nobody has mapped of one chunk; returns how many bytes have left. Not where a page is dirty."""
         offset = number * self._chunk_bytes
         found = resident.of_descriptor(self._descriptor, offset, self._chunk_bytes)
         if found.resident == self._kept[number]:  # to try again would drain the batches of all processors

@@ -110,7 +110,7 @@ def test_the_console_is_left_with_a_key(lab: Lab) -> None:
         assert termios.tcgetattr(theirs)[3] & termios.ICANON, "the terminal is as it was"
         os.close(ours)
         os.close(theirs)
-        piped = subprocess.run(command, input=b"x", capture_output=True, cwd=PROJECT, timeout=60, check=False)
+        piped = subprocess.run(command, input=b"", capture_output=True, cwd=PROJECT, timeout=60, check=False)
         assert piped.returncode == 0 and not piped.stderr, piped
 
 
