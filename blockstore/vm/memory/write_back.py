@@ -43,10 +43,13 @@ class WriteBack:
         self._due_bytes = 0
 
     def go_on(self, elapsed_s: float, allowed_s: float) -> None:
-        """Look at as much of the file as is due after this time, and write back what of it is dirty, for no longer than
-        `allowed_s` but for a piece that has begun. Raises OSError."""
+        """Looks at as much of the file as is due after this time, and writes back what of it is dirty, for no longer
+        than `allowed_s` but for a piece that has begun. Raises OSError.
+
+        Does nothing where the kernel does not say what is dirty: to count pages by mincore(2) takes a mapping, and the
+        end of one has all dirty pages of the file written back (fuse_vma_close in fs/fuse/file.c)."""
         size_bytes = os.fstat(self._descriptor).st_size
-        if not size_bytes:
+        if not size_bytes or not resident.tells_dirty(self._descriptor):
             return
         deadline = time.monotonic() + allowed_s
         self._due_bytes += int(size_bytes * min(elapsed_s / ROUND_S, 1.0)) + PIECE_BYTES
