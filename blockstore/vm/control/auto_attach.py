@@ -33,6 +33,9 @@ LONGEST_WAIT_S: Final = 60.0
 LARGEST_COST: Final = 0.008
 """Of a core, for looks, as for each VM that is attached (policy.py): after one that took long the next comes later."""
 
+LONGEST_PAUSE_S: Final = 10.0
+"""But no later than that: a VM waits for two of them."""
+
 
 class _Holder(NamedTuple):
     """A process, by number and start time, and the address of its mapping: a new one is held anew."""
@@ -87,7 +90,8 @@ class AutoAttach:
             return []
         began_s = self._processor_s()
         users = self._users(mount)
-        self._next_look_s = now_s + (self._processor_s() - began_s) / LARGEST_COST
+        pause_s = (self._processor_s() - began_s) / LARGEST_COST
+        self._next_look_s = now_s + min(pause_s, LONGEST_PAUSE_S)
         made = []
         for number, file in self._files.items():
             found = self._holder_of(number, users.get(number, {}))

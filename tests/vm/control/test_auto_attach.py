@@ -89,10 +89,18 @@ def test_a_mapping_that_is_made_anew_is_held_anew() -> None:
 
 def test_looks_that_take_long_are_seldom() -> None:
     host = Host()
-    host.cost_s = 0.08
+    host.cost_s = 0.04
     for now_s in range(1000):
         assert not host.look(float(now_s), now_s, now_s + 1), "there is a new file each second"
     assert host.looks <= 1000 * LARGEST_COST / host.cost_s + 1
+
+
+def test_a_slow_machine_is_not_put_off_for_ever() -> None:
+    host = Host()
+    host.cost_s = 5.0
+    host.map(7)
+    made = [attachment for now_s in range(40) for attachment in host.look(float(now_s), 7)]
+    assert made, "within two pauses"
 
 
 def test_of_several_processes_it_is_the_one_that_has_the_file_open() -> None:
