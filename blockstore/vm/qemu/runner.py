@@ -27,7 +27,7 @@ from blockstore.vm import file_work
 from blockstore.vm.deadline import deadline
 from blockstore.vm.memory import cgroups
 from blockstore.vm.memory.cgroups import Cgroup
-from blockstore.vm.qemu import huge_pages, qemu_arguments, qmp_sockets, recorded_arguments
+from blockstore.vm.qemu import qemu_arguments, qmp_sockets, recorded_arguments, refused_calls
 
 EARLY_S: Final = 3
 """A QEMU that fails within so many seconds has not begun to run a guest: that is said, below its own words."""
@@ -126,7 +126,7 @@ def run(
         )
         ask_to_attach(mount.state, attachment)
         undo.callback(_detach, mount, path)
-        if not huge_pages.refuse():
+        if not refused_calls.refuse():
             warn(
                 "this VM may keep more resident than it uses, because QEMU asks for huge pages and only root can have "
                 "that refused"

@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from blockstore.vm.qemu import huge_pages
+from blockstore.vm.qemu import refused_calls
 from blockstore.vm.qemu.qemu_arguments import BACKEND_ID
 
 
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> None:
     size, cgroup, merge, *qemu = arguments
     if cgroup:
         Path(cgroup, "cgroup.procs").write_text(str(os.getpid()))
-    if not huge_pages.refuse():
+    if not refused_calls.refuse():
         sys.exit("huge pages cannot be refused without root")
     backend = f"memory-backend-ram,id={BACKEND_ID},size={size},merge={merge}"
     # QEMU has a switch of its own for all memory, whatever its backend says.

@@ -1,9 +1,12 @@
-"""Keeping QEMU from asking for huge pages on the memory of its guest.
+"""Keeping QEMU from two system calls that do harm on the memory of a store, by a seccomp(2) filter that QEMU inherits.
 
 QEMU advises MADV_HUGEPAGE for all guest memory. The kernel then reads 2 to 4 MiB around each page that is faulted
 (do_sync_mmap_readahead() in mm/filemap.c), however small the read-ahead of the file system is: an idle guest that looks
 at a hundred pages gets 100 MB back. No other process can take the advice back, and no option keeps QEMU from giving
-it. So a seccomp(2) filter, which QEMU inherits, has madvise(2) refuse just this advice. QEMU does not mind.
+it. The filter has madvise(2) refuse just this advice, and QEMU does not mind.
+
+Post-copy migration needs userfaultfd(2), which does not work on FUSE: QEMU finds out when the source has stopped
+already, and the VM is lost. Where the call is refused, the target refuses the capability before anything has begun.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import platform
-from typing import Final
+from typing import Final, NamedTuple
 
 _MADV_HUGEPAGE: Final = 14
 
@@ -28,8 +31,16 @@ _LOAD: Final = 0x20  # BPF_LD | BPF_W | BPF_ABS
 _JUMP_IF_EQUAL: Final = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
 _RETURN: Final = 0x06  # BPF_RET | BPF_K
 
-_MACHINES: Final = {"x86_64": (0xC000_003E, 28), "aarch64": (0xC000_00B7, 233)}
-"""AUDIT_ARCH_* and the number of madvise(2)."""
+
+class _Machine(NamedTuple):
+    """AUDIT_ARCH_*, and the numbers of two system calls."""
+
+    audit: int
+    madvise: int
+    userfaultfd: int
+
+
+_MACHINES: Final = {"x86_64": _Machine(0xC000_003E, 28, 323), "aarch64": _Machine(0xC000_00B7, 233, 282)}
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -43,23 +54,25 @@ class _Program(ctypes.Structure):
 
 
 def refuse() -> bool:
-    """From now on, in this process and all that it starts, madvise(MADV_HUGEPAGE) fails. False where that is not to be
-    had.
+    """Has madvise(MADV_HUGEPAGE) and userfaultfd(2) fail from now on, in this process and all that it starts. Returns
+    False where that is not to be had.
 
     Without CAP_SYS_ADMIN the kernel allows a filter only together with no_new_privs, which would break QEMU's setuid
     network helpers: nothing is done then.
     """
-    if platform.machine() not in _MACHINES:
+    machine = _MACHINES.get(platform.machine())
+    if machine is None:
         return False
-    machine, madvise = _MACHINES[platform.machine()]
     lines = (
         (_LOAD, 0, 0, _MACHINE_AT),
-        (_JUMP_IF_EQUAL, 0, 5, machine),
+        (_JUMP_IF_EQUAL, 0, 7, machine.audit),
         (_LOAD, 0, 0, _NUMBER_AT),
-        (_JUMP_IF_EQUAL, 0, 3, madvise),
+        (_JUMP_IF_EQUAL, 4, 0, machine.userfaultfd),
+        (_JUMP_IF_EQUAL, 0, 4, machine.madvise),
         (_LOAD, 0, 0, _THIRD_ARGUMENT_AT),
-        (_JUMP_IF_EQUAL, 0, 1, _MADV_HUGEPAGE),
+        (_JUMP_IF_EQUAL, 0, 2, _MADV_HUGEPAGE),
         (_RETURN, 0, 0, _SECCOMP_RET_ERRNO | errno.EINVAL),
+        (_RETURN, 0, 0, _SECCOMP_RET_ERRNO | errno.ENOSYS),
         (_RETURN, 0, 0, _SECCOMP_RET_ALLOW),
     )
     instructions = (_Instruction * len(lines))(*[_Instruction(*line) for line in lines])
