@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +79,8 @@ def fork(
     mount = mounts.find(mountpoint)
     names = many.names_of(mount, vm, pattern, count, "--name")
     program = _hook(hook)
-    if snapshot_file.is_there(snapshot_file.place_named(mount, vm)):
+    # A VM may have the name of a snapshot; then it is the VM.
+    if not os.path.lexists(mount.path / vm) and snapshot_file.is_there(snapshot_file.place_named(mount, vm)):
         if qmp is not None:
             raise InputError(f"{vm} is a snapshot, and has no QMP socket; leave out --qmp")
         snapshot = snapshot_file.find(mount, vm)

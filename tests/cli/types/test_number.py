@@ -21,8 +21,7 @@ from blockstore.errors import InputError
 @pytest.mark.parametrize(
     ("command", "arguments", "words"),
     [
-        (attach, ["abc"], "'abc' is no whole number"),
-        (attach, ["0"], "0 is too small; the least is 1"),
+        (fork, ["vm1", "--count", "0"], "0 is too small; the least is 1"),
         (fork, ["vm1", "--count", "x"], "'x' is no whole number"),
         (fork, ["vm1", "--count", "1.5"], "'1.5' is no whole number"),
         (fork, ["vm1", "--count", "1001"], "1001 is too large; the most is 1000"),
