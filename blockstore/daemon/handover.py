@@ -56,7 +56,9 @@ class Handover:
     def save(self, state: Path) -> Handover:
         """Write it, in place and on one page: a killed process leaves the old or the new one, and only the first save
         needs room. Raises OutOfRoom. Itself."""
-        data = json.dumps(asdict(self)).encode().ljust(SIZE_BYTES)
+        left_out = ("attach",) if self.attach is None else ()  # which an earlier version does not know
+        fields = {name: value for name, value in asdict(self).items() if name not in left_out}
+        data = json.dumps(fields).encode().ljust(SIZE_BYTES)
         assert len(data) == SIZE_BYTES
         write_in_place(state / NAME, data)
         return self

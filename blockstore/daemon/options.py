@@ -22,6 +22,10 @@ EVERY_FILE: Final = ("*",)
 """Names of files whose VMs are attached automatically, as fnmatch(3) has them."""
 
 
+MOST_PATTERNS_BYTES: Final = 2048
+"""Of all these patterns as JSON: they are kept on one page with all else that a daemon leaves to the next."""
+
+
 @dataclass(frozen=True)
 class MountOptions:
     """Paths are absolute. `watchdog_s`: a daemon without a sign of life for so long is replaced. `metrics`: the address

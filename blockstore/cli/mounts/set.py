@@ -13,7 +13,7 @@ from blockstore.cli.types.paths import DIRECTORY
 from blockstore.cli.types.sizes import SIZE, format_size
 from blockstore.daemon.control import client
 from blockstore.daemon.host import mounts
-from blockstore.errors import InputError
+from blockstore.errors import InputError, MountError
 
 
 @click.command(name="set")
@@ -63,6 +63,11 @@ def set_options(
         raise InputError("say what to change: --pool-limit, --background-cpu, --background or --attach")
     mount = mounts.find(mountpoint)
     answer = client.ask(mount.state, {"do": "set", **wanted})
+    if attach and "attach" not in answer:
+        raise MountError(
+            f"the daemon of {mount.path} is of an earlier version, which attaches no VM by itself; replace it first: "
+            f"blockstore reload {mount.path}"
+        )
     room = answer["state_room"]
     if pool_limit is None:
         return

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
 import click
 
-from blockstore.daemon.options import EVERY_FILE
+from blockstore.daemon.options import EVERY_FILE, MOST_PATTERNS_BYTES
 from blockstore.errors import InputError
 
 AUTO: Final = "auto"
 NONE: Final = "none"
-
-MOST_BYTES: Final = 1024
-"""Of all patterns together: they are kept on one page with all else that a daemon leaves to the next."""
 
 attach_option = click.option(
     "--attach",
@@ -35,6 +33,8 @@ def patterns_of(wanted: tuple[str, ...]) -> tuple[str, ...]:
         raise InputError(
             f"--attach {AUTO} and --attach {NONE} stand alone; leave out the others, or name patterns only"
         )
-    if sum(len(each.encode()) for each in wanted) > MOST_BYTES:
-        raise InputError(f"the patterns of --attach are longer than {MOST_BYTES} bytes; name fewer, with more stars")
+    if len(json.dumps(wanted)) > MOST_PATTERNS_BYTES:
+        raise InputError(
+            f"the patterns of --attach take more than {MOST_PATTERNS_BYTES} bytes as JSON; name fewer, with more stars"
+        )
     return wanted

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -16,6 +18,9 @@ from blockstore.daemon.host.process_stat import start_time
 from blockstore.errors import InputError
 from blockstore.vm.memory.mechanism import own_cgroup
 from blockstore.vm.qemu import libvirt
+
+_PROCESS: Final = re.compile("[0-9]{1,10}")
+"""Larger numbers are no process's (proc(5), pid_max)."""
 
 
 @click.command()
@@ -43,11 +48,12 @@ def attach(vm: str | None, residency: Residency, domain: str | None, off: bool, 
     if domain is not None:
         pid = libvirt.process_of(domain)
         found = _files_of(pid, candidates)
-    elif str(vm).isdigit():
+    elif _PROCESS.fullmatch(str(vm)):
         pid = int(str(vm))
         found = _files_of(pid, candidates)
     else:
-        pid, found = _process_of(Path(str(vm)), candidates)
+        pid, mount = _process_of(Path(str(vm)), candidates)
+        found = _files_of(pid, [mount])
     cgroup, version, limit_bytes = ("", "", -1) if off else _cgroup_of(pid)
     if off:
         residency = residency._replace(resident=OFF)
@@ -79,20 +85,24 @@ def _cgroup_of(pid: int) -> tuple[str, str, int]:
         return "", "", -1
 
 
-def _process_of(path: Path, candidates: list[mounts.Mount]) -> tuple[int, list[tuple[mounts.Mount, int]]]:
-    """The process that has the file mapped, and the file."""
+def _process_of(path: Path, candidates: list[mounts.Mount]) -> tuple[int, mounts.Mount]:
+    """The process that has the file mapped, and the file's mount, to which links may lead."""
     place = Path(os.path.abspath(path))
-    mount = next((each for each in candidates if place.is_relative_to(each.path)), None)
-    if mount is None:
+    for above in place.parents:
+        mount = mounts.lookup(above)
+        if mount is not None and mount in candidates:
+            place = mount.path / place.relative_to(above)
+            break
+    else:
         places = ", ".join(str(each.path) for each in candidates) or "any blockstore mount"
         raise InputError(f"{path} is neither the number of a process nor a file of {places}")
-    users = [each for each in mounts.mappings(mount) if each.path == str(place) and each.is_shared]
-    pids = sorted({each.pid for each in users})
+    users = (each for each in mounts.mappings(mount) if each.path == str(place))
+    pids = sorted({each.pid for each in users if each.is_shared and each.is_writable})
     if not pids:
         raise InputError(f"no process that can be seen here has {path} mapped, with share=on; is its VM running?")
     if len(pids) > 1:
         raise InputError(f"several processes have {path} mapped ({', '.join(map(str, pids))}); name the VM's own")
-    return pids[0], [(mount, users[0].inode)]
+    return pids[0], mount
 
 
 def _files_of(pid: int, candidates: list[mounts.Mount]) -> list[tuple[mounts.Mount, int]]:

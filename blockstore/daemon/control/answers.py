@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from fnmatch import fnmatchcase
@@ -15,7 +16,7 @@ from blockstore.daemon.control.attachments import own_pid_namespace
 from blockstore.daemon.control.client import Answer
 from blockstore.daemon.host import memory_limit
 from blockstore.daemon.namespace.snapshot_names import snapshots
-from blockstore.daemon.options import DEFAULT_BACKGROUND_CPU
+from blockstore.daemon.options import DEFAULT_BACKGROUND_CPU, MOST_PATTERNS_BYTES
 from blockstore.daemon.state.verification import OnlineVerification
 from blockstore.daemon.supervise.notify_message import RELOAD_EXIT_CODE
 from blockstore.daemon.tiers.sources import Place
@@ -170,6 +171,8 @@ class Answers:
             isinstance(patterns, list) and all(isinstance(each, str) for each in patterns)
         ):
             return {"error": "set wants attach, a list of patterns"}
+        if patterns is not None and len(json.dumps(patterns)) > MOST_PATTERNS_BYTES:
+            return {"error": f"set wants patterns that take {MOST_PATTERNS_BYTES} bytes as JSON at most"}
         try:
             if limit_bytes is not None:
                 with session.store_lock:
@@ -187,6 +190,7 @@ class Answers:
         return {
             "state_room": session.state_free_bytes() + pool.allocated_bytes,
             "pool_limit_complaint": memory_limit.complaint(pool.limit_bytes, memory_limit.of_process()),
+            "attach": session.attach_patterns,
         }
 
     async def verify(self, request: Request) -> Answer:
@@ -221,8 +225,11 @@ class Answers:
         return {}
 
     async def detach(self, request: Request) -> Answer:
-        """The VM of this `volume` has ended."""
+        """The VM of this `volume` has `ended`; if not, it is to be left alone."""
         session, number = self._session, int(request.get("volume", 0))
+        if not request.get("ended"):
+            session.attachments.let_alone(number)
+            return {}
         session.attachments.detach(number)
         session.operations.vm_ended(number)
         return {}

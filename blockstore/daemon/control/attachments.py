@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -63,6 +64,22 @@ class Attachment(NamedTuple):
     by: str = BY_USER
     least_bytes: int = 0
 
+    def fields(self) -> dict[str, Any]:
+        """Returns what differs from the defaults: an earlier version knows fewer fields, and refuses others."""
+        usual = self._field_defaults | {"by": _maker(self.owned)}
+        return {name: value for name, value in self._asdict().items() if name not in usual or value != usual[name]}
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Attachment:
+        """Returns the attachment, of any version. Raises TypeError for what is none."""
+        known = {name: value for name, value in fields.items() if name in cls._fields}
+        return cls(**{"by": _maker(bool(known.get("owned")))} | known)
+
+
+def _maker(is_owned: bool) -> str:
+    """Who has made an attachment that does not say so."""
+    return BY_RUN if is_owned else BY_USER
+
 
 class Attachments:
     """Of one mount, by volume number; `reports` are the controller's last words about each."""
@@ -74,8 +91,7 @@ class Attachments:
         self._reported_at = 0.0
         with contextlib.suppress(OSError, ValueError, TypeError):
             for each in json.loads(self._path.read_text()):
-                by = BY_RUN if each.get("owned") else BY_USER  # an earlier version did not write who it was
-                self._by_volume[each["volume"]] = Attachment(**{"by": by} | each)
+                self._by_volume[each["volume"]] = Attachment.from_fields(each)
 
     def all(self) -> list[dict[str, Any]]:
         """All, as JSON has them."""
@@ -84,13 +100,16 @@ class Attachments:
     def attach(self, fields: dict[str, Any]) -> None:
         """One more, or another one for the same volume. Raises InputError for what is none, OutOfRoom."""
         try:
-            attachment = Attachment(**fields)
+            attachment = Attachment.from_fields(fields)
         except TypeError as error:
             raise InputError(f"this is no attachment: {error}") from None
         before = dict(self._by_volume)
         there = before.get(attachment.volume)
         if there is not None and attachment.by == BY_CONTROLLER:
             return  # while the controller looked, somebody has said what is to be done with this VM
+        if there is not None and there[:3] == attachment[:3] and there.cgroup == attachment.cgroup:
+            # The controller may have lowered the limit of the cgroup just when it was read.
+            attachment = attachment._replace(cgroup_limit_bytes=there.cgroup_limit_bytes)
         if there is not None and there.owned and not attachment.owned:
             # How much stays may be changed; whose VM it is, and what is to be taken away after it, may not.
             attachment = there._replace(
@@ -104,6 +123,12 @@ class Attachments:
         except OSError as error:
             self._by_volume = before
             raise lack_of_room(error, str(self._path.parent)) from None
+
+    def let_alone(self, volume: int) -> None:
+        """Leaves the VM alone from now on, as an earlier version of `attach --off` asks for. Raises OutOfRoom."""
+        if (there := self._by_volume.get(volume)) is not None:
+            by = BY_USER if there.by == BY_CONTROLLER else there.by
+            self.attach(there._replace(resident=OFF, by=by).fields())
 
     def detach(self, volume: int) -> None:
         """One less; it need not be there."""
@@ -135,7 +160,7 @@ class Attachments:
     def _save(self) -> None:
         temporary = self._path.with_name(NAME + ".new")
         try:
-            temporary.write_text(json.dumps(self.all()))
+            temporary.write_text(json.dumps([each.fields() for each in self._by_volume.values()]))
             temporary.replace(self._path)
         except OSError:
             temporary.unlink(missing_ok=True)
@@ -144,7 +169,7 @@ class Attachments:
 
 def ask_to_attach(state: Path, attachment: Attachment) -> None:
     """Ask the daemon with this state, from another process. Raises MountError, or what it refuses with."""
-    client.ask(state, {"do": "attach", "pid_namespace": own_pid_namespace(), **attachment._asdict()})
+    client.ask(state, {"do": "attach", "pid_namespace": own_pid_namespace(), **attachment.fields()})
 
 
 def own_pid_namespace() -> str:

@@ -6,7 +6,7 @@ then more and more seldom, for a file that `cp` writes is such a one as well.
 
 What is a VM: a process that has a file mapped shared and writable for HELD_S, in two looks. Nothing is concluded from
 the program's name, of which there are too many. Of several processes that have it mapped (a device in a process of its
-own, vhost-user, has) it is the one that has the file open, too, as QEMU and its like do.
+own, vhost-user, has) it is the one that has the file open, too, as QEMU and its like do; of several of these, QEMU.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from blockstore.daemon.control.attachments import AUTO, BY_CONTROLLER, OFF, Attachment, Residency
 from blockstore.daemon.host import mounts
 from blockstore.daemon.host.mounts import Mount
-from blockstore.daemon.host.process_stat import start_time
+from blockstore.daemon.host.process_stat import command, parent, start_time
 from blockstore.vm.memory.mechanism import own_cgroup
 from blockstore.vm.open_files import descriptors_of
 
@@ -95,7 +95,7 @@ class AutoAttach:
         made = []
         for number, file in self._files.items():
             found = self._holder_of(number, users.get(number, {}))
-            like = by_process.get((found.pid, found.started)) if found is not None else None
+            like = next((each for key in _processes(found) if (each := by_process.get(key))), None)
             if like is None and not unattached[number]["is_wanted"]:
                 found = None
             if found is not None and found == file.found and now_s - file.since_s >= HELD_S:
@@ -113,7 +113,8 @@ class AutoAttach:
 
     def _holder_of(self, number: int, addresses: dict[int, int]) -> _Holder | None:
         having_open = [pid for pid in sorted(addresses) if self._has_open(pid, number)]
-        pid = next(iter(having_open or sorted(addresses)), None)
+        qemus = [pid for pid in having_open if b"qemu" in b"".join(command(pid)[:1])]
+        pid = next(iter(qemus or having_open or sorted(addresses)), None)
         return None if pid is None else _Holder(pid, start_time(pid), addresses[pid])
 
     def _note(self, file: _File, found: _Holder | None, now_s: float) -> None:
@@ -125,18 +126,28 @@ class AutoAttach:
 
 
 def _attachment(number: int, holder: _Holder, like: Attachment | None) -> Attachment:
-    """With the default policy; memory that was plugged in gets that of the VM, unless this is a size, which holds for
-    one file."""
-    attachment = Attachment(number, holder.pid, holder.started, AUTO, Residency().target_share, by=BY_CONTROLLER)
+    """With the default policy; memory that was plugged in is held as that of the VM is. A size holds for one file: then
+    it is as little as there can be, and not taken from the VM's cgroup, in which the other file is, too."""
     if like is not None:
-        resident = like.resident if like.resident in (AUTO, OFF) else AUTO
-        attachment = attachment._replace(resident=resident, target_share=like.target_share)
+        like = like._replace(volume=number, owned=False, kept=False, made_folder=False, by=BY_CONTROLLER)
+        if like.resident in (AUTO, OFF):
+            return like
+        return like._replace(resident=AUTO, cgroup="", cgroup_version="", cgroup_limit_bytes=-1)
+    attachment = Attachment(number, holder.pid, holder.started, AUTO, Residency().target_share, by=BY_CONTROLLER)
     with contextlib.suppress(LookupError, OSError):  # madvise does it then
         own = own_cgroup(holder.pid)
         attachment = attachment._replace(
             cgroup=str(own.path), cgroup_version=own.version, cgroup_limit_bytes=own.limit_bytes()
         )
     return attachment
+
+
+def _processes(holder: _Holder | None) -> list[tuple[int, int | None]]:
+    """A VM's process and its parent: one of `run` is attached by the shell around its QEMU."""
+    if holder is None:
+        return []
+    above = parent(holder.pid)
+    return [(holder.pid, holder.started), *([(above, start_time(above))] if above else [])]
 
 
 def _has_open(pid: int, number: int) -> bool:

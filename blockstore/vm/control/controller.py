@@ -118,9 +118,10 @@ class Controller:
             self._attend(mount, number, attachment, volumes.get(number), WRITE_S / len(wanted), may_write=may_write)
         for number in self._controlled.keys() - wanted.keys():
             self._controlled.pop(number).close()
-        unattached = {int(number): facts for number, facts in answer["unattached"].items()}
-        for attachment in self._auto_attach.look(mount, unattached, wanted, time.monotonic()):
-            self._attach(attachment, unattached[attachment.volume]["name"])
+        if not answer["stalled"]:  # a process that waits for room may keep others from reading its mappings
+            unattached = {int(number): facts for number, facts in (answer.get("unattached") or {}).items()}
+            for attachment in self._auto_attach.look(mount, unattached, wanted, time.monotonic()):
+                self._attach(attachment, unattached[attachment.volume]["name"])
         self._history.sample_if_due(mount)
 
     def _begin(self, mount: mounts.Mount, names: Mapping[int, str | None], *, is_fresh: bool) -> None:

@@ -42,3 +42,35 @@ def test_an_earlier_version_did_not_write_who_it_was(tmp_path: Path, owned: bool
     del fields["by"], fields["least_bytes"]
     (tmp_path / NAME).write_text(json.dumps([fields]))
     assert [each["by"] for each in Attachments(tmp_path).all()] == [expected]
+
+
+def test_what_an_earlier_version_would_refuse_is_said_only_if_it_matters(tmp_path: Path) -> None:
+    """It is asked by commands of this version until it is reloaded, and may take over again after a downgrade."""
+    first = {"volume", "pid", "started", "resident", "target_share"}
+    assert set(Attachment(7, 1, 2, AUTO, 0.01).fields()) == first
+    assert set(Attachment(7, 1, 2, AUTO, 0.01, owned=True, by=BY_RUN).fields()) == first | {"owned"}
+    whole = Attachment(7, 1, 2, AUTO, 0.01, "/cgroup", "cgroup v1", 5, by=BY_CONTROLLER, least_bytes=4096)
+    assert Attachment.from_fields(whole.fields() | {"of a later version": 1}) == whole
+    attachments = Attachments(tmp_path)
+    attachments.attach(whole.fields())
+    assert set(json.loads((tmp_path / NAME).read_text())[0]) == set(whole.fields())
+    assert Attachments(tmp_path).all() == [whole._asdict()]
+
+
+def test_the_limit_of_a_cgroup_is_not_read_while_it_is_lowered(tmp_path: Path) -> None:
+    attachments = Attachments(tmp_path)
+    there = Attachment(7, 1, 2, AUTO, 0.01, "/cgroup", "cgroup v1", -1)
+    attachments.attach(there.fields())
+    attachments.attach(there._replace(resident=4096, cgroup_limit_bytes=123).fields())
+    assert [(each["resident"], each["cgroup_limit_bytes"]) for each in attachments.all()] == [(4096, -1)]
+    attachments.attach(there._replace(pid=3, cgroup_limit_bytes=123).fields())
+    assert [each["cgroup_limit_bytes"] for each in attachments.all()] == [123], "of another VM"
+
+
+def test_an_earlier_version_asks_to_leave_a_vm_alone(tmp_path: Path) -> None:
+    attachments = Attachments(tmp_path)
+    attachments.let_alone(7)
+    assert not attachments.all()
+    attachments.attach(Attachment(7, 1, 2, AUTO, 0.01, owned=True, by=BY_RUN).fields())
+    attachments.let_alone(7)
+    assert [(each["resident"], each["owned"], each["by"]) for each in attachments.all()] == [(OFF, True, BY_RUN)]

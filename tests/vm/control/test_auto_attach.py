@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from blockstore.daemon.control.attachments import AUTO, BY_CONTROLLER, OFF, Attachment
+from blockstore.daemon.host.memory_limit import V1
 from blockstore.daemon.host.mounts import Mapping, Mount
 from blockstore.daemon.host.process_stat import start_time
 from blockstore.vm.control.auto_attach import FIRST_LOOK_S, HELD_S, LARGEST_COST, LONGEST_WAIT_S, AutoAttach
@@ -114,15 +115,23 @@ def test_of_several_processes_it_is_the_one_that_has_the_file_open() -> None:
     assert made.pid == US
 
 
-@pytest.mark.parametrize(("resident", "expected"), [(AUTO, AUTO), (OFF, OFF), (16 * MIB, AUTO)])
-def test_memory_that_is_plugged_in_is_held_as_the_vm_is(resident: int | str, expected: int | str) -> None:
-    host = Host()
+@pytest.mark.parametrize("resident", [AUTO, OFF, 16 * MIB])
+@pytest.mark.parametrize("process", [os.getpid, os.getppid], ids=["its own", "of run"])
+def test_memory_that_is_plugged_in_is_held_as_the_vm_is(resident: int | str, process: Callable[[], int]) -> None:
+    """A VM of `run` is attached by the shell around its QEMU."""
+    host, pid = Host(), process()
     host.map(8)
-    attached = {7: Attachment(7, US, start_time(US), resident, 0.05)}
+    vm = Attachment(7, pid, start_time(pid), resident, 0.05, "/cgroup", V1, 5, owned=True, least_bytes=MIB)
+    attached = {7: vm}
     host.look(0.0, others=(8,), attached=attached)
     host.look(FIRST_LOOK_S, others=(8,), attached=attached)
     (made,) = host.look(FIRST_LOOK_S + HELD_S, others=(8,), attached=attached)
-    assert (made.volume, made.resident, made.target_share) == (8, expected, 0.05)
+    assert (made.volume, made.pid, made.target_share, made.least_bytes) == (8, pid, 0.05, MIB)
+    assert (made.by, made.owned) == (BY_CONTROLLER, False)
+    if isinstance(resident, int):
+        assert (made.resident, made.cgroup) == (AUTO, ""), "another size would hold for the whole cgroup"
+    else:
+        assert (made.resident, made.cgroup, made.cgroup_limit_bytes) == (resident, "/cgroup", 5)
 
 
 def controller_of(mounted: Mounted, name: str) -> dict[str, Any] | None:
@@ -200,7 +209,7 @@ def test_bad_input(lab: Lab) -> None:
     for options, words in (
         (("auto", "none"), ("--attach auto and --attach none stand alone",)),
         (("none", "vm*"), ("stand alone",)),
-        (("x" * 1025,), ("longer than 1024 bytes",)),
+        (("x" * 2100,), ("more than 2048 bytes",)),
     ):
         given = [word for each in options for word in ("--attach", each)]
         one_line(blockstore("set", str(mounted.path), *given), 2, *words)
@@ -208,4 +217,7 @@ def test_bad_input(lab: Lab) -> None:
     one_line(blockstore("attach", "1", "--domain", "vm1"), 2, "name one VM")
     one_line(blockstore("attach", str(mounted.path / "vm1")), 2, "no process that can be seen here has", "vm1 mapped")
     one_line(blockstore("attach", "/elsewhere"), 2, "neither the number of a process nor a file of")
+    one_line(blockstore("attach", "\u00b2"), 2, "neither the number of a process nor a file of")
+    (lab.path / "link").symlink_to(mounted.path)
+    one_line(blockstore("attach", str(lab.path / "link/vm1")), 2, "no process that can be seen here has")
     one_line(blockstore("attach", "1", "--resident", "16M", "--resident-min", "32M"), 2, "--resident-min is more than")

@@ -27,6 +27,19 @@ def test_process_of_a_domain(tmp_path: Path) -> None:
         process.communicate()
 
 
+def test_a_name_with_a_comma(tmp_path: Path) -> None:
+    """QEMU has each twice."""
+    command = [sys.executable, "-c", WAITS, "-name", "guest=vm,,1,debug-threads=on"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        for name in ("vm,1", "vm"):
+            (tmp_path / f"{name}.pid").write_text(str(process.pid))
+        assert process_of("vm,1", [tmp_path]) == process.pid
+        with pytest.raises(InputError, match="is not the domain vm;"):
+            process_of("vm", [tmp_path])
+        process.communicate()
+
+
 def test_what_is_in_the_way(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="libvirt runs no VMs here: there is no"):
         process_of("vm1", [tmp_path / "none"])
