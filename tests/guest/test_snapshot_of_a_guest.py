@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,6 +80,11 @@ def _check_forks(mounted: Mounted, folder: Path, source: Guest) -> None:
         names = [f"{NAME}-{number}" for number in (1, 2, 3)]
         assert result.returncode == 0 and result.stdout.split() == names and not result.stderr, result
         said = {name: ask(mounted, name, "cat /work/said").split() for name in names}
+        console = [sys.executable, "-m", "blockstore", "console", names[0], *on]
+        done = subprocess.run(
+            console, input=b"asked cat /work/said\n", capture_output=True, timeout=UNTIL_S, check=False
+        )
+        assert done.returncode == 0 and names[0].encode() in done.stdout and not done.stderr, done
         assert [each[0] for each in said.values()] == names and len({each[1] for each in said.values()}) == 3
         assert source.command("cat /work/said") == "after\n", "and the source goes on"
         for name in names:

@@ -39,13 +39,20 @@ def open_console(mount: Mount, vm: Running) -> socket.socket:
 
 def talk(connection: socket.socket, source: int, target: int, vm: str) -> None:
     """Passes on what is read from `source`, a descriptor, and what the guest says to `target`, until ESCAPE is typed,
-    the VM ends, or `source` has ended and the guest has nothing more to say. Raises VmError, OSError."""
+    the VM ends, or `source` has ended and the guest has nothing more to say. Raises VmError, OSError.
+
+    Both ways at once: a guest whose words nobody takes may not listen either.
+    """
+    unsent, has_ended = b"", False
     with _raw(source) as is_terminal:
-        wanted = [connection.fileno(), source]
         while True:
-            has_more_input = source in wanted
-            found, _, _ = select.select(wanted, [], [], None if has_more_input else QUIET_S)
-            if not found:
+            readers = [connection.fileno()] + ([source] if not has_ended and len(unsent) < _PIECE_BYTES else [])
+            is_quiet = has_ended and not unsent
+            found, ready, _ = select.select(
+                readers, [connection.fileno()] if unsent else [], [], QUIET_S if is_quiet else None
+            )
+            if not found and not ready:
+                wait_until_read(connection, vm)
                 return
             if connection.fileno() in found:
                 said = connection.recv(_PIECE_BYTES)
@@ -55,23 +62,21 @@ def talk(connection: socket.socket, source: int, target: int, vm: str) -> None:
             if source in found:
                 typed = os.read(source, _PIECE_BYTES)
                 before, escape, _ = typed.partition(ESCAPE) if is_terminal else (typed, b"", b"")
-                _send(connection, before, vm)
+                unsent, has_ended = unsent + before, not typed
                 if escape:
+                    if unsent:
+                        _send(connection, unsent, vm)
                     return
-                if not typed:
-                    wait_until_read(connection, vm)
-                    wanted.remove(source)
+            if ready:
+                unsent = unsent[_send(connection, unsent, vm) :]
 
 
-def _send(connection: socket.socket, data: bytes, vm: str) -> None:
-    """All of it; what the guest says meanwhile waits in its socket."""
-    connection.setblocking(True)
+def _send(connection: socket.socket, data: bytes, vm: str) -> int:
+    """How much of it the socket has taken."""
     try:
-        connection.sendall(data)
+        return connection.send(data)
     except OSError as error:
         raise VmError(f"{vm} does not take what is typed: {error.strerror or error}; has it ended?") from None
-    finally:
-        connection.setblocking(False)
 
 
 def _write(target: int, data: bytes) -> None:
