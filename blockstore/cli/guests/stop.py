@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Final
 
@@ -42,19 +43,24 @@ def stop(names: tuple[str, ...], at_once: bool, timeout: float, mountpoint: Path
     """
     mount = mounts.find(mountpoint)
     vms = [running.find(mount, name, None) for name in names]
-    for vm in vms:
-        if at_once:
-            ending.kill(vm)
-        else:
-            ending.ask_to_shut_down(vm)
-    late = []
-    for vm in vms:
-        try:
-            ending.wait(mount, vm, timeout)
-        except VmError:
-            late.append(vm.name)
-    if late:
-        raise VmError(
+    failures: list[str] = []
+    late: list[str] = []
+    with ending.processes(mount, vms) as found:
+        for vm, process in zip(vms, found, strict=True):
+            try:
+                ending.kill(process) if at_once else ending.ask_to_shut_down(vm)
+            except VmError as error:
+                failures.append(str(error))
+        deadline = time.monotonic() + timeout
+        for vm, process in zip(vms, found, strict=True):
+            if not ending.wait(mount, vm, process, max(deadline - time.monotonic(), 0.0)):
+                late.append(vm.name)
+    if late and at_once:
+        failures.append(f"{', '.join(late)} cannot be killed; QEMU waits in the kernel, for room in the pool perhaps")
+    elif late:
+        failures.append(
             f"{', '.join(late)} did not shut down within {timeout:g} s; does the guest heed its power button (ACPI)? "
             f"to end it at once: blockstore stop --kill {late[0]}"
         )
+    if failures:
+        raise VmError("; ".join(failures))

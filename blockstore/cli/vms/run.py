@@ -70,5 +70,6 @@ def run(
 
     if not detach:
         become(False)
-    launching.start_one(mount, str(place), lambda: become(True))
+    for sentence in launching.start_one(mount, str(place), lambda: become(True)):
+        warn(sentence)
     say(str(place))

@@ -75,7 +75,7 @@ def fork(
         for each in launched:
             with contextlib.suppress(BlockstoreError):  # it has failed as well
                 clones.append(settled(mount, each))
-        end(clones)
+        end(mount, clones)
         watch.give_up()
         raise
     watch.stand_down()

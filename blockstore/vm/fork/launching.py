@@ -24,12 +24,16 @@ from blockstore.vm.qemu import qmp_sockets
 QEMU_SPEAKS_S: Final = 0.2
 """A QEMU that fails closes its sockets before it says why."""
 
+WARNING: Final = "blockstore: warning: "
+"""How a line of our own begins (cli/output.py)."""
+
 END_S: Final = 10.0
 """How long a VM may take to end in order when its fork has failed."""
 
 
-def start_one(mount: Mount, name: str, become: Callable[[], NoReturn]) -> None:
-    """Starts a VM, and returns when its QEMU answers. Raises what it fails with, and then nothing is left behind."""
+def start_one(mount: Mount, name: str, become: Callable[[], NoReturn]) -> list[str]:
+    """Starts a VM, and returns when its QEMU answers, with what `become` has warned of. Raises what it fails with, and
+    then nothing is left behind."""
     watch, clones = Watch(), []
     try:
         launched = launch(name, 1, become, watch)
@@ -43,10 +47,11 @@ def start_one(mount: Mount, name: str, become: Callable[[], NoReturn]) -> None:
         except VmError as error:
             raise explained(clone, error) from None
     except BaseException:
-        end(clones)
+        end(mount, clones)
         watch.give_up()
         raise
     watch.stand_down()
+    return [line.removeprefix(WARNING) for line in _lines(clone.said) if line.startswith(WARNING)]
 
 
 class Clone(NamedTuple):
@@ -113,7 +118,7 @@ def settled(mount: Mount, launched: Launched) -> Clone:
     with launched.answer as answer:
         failure = answer.read()
     if failure:
-        os.waitpid(launched.pid, 0)
+        os.waitid(os.P_PID, launched.pid, os.WEXITED | os.WNOWAIT)  # its number stays its own while we run
         raise error_of(failure[0])(failure[1:].decode(errors="replace"))
     try:
         volume = (mount.path / launched.name).stat().st_ino
@@ -130,22 +135,31 @@ def explained(clone: Clone, error: MountError) -> MountError:
 
 
 def _last_words(said: IO[bytes]) -> str:
+    """What QEMU has failed with: it may have warned of something else before."""
+    words = [line for line in _lines(said) if not line.startswith("blockstore: ")]
+    return next((line for line in words if "warning: " not in line), next(iter(words), ""))
+
+
+def _lines(said: IO[bytes]) -> list[str]:
     said.seek(0)
-    lines = said.read().decode(errors="replace").strip().splitlines()
-    return next((line for line in lines if not line.startswith("blockstore: ")), "")
+    return said.read().decode(errors="replace").strip().splitlines()
 
 
-def end(clones: Sequence[Clone]) -> None:
-    """End VMs that we have started."""
+def end(mount: Mount, clones: Sequence[Clone]) -> None:
+    """Ends VMs that we have started, and removes their memory files, those of --keep too. None of them is reaped: a
+    number that is told to a process that undoes things must not be another's."""
     for clone in clones:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(clone.pid, signal.SIGTERM)
+        os.kill(clone.pid, signal.SIGTERM)
     deadline = time.monotonic() + END_S
     for clone in clones:
         while not _has_ended(clone.pid) and time.monotonic() < deadline:
             time.sleep(0.02)
-        with contextlib.suppress(ProcessLookupError):
+        if not _has_ended(clone.pid):
             os.kill(clone.pid, signal.SIGKILL)  # the controller cleans up
+        with contextlib.suppress(OSError):
+            path = mount.path / clone.name
+            if path.stat().st_ino == clone.volume:
+                path.unlink()
 
 
 def _become(name: str, become: Callable[[], NoReturn], said: int, writer: int, watch: Watch) -> NoReturn:
@@ -168,7 +182,4 @@ def _become(name: str, become: Callable[[], NoReturn], said: int, writer: int, w
 
 
 def _has_ended(pid: int) -> bool:
-    try:
-        return os.waitpid(pid, os.WNOHANG)[0] != 0
-    except ChildProcessError:
-        return True
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

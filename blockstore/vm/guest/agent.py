@@ -33,6 +33,7 @@ LONGEST_LOOK_S: Final = 0.5
 MOST_ANSWER_BYTES: Final = 64 << 20
 """The agent keeps 16 MiB of a command's output, which base64 makes a third longer, and of its errors."""
 
+_PIECE_BYTES: Final = 1 << 20
 _DELIMITER: Final = b"\xff"
 
 
@@ -73,7 +74,9 @@ def port_of(command: Sequence[str]) -> str:
         if option != "-device":
             continue
         fields = (
-            json.loads(value) if value.startswith("{") else dict(part.partition("=")[::2] for part in value.split(","))
+            _parsed(value.encode())
+            if value.startswith("{")
+            else dict(part.partition("=")[::2] for part in value.split(","))
         )
         if fields.get("name") == PORT:
             return str(fields.get("chardev", ""))
@@ -87,7 +90,7 @@ class Agent:
         self._vm = vm
         self._connection = connect(path, vm)
         self._connection.setblocking(True)
-        self._pending = b""
+        self._pending = bytearray()
         try:
             self._sync()
         except BaseException:
@@ -100,9 +103,9 @@ class Agent:
     def run(self, command: Sequence[str], wait: Callable[[float], None] = time.sleep) -> Done:
         """Runs a program in the guest, and returns when it has ended. Raises VmError."""
         path, *arguments = command
-        started = self._execute("guest-exec", {"path": path, "arg": arguments, "capture-output": True})
+        started = self._execute("guest-exec", {"path": path, "arg": arguments, "capture-output": True}, "pid")
         wait_s = FIRST_LOOK_S
-        while not (status := self._execute("guest-exec-status", {"pid": started["pid"]}))["exited"]:
+        while not (status := self._execute("guest-exec-status", {"pid": started["pid"]}, "exited"))["exited"]:
             wait(wait_s)
             wait_s = min(2 * wait_s, LONGEST_LOOK_S)
         code = 128 + status["signal"] if "signal" in status else status.get("exitcode", 0)
@@ -118,13 +121,16 @@ class Agent:
             if _parsed(answer).get("return") == number:
                 return
 
-    def _execute(self, what: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _execute(self, what: str, arguments: dict[str, Any], key: str) -> dict[str, Any]:
+        """The answer, in which there is this key."""
         self._send(_line(what, arguments))
         answer = _parsed(self._receive(time.monotonic() + ANSWER_S, f"it was asked for {what}"))
         if "error" in answer:
             reason = str(answer["error"].get("desc", answer["error"])).rstrip(".")
             raise VmError(f"the guest agent of {self._vm} refuses {what}: {reason}")
-        found: dict[str, Any] = answer.get("return", {})
+        found = answer.get("return")
+        if not isinstance(found, dict) or key not in found:
+            raise VmError(f"the guest agent of {self._vm} gives no answer to {what}; was it started anew meanwhile?")
         return found
 
     def _send(self, data: bytes) -> None:
@@ -134,11 +140,12 @@ class Agent:
             raise VmError(f"the guest agent of {self._vm} cannot be asked: {error.strerror}") from None
 
     def _receive(self, deadline: float, hint: str) -> bytes:
-        """One line."""
-        while b"\n" not in self._pending:
-            self._connection.settimeout(max(deadline - time.monotonic(), 0.001))
+        """One line, of which each piece has as long as the first one has."""
+        left_s = deadline - time.monotonic()
+        while (end := self._pending.find(b"\n")) < 0:
+            self._connection.settimeout(max(left_s, 0.001))
             try:
-                more = self._connection.recv(1 << 16)
+                more = self._connection.recv(_PIECE_BYTES)
             except TimeoutError:
                 raise VmError(f"the guest agent of {self._vm} does not answer; {hint}") from None
             except OSError as error:
@@ -146,7 +153,8 @@ class Agent:
             if not more or len(self._pending) > MOST_ANSWER_BYTES:
                 raise VmError(f"the guest agent of {self._vm} has hung up, or answers without an end")
             self._pending += more
-        line, _, self._pending = self._pending.partition(b"\n")
+        line = bytes(self._pending[:end])
+        del self._pending[: end + 1]
         return line
 
 

@@ -7,11 +7,10 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from blockstore.daemon.host.mounts import Mount
-from blockstore.errors import VmError
+from blockstore.daemon.host.mounts import Mount, mappings_of
 from blockstore.vm.qemu.running import Running
 
 KILL_S: Final = 10.0
@@ -31,27 +30,43 @@ def ask_to_shut_down(vm: Running) -> None:
         monitor.execute("system_powerdown")
 
 
-def kill(vm: Running) -> None:
+@contextlib.contextmanager
+def processes(mount: Mount, vms: Sequence[Running]) -> Iterator[list[int | None]]:
+    """Yields a pidfd of each VM's QEMU, None of one that has ended: to be had before anything is waited for, as a
+    number may be another process's later."""
+    with contextlib.ExitStack() as stack:
+        found: list[int | None] = []
+        for vm in vms:
+            try:
+                process = os.pidfd_open(vm.pid)
+            except ProcessLookupError:
+                found.append(None)
+                continue
+            stack.callback(os.close, process)
+            found.append(process if _has_mapped(mount, vm) else None)
+        yield found
+
+
+def kill(process: int | None) -> None:
     """Ends QEMU, which writes to its disks what it has to (qemu(1), SIGTERM), or kills it if it does not end."""
-    with _process(vm) as process:
-        if process is None:
-            return
+    if process is None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+    if not has_ended(process, KILL_S):
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(process, signal.SIGTERM)
-        if not has_ended(process, KILL_S):
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(process, signal.SIGKILL)
-            has_ended(process, KILL_S)
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+        has_ended(process, KILL_S)
 
 
-def wait(mount: Mount, vm: Running, timeout_s: float | None) -> None:
-    """Returns when the VM has ended, and what `run` has made for it is gone. Raises VmError if it takes longer."""
-    with _process(vm) as process:
-        if process is not None and not has_ended(process, timeout_s):
-            raise VmError(f"{vm.name} has not ended within {timeout_s:g} s")
+def wait(mount: Mount, vm: Running, process: int | None, timeout_s: float | None) -> bool:
+    """Returns whether the VM ends within the time, after what `run` has made for it is gone; None is for ever."""
+    if process is not None and not has_ended(process, timeout_s):
+        return False
     deadline = time.monotonic() + CLEANED_S
-    while vm.is_own and _is_there(mount, vm) and time.monotonic() < deadline:
+    while vm.is_own and _is_there(vm) and time.monotonic() < deadline:
         time.sleep(_LOOK_S)
+    return True
 
 
 def has_ended(process: int, timeout_s: float | None) -> bool:
@@ -61,20 +76,13 @@ def has_ended(process: int, timeout_s: float | None) -> bool:
     return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
 
 
-def _is_there(mount: Mount, vm: Running) -> bool:
+def _has_mapped(mount: Mount, vm: Running) -> bool:
+    try:
+        return any(each.inode == vm.volume for each in mappings_of(vm.pid, mount))
+    except OSError:
+        return False
+
+
+def _is_there(vm: Running) -> bool:
     """A file of --keep stays, and its VM's monitor does not."""
     return vm.path.exists() and vm.socket.exists()
-
-
-@contextlib.contextmanager
-def _process(vm: Running) -> Iterator[int | None]:
-    """Yields a pidfd of the VM's QEMU, None if that has ended."""
-    try:
-        process = os.pidfd_open(vm.pid)
-    except ProcessLookupError:
-        yield None
-        return
-    try:
-        yield process
-    finally:
-        os.close(process)

@@ -78,7 +78,7 @@ def find(mount: Mount, name: str, qmp: Path | None) -> Running:
         with folder_of(mount, name) as (folder, last):
             found = os.stat(last, dir_fd=folder, follow_symlinks=False)
     except OSError as error:
-        if snapshot_file.place_named(mount, name).exists():
+        if snapshot_file.is_there(snapshot_file.place_named(mount, name)):
             raise InputError(
                 f"{name} is a snapshot, not a VM; start a VM from it: blockstore restore {name} --as VM"
             ) from None

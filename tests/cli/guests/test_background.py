@@ -71,6 +71,9 @@ def test_a_qemu_that_ends_at_once_is_told_with_its_words(lab: Lab) -> None:
     failed = blockstore("run", NAME, "--memory", "64M", *on(mounted), "--detach", "--", *RUNS, "-device", "no-such")
     one_line(failed, 1, "no-such")
     nothing_is_left(mounted)
+    kept = blockstore("run", NAME, "--memory", "64M", *on(mounted), "--keep", "--detach", "--", *RUNS, "-device", "no")
+    one_line(kept, 1, "no")
+    nothing_is_left(mounted)
     one_line(
         blockstore("run", NAME, "--memory", "64M", *on(mounted), "--detach", "--", "no-such-qemu"), 2, "no-such-qemu"
     )
@@ -107,6 +110,11 @@ def test_the_console_is_left_with_a_key(lab: Lab) -> None:
         until(lambda: not termios.tcgetattr(theirs)[3] & termios.ICANON, "each key is passed on")
         os.write(ours, b"\x03abc\x1d")
         assert process.wait(60) == 0, "Ctrl-C is for the guest"
+        assert termios.tcgetattr(theirs)[3] & termios.ICANON, "the terminal is as it was"
+        process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, cwd=PROJECT)
+        until(lambda: not termios.tcgetattr(theirs)[3] & termios.ICANON, "each key is passed on")
+        process.terminate()
+        assert process.wait(60) == 130
         assert termios.tcgetattr(theirs)[3] & termios.ICANON, "the terminal is as it was"
         os.close(ours)
         os.close(theirs)

@@ -102,6 +102,15 @@ def test_what_an_agent_refuses(tmp_path: Path) -> None:
         run(tmp_path / "agent", refuse, "no-such")
 
 
+@pytest.mark.parametrize("said", [b'{"return": {}}\n', b"[]\n", b"what?\n"])
+def test_an_agent_that_is_started_anew_meanwhile(tmp_path: Path, said: bytes) -> None:
+    def answer_oddly(request: dict[str, Any]) -> bytes:
+        return said if request["execute"] == "guest-exec" else Guest()(request)
+
+    with pytest.raises(VmError, match="the guest agent of vm1 gives no answer to guest-exec"):
+        run(tmp_path / "agent", answer_oddly, "true")
+
+
 def test_an_agent_that_hangs_up(tmp_path: Path) -> None:
     with pytest.raises(VmError, match=r"cannot be reached at .*agent"):
         Agent(tmp_path / "agent", "vm1")
