@@ -48,31 +48,31 @@ def of_file(path: Path) -> Residency:
 
 def of_descriptor(descriptor: int, offset: int = 0, length: int = 0) -> Residency:
     """The same for an open file, or a range of it; a length of 0 means up to the end."""
-    figures = _Figures()
-    if _libc.syscall(_SYS_CACHESTAT, descriptor, ctypes.byref(_Range(offset, length)), ctypes.byref(figures), 0) == 0:
-        sizes = (figures.cache, figures.dirty, figures.writeback)
-        return Residency(*(pages * mmap.PAGESIZE for pages in sizes))
-    code = ctypes.get_errno()
-    if code != errno.ENOSYS:
-        raise OSError(code, os.strerror(code))
-    return Residency(_in_core_bytes(descriptor, offset, length), 0, 0)
+    figures = _cachestat(descriptor, offset, length)
+    if figures is None:
+        return Residency(_in_core_bytes(descriptor, offset, length), 0, 0)
+    return Residency(*(pages * mmap.PAGESIZE for pages in (figures.cache, figures.dirty, figures.writeback)))
 
 
 def tells_dirty(descriptor: int) -> bool:
-    """Returns whether this kernel says which pages of a file are dirty (cachestat(2), Linux 6.5); if not, none seems to
-    be. Raises OSError."""
-    figures = _Figures()
-    if _libc.syscall(_SYS_CACHESTAT, descriptor, ctypes.byref(_Range(0, mmap.PAGESIZE)), ctypes.byref(figures), 0) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code != errno.ENOSYS:
-        raise OSError(code, os.strerror(code))
-    return False
+    """Returns whether this kernel says which pages of a file are dirty; if not, none seems to be. Raises OSError."""
+    return _cachestat(descriptor, 0, mmap.PAGESIZE) is not None
 
 
 def pages_of(descriptor: int, offset: int = 0, length: int = 0) -> bytes:
     """A byte for each page of the file, or a range of it: 1 if it is in the page cache. Raises OSError."""
     return _in_core(descriptor, offset, length)
+
+
+def _cachestat(descriptor: int, offset: int, length: int) -> _Figures | None:
+    """cachestat(2), Linux 6.5; None from an earlier kernel. Raises OSError."""
+    figures = _Figures()
+    if _libc.syscall(_SYS_CACHESTAT, descriptor, ctypes.byref(_Range(offset, length)), ctypes.byref(figures), 0) == 0:
+        return figures
+    code = ctypes.get_errno()
+    if code != errno.ENOSYS:
+        raise OSError(code, os.strerror(code))
+    return None
 
 
 def _in_core_bytes(descriptor: int, offset: int, length: int) -> int:

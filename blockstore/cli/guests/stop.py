@@ -48,7 +48,10 @@ def stop(names: tuple[str, ...], at_once: bool, timeout: float, mountpoint: Path
     with ending.processes(mount, vms) as found:
         for vm, process in zip(vms, found, strict=True):
             try:
-                ending.kill(process) if at_once else ending.ask_to_shut_down(vm)
+                if at_once:
+                    ending.kill(process)
+                else:
+                    ending.ask_to_shut_down(vm)
             except VmError as error:
                 failures.append(str(error))
         deadline = time.monotonic() + timeout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from blockstore.cli.types.paths import DIRECTORY
 from blockstore.daemon.control import client
 from blockstore.daemon.control.answers import CHECK_S
 from blockstore.daemon.host import mounts
+from blockstore.daemon.host.process_stat import has_ended
 from blockstore.daemon.supervise import phase
 from blockstore.errors import MountError
 
@@ -65,7 +65,7 @@ def _await_end(mount: mounts.Mount, old_pid: int) -> None:
     except ProcessLookupError:
         return
     try:
-        if not select.select([pidfd], [], [], END_S)[0]:
+        if not has_ended(pidfd, END_S):
             raise MountError(
                 f"the daemon (process {old_pid}) has not ended within {END_S:.0f} s; look at {mount.state}/daemon.log"
             )

@@ -16,7 +16,7 @@ from blockstore.daemon.control.attachments import OFF, Attachment, Residency, as
 from blockstore.daemon.host import mounts
 from blockstore.daemon.host.process_stat import start_time
 from blockstore.errors import InputError
-from blockstore.vm.memory.mechanism import own_cgroup
+from blockstore.vm.memory.mechanism import in_cgroup, own_cgroup
 from blockstore.vm.qemu import libvirt
 
 _PROCESS: Final = re.compile("[0-9]{1,10}")
@@ -54,35 +54,26 @@ def attach(vm: str | None, residency: Residency, domain: str | None, off: bool, 
     else:
         pid, mount = _process_of(Path(str(vm)), candidates)
         found = _files_of(pid, [mount])
-    cgroup, version, limit_bytes = ("", "", -1) if off else _cgroup_of(pid)
     if off:
         residency = residency._replace(resident=OFF)
+    attachment = Attachment(0, pid, start_time(pid), **residency._asdict())
+    if not off:
+        attachment = _with_cgroup(attachment)
     for mount, number in found:
-        ask_to_attach(
-            mount.state,
-            Attachment(
-                number,
-                pid,
-                start_time(pid),
-                residency.resident,
-                residency.target_share,
-                cgroup,
-                version,
-                limit_bytes,
-                least_bytes=residency.least_bytes,
-            ),
-        )
+        ask_to_attach(mount.state, attachment._replace(volume=number))
 
 
-def _cgroup_of(pid: int) -> tuple[str, str, int]:
-    """The VM's own cgroup, its version and its limit; empty if it has none, which is said."""
+def _with_cgroup(attachment: Attachment) -> Attachment:
+    """With the VM's own cgroup, if it has one; if not, that is said."""
     try:
-        own = own_cgroup(pid)
-        return str(own.path), own.version, own.limit_bytes()
+        return in_cgroup(attachment, own_cgroup(attachment.pid))
     except (LookupError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        warn(f"process {pid} has no memory cgroup of its own ({reason}); its pages are taken back by madvise instead")
-        return "", "", -1
+        warn(
+            f"process {attachment.pid} has no memory cgroup of its own ({reason}); its pages are taken back by madvise "
+            "instead"
+        )
+        return attachment
 
 
 def _process_of(path: Path, candidates: list[mounts.Mount]) -> tuple[int, mounts.Mount]:

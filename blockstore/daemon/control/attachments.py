@@ -64,6 +64,10 @@ class Attachment(NamedTuple):
     by: str = BY_USER
     least_bytes: int = 0
 
+    @property
+    def residency(self) -> Residency:
+        return Residency(self.resident, self.target_share, self.least_bytes)
+
     def fields(self) -> dict[str, Any]:
         """Returns what differs from the defaults: an earlier version knows fewer fields, and refuses others."""
         usual = self._field_defaults | {"by": _maker(self.owned)}
@@ -112,11 +116,7 @@ class Attachments:
             attachment = attachment._replace(cgroup_limit_bytes=there.cgroup_limit_bytes)
         if there is not None and there.owned and not attachment.owned:
             # How much stays may be changed; whose VM it is, and what is to be taken away after it, may not.
-            attachment = there._replace(
-                resident=attachment.resident,
-                target_share=attachment.target_share,
-                least_bytes=attachment.least_bytes,
-            )
+            attachment = there._replace(**attachment.residency._asdict())
         self._by_volume[attachment.volume] = attachment
         try:
             self._save()

@@ -6,6 +6,7 @@ The name among those fields may be cut within a character.
 from __future__ import annotations
 
 import os
+import select
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +42,14 @@ def processor_s(pid: int) -> float:
     """Processor time that it has taken, all threads; 0 if it has ended."""
     fields = _fields(pid)
     return (int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+
+
+def has_ended(pidfd: int, timeout_s: float | None = 0.0) -> bool:
+    """Returns whether a process ends within the time, None being for ever. Not by select(2), which knows a thousand
+    descriptors only."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
 
 
 def children(pid: int) -> list[int]:

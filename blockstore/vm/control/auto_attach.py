@@ -20,7 +20,7 @@ from blockstore.daemon.control.attachments import AUTO, BY_CONTROLLER, OFF, Atta
 from blockstore.daemon.host import mounts
 from blockstore.daemon.host.mounts import Mount
 from blockstore.daemon.host.process_stat import command, parent, start_time
-from blockstore.vm.memory.mechanism import own_cgroup
+from blockstore.vm.memory.mechanism import in_cgroup, own_cgroup
 from blockstore.vm.open_files import descriptors_of
 
 HELD_S: Final = 3.0
@@ -133,12 +133,9 @@ def _attachment(number: int, holder: _Holder, like: Attachment | None) -> Attach
         if like.resident in (AUTO, OFF):
             return like
         return like._replace(resident=AUTO, cgroup="", cgroup_version="", cgroup_limit_bytes=-1)
-    attachment = Attachment(number, holder.pid, holder.started, AUTO, Residency().target_share, by=BY_CONTROLLER)
+    attachment = Attachment(number, holder.pid, holder.started, **Residency()._asdict(), by=BY_CONTROLLER)
     with contextlib.suppress(LookupError, OSError):  # madvise does it then
-        own = own_cgroup(holder.pid)
-        attachment = attachment._replace(
-            cgroup=str(own.path), cgroup_version=own.version, cgroup_limit_bytes=own.limit_bytes()
-        )
+        return in_cgroup(attachment, own_cgroup(holder.pid))
     return attachment
 
 

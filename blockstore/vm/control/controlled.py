@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from typing import Any, Final
 
 from blockstore.daemon.control.attachments import AUTO, Attachment
 from blockstore.daemon.host.mounts import Mapping, Mount, mappings_of
-from blockstore.daemon.host.process_stat import children, start_time
+from blockstore.daemon.host.process_stat import children, has_ended, start_time
 from blockstore.vm import resident
 from blockstore.vm.memory.cgroups import Cgroup
 from blockstore.vm.memory.mechanism import ByCgroup, Clock, Mechanism
@@ -253,10 +252,3 @@ def open_process(attachment: Attachment) -> int:
         os.close(pidfd)
         raise Ended
     return pidfd
-
-
-def has_ended(pidfd: int) -> bool:
-    """Not by select(2), which knows a thousand descriptors only."""
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))

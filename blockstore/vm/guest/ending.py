@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 from blockstore.daemon.host.mounts import Mount, mappings_of
+from blockstore.daemon.host.process_stat import has_ended
 from blockstore.vm.qemu.running import Running
 
 KILL_S: Final = 10.0
@@ -67,13 +67,6 @@ def wait(mount: Mount, vm: Running, process: int | None, timeout_s: float | None
     while vm.is_own and _is_there(vm) and time.monotonic() < deadline:
         time.sleep(_LOOK_S)
     return True
-
-
-def has_ended(process: int, timeout_s: float | None) -> bool:
-    """Returns whether the process of this pidfd ends within the time; None is for ever."""
-    poll = select.poll()
-    poll.register(process, select.POLLIN)
-    return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
 
 
 def _has_mapped(mount: Mount, vm: Running) -> bool:

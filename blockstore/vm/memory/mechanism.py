@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from blockstore.daemon.control.attachments import Attachment
 from blockstore.daemon.host import mounts
 from blockstore.daemon.host.memory_limit import V2
 from blockstore.daemon.host.mounts import Mapping
@@ -207,6 +208,13 @@ def own_cgroup(pid: int) -> Cgroup:
     if cgroup.version == V2 and not os.access(cgroup.path / "memory.reclaim", os.W_OK):
         raise LookupError(f"this user may not write to {cgroup.path}/memory.reclaim")
     return cgroup
+
+
+def in_cgroup(attachment: Attachment, cgroup: Cgroup) -> Attachment:
+    """Returns the attachment with this cgroup to take pages from, and its limit as it is now. Raises OSError."""
+    return attachment._replace(
+        cgroup=str(cgroup.path), cgroup_version=cgroup.version, cgroup_limit_bytes=cgroup.limit_bytes()
+    )
 
 
 def _descends(pid: int, ancestor: int) -> bool:

@@ -114,15 +114,13 @@ def run(
             made.st_ino,
             pid,
             start_time(pid),
-            residency.resident,
-            residency.target_share,
+            **residency._asdict(),
             cgroup=str(cgroup.path) if cgroup else "",
             cgroup_version=cgroup.version if cgroup else "",
             owned=True,
             kept=keep,
             made_folder=folder is not None and not keep,
             by=BY_RUN,
-            least_bytes=residency.least_bytes,
         )
         ask_to_attach(mount.state, attachment)
         undo.callback(_detach, mount, path)
